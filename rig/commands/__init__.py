@@ -1,0 +1,1 @@
+"""One file a command; each reads top to bottom as its data flow."""

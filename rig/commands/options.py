@@ -1,0 +1,83 @@
+"""What each command was asked to do, as plain data; targets stay the strings the person typed (``rig.units`` reads them)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class DevicesOptions:
+    """``rig devices``: ``probe`` also contacts boards over the network."""
+
+    probe: bool = False
+    json: bool = False
+
+
+@dataclass(frozen=True)
+class CalibrateOptions:
+    """``rig calibrate``: ``kernels`` is how many kernels to measure, ``around`` networks whose neighbourhood is added."""
+
+    device: str
+    time: str | None = None
+    kernels: int | None = None
+    around: tuple[Path, ...] = ()
+    seed: int = 0
+    resume: bool = True
+    json: bool = False
+
+
+@dataclass(frozen=True)
+class MeasureOptions:
+    """``rig measure``: ``shape`` replaces dynamic input dimensions, ``explain`` lists the parts of each interval."""
+
+    model: Path
+    device: str
+    fps: str | None = None
+    shape: str | None = None
+    explain: bool = False
+    json: bool = False
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """``rig predict``: nothing is measured, the device is not touched."""
+
+    model: Path
+    device: str
+    fps: str | None = None
+    shape: str | None = None
+    json: bool = False
+
+
+@dataclass(frozen=True)
+class OptimizeOptions:
+    """``rig optimize``: at least one target; None for model, epochs and rounds means the task's own default."""
+
+    device: str
+    task: str
+    model: str | None = None
+    target_power: str | None = None
+    fps: str | None = None
+    target_energy: str | None = None
+    target_latency: str | None = None
+    target_flops: str | None = None
+    target_params: str | None = None
+    seed: int = 0
+    epochs_baseline: int | None = None
+    epochs_shrink: int | None = None
+    epochs_finetune: int | None = None
+    rounds: int | None = None
+    resume: bool = False
+    out: Path | None = None
+    json: bool = False
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """``rig report``: ``run`` None means the latest run."""
+
+    run: str | None = None
+    format: str = "html"
+    out: Path | None = None
+    json: bool = False
