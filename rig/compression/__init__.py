@@ -1,0 +1,1 @@
+"""Compression: methods that offer options, a cost side that prices them, and one loop that closes on the device."""

@@ -1,0 +1,182 @@
+"""A task: data, loss, metric and the network that is to be compressed; built in, or a user's Python file.
+
+A user's file defines ``model(widths=None)``, ``loss(outputs, targets)``, ``loaders(split)`` (an iterable of
+(inputs, targets) batches for split train, val or test) and ``evaluate(model, split)`` (a fraction, higher is better):
+see docs/writing-a-task.md and examples/.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rig.compression import datasets, networks
+from rig.errors import BadInputError, ModelError
+
+Batches = Iterable[tuple[Tensor, Tensor]]
+
+
+class Task(NamedTuple):
+    """What the loop needs of a task; ``input_shape`` has no batch dimension."""
+
+    name: str
+    model_name: str
+    model: Callable[..., nn.Module]
+    loss: Callable[[Tensor, Tensor], Tensor]
+    loaders: Callable[[str], Batches]
+    evaluate: Callable[[nn.Module, str], float]
+    input_shape: tuple[int, ...]
+    test_count: int
+    simulated_data: bool = False
+
+
+BUILT_IN = {"fashion-mnist": datasets.fashion_mnist, "digits": datasets.digits}
+BATCH = 128
+
+
+class Augmented:
+    """Shuffled batches of a split held in memory; training images are flipped and shifted by up to two pixels.
+
+    Each pass draws from torch's global generator, so that a seeded run repeats.
+    """
+
+    def __init__(self, images: datasets.Images, batch: int, flip: bool, shift: int) -> None:
+        self.images = images
+        self.batch = batch
+        self.flip = flip
+        self.shift = shift
+
+    def __len__(self) -> int:
+        return len(self.images.targets) // self.batch
+
+    def __iter__(self):
+        order = torch.randperm(len(self.images.targets))
+        for i in range(len(self)):
+            part = order[i * self.batch : (i + 1) * self.batch]
+            yield self._augment(self.images.inputs[part]), self.images.targets[part]
+
+    def _augment(self, x: Tensor) -> Tensor:
+        n, _, height, width = x.shape
+        if self.flip:
+            flipped = torch.rand(n) < 0.5
+            x = torch.where(flipped[:, None, None, None], x.flip(3), x)
+        if self.shift:
+            edge = float(x.min())
+            padded = F.pad(x, (self.shift,) * 4, value=edge)
+            rows = torch.randint(0, 2 * self.shift + 1, (n, 1)) + torch.arange(height)
+            columns = torch.randint(0, 2 * self.shift + 1, (n, 1)) + torch.arange(width)
+            batch_index = torch.arange(n)[:, None, None]
+            x = padded[batch_index, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+        return x.contiguous(memory_format=torch.channels_last)
+
+
+class InOrder:
+    """Batches of a split in file order, as they are."""
+
+    def __init__(self, images: datasets.Images, batch: int) -> None:
+        self.images = images
+        self.batch = batch
+
+    def __len__(self) -> int:
+        return -(-len(self.images.targets) // self.batch)
+
+    def __iter__(self):
+        return iter(zip(self.images.inputs.split(self.batch), self.images.targets.split(self.batch), strict=True))
+
+
+def accuracy(model: nn.Module, batches: Batches) -> float:
+    """Share of correct answers; restores the model's training flag. Raises ModelError for no images."""
+    was_training = model.training
+    model.eval()
+    right = seen = 0
+    with torch.inference_mode():
+        for inputs, targets in batches:
+            outputs = model(inputs.contiguous(memory_format=torch.channels_last))
+            right += int((outputs.argmax(1) == targets).sum())
+            seen += len(targets)
+    model.train(was_training)
+    if not seen:
+        raise ModelError("the split to evaluate holds no images", "check loaders(split) of the task")
+    return right / seen
+
+
+def load_task(name: str, model_name: str | None = None) -> Task:
+    """A built-in task by name with one of our networks, or a user's task file.
+
+    Raises BadInputError for an unknown name, ModelError for a file that misses or breaks part of the contract.
+    """
+    if name in BUILT_IN:
+        return _built_in(name, model_name or "resnet20")
+    path = Path(name)
+    if path.suffix == ".py":
+        return _from_file(path)
+    raise BadInputError(
+        f"unknown task {name!r}", f"known: {', '.join(BUILT_IN)}; or the path of a task file ending in .py"
+    )
+
+
+@cache
+def _splits(name: str) -> dict[str, datasets.Images]:
+    return BUILT_IN[name]()
+
+
+def _built_in(name: str, model_name: str) -> Task:
+    splits = _splits(name)
+    flip = name == "fashion-mnist"
+
+    def model(widths: Mapping[str, int] | None = None) -> nn.Module:
+        return networks.build(model_name, widths=widths)
+
+    def loaders(split: str) -> Batches:
+        if split == "train":
+            return Augmented(splits["train"], BATCH, flip=flip, shift=2 if flip else 1)
+        return InOrder(splits[split], 500)
+
+    model()  # an unknown network is said before anything is trained
+    return Task(
+        name=name,
+        model_name=model_name,
+        model=model,
+        loss=F.cross_entropy,
+        loaders=loaders,
+        evaluate=lambda net, split: accuracy(net, InOrder(splits[split], 500)),
+        input_shape=tuple(splits["val"].inputs.shape[1:]),
+        test_count=len(splits["test"].targets),
+    )
+
+
+def _from_file(path: Path) -> Task:
+    if not path.is_file():
+        raise BadInputError(f"task file {path} does not exist", "give the path of a Python file; see examples/")
+    spec = importlib.util.spec_from_file_location(f"rig_task_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ModelError(f"task file {path} cannot be loaded as Python")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except (SyntaxError, ImportError, NameError, AttributeError) as error:
+        raise ModelError(f"task file {path}: {type(error).__name__}: {error}") from error
+    missing = [f for f in ("model", "loss", "loaders", "evaluate") if not callable(getattr(module, f, None))]
+    if missing:
+        raise ModelError(f"task file {path} lacks {', '.join(missing)}()", "see docs/writing-a-task.md")
+    first = next(iter(module.loaders("val")), None)
+    if first is None:
+        raise ModelError(f"task file {path}: loaders('val') yields no batch", "check the split's name and its data")
+    count = sum(len(targets) for _, targets in module.loaders("test"))
+    return Task(
+        name=path.stem,
+        model_name=path.stem,
+        model=module.model,
+        loss=module.loss,
+        loaders=module.loaders,
+        evaluate=module.evaluate,
+        input_shape=tuple(first[0].shape[1:]),
+        test_count=count,
+    )
