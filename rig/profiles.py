@@ -140,8 +140,9 @@ def load_profile(name: str) -> DeviceProfile:
         merged = _merge(merged, _read(path))
     if merged["name"] != name:
         path = found[-1]
+        line = _line_of(path, ("name",)) or 1
         raise ProfileError(
-            f"{path}, line {_line_of(path, ('name',)) or 1}: field name: {merged['name']!r} differs from the file's name",
+            f"{path}, line {line}: field name: {merged['name']!r} differs from the file's name",
             fix=f'write name = "{name}", or leave the field out',
         )
     try:
@@ -203,7 +204,8 @@ def _explain(error: ValidationError, files: Sequence[Path]) -> ProfileError:
         near = difflib.get_close_matches(keys[-1], known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"known fields: {', '.join(known)}"
         return ProfileError(f"{path}, line {line}: field {field}: unknown field", fix=hint)
-    what = f"{first['msg']}, not {first['input']!r}"
+    is_table = first["type"] == "model_type"
+    what = f"{'a table is expected' if is_table else first['msg']}, not {first['input']!r}"
     return ProfileError(f"{path}, line {line}: field {field}: {what}", fix=f"correct {field} in {path}")
 
 

@@ -1,4 +1,4 @@
-"""What each command was asked to do, as plain data; targets stay the strings the person typed (``rig.units`` reads them)."""
+"""What each command was asked to do, as plain data; targets stay as they were typed (``rig.units`` reads them)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class DevicesOptions:
 
 @dataclass(frozen=True)
 class CalibrateOptions:
-    """``rig calibrate``: ``kernels`` is how many kernels to measure, ``around`` networks whose neighbourhood is added."""
+    """``rig calibrate``: ``kernels`` is how many kernels to measure, ``around`` networks to measure near."""
 
     device: str
     time: str | None = None

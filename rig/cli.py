@@ -1,0 +1,342 @@
+"""The command line: parse, call one command, turn a RigError into its exit code. Commands are imported when called."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import shlex
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from rig import __version__
+from rig.commands.options import (
+    CalibrateOptions,
+    DevicesOptions,
+    MeasureOptions,
+    OptimizeOptions,
+    PredictOptions,
+    ReportOptions,
+)
+from rig.errors import EXIT_INTERRUPTED, BadInputError, RigError, StoreError
+
+# name -> (module with run(options) -> dict, module with show(result, console))
+COMMANDS = {
+    "devices": ("rig.commands.devices", "rig.commands.devices"),
+    "calibrate": ("rig.commands.calibrate", "rig.commands.calibrate"),
+    "measure": ("rig.commands.measure", "rig.commands.measure"),
+    "predict": ("rig.commands.predict", "rig.commands.predict"),
+    "optimize": ("rig.commands.optimize", "rig.commands.optimize_summary"),
+    "report": ("rig.commands.report", "rig.commands.report"),
+}
+
+EXAMPLES = {
+    "rig": (
+        "rig calibrate --device virtual-pi4",
+        "rig optimize --device virtual-pi4 --task fashion-mnist --target-power 3.6W --fps 60",
+        "rig report",
+    ),
+    "devices": ("rig devices", "rig devices --probe"),
+    "calibrate": (
+        "rig calibrate --device virtual-pi4",
+        "rig calibrate --device pi4 --time 20m",
+        "rig calibrate --device local --around model.onnx",
+    ),
+    "measure": (
+        "rig measure model.onnx --device local",
+        "rig measure model.onnx --device virtual-pi4 --fps 60 --explain",
+    ),
+    "predict": (
+        "rig predict model.onnx --device virtual-pi4",
+        "rig predict model.onnx --device virtual-pi4 --fps 60 --shape 1,3,224,224",
+    ),
+    "optimize": (
+        "rig optimize --device virtual-pi4 --task fashion-mnist --target-power 3.6W --fps 60",
+        "rig optimize --device local --task fashion-mnist --target-latency 50%",
+        "rig optimize --device virtual-pi4 --task my_task.py --target-energy 40mJ --target-params 250k",
+    ),
+    "report": ("rig report", "rig report o-0001 --format pdf"),
+}
+
+# What typer raises for a wrong command line: its home moved between typer's versions, its place in the tree did not.
+_ClickException = typer.BadParameter.__mro__[2]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the command line asked for."""
+
+    command: str
+    options: Any
+
+
+class _ExamplesFirst:
+    """Help that starts with examples; plain text, so that it needs no rich."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Examples"):
+            formatter.write("".join(f"  {line}\n" for line in EXAMPLES[self.name or "rig"]))  # type: ignore[attr-defined]
+        formatter.write_paragraph()
+        super().format_help(ctx, formatter)  # type: ignore[misc]
+
+
+class _Command(_ExamplesFirst, TyperCommand):
+    pass
+
+
+class _Group(_ExamplesFirst, TyperGroup):
+    pass
+
+
+app = typer.Typer(cls=_Group, name="rig", rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout and nothing else.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Device = Annotated[str, typer.Option("--device", help="A device profile; `rig devices` lists them.")]
+Model = Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="An ONNX model.")]
+Fps = Annotated[str | None, typer.Option("--fps", help="Frames a second; without it inferences run back to back.")]
+Shape = Annotated[
+    str | None, typer.Option("--shape", help="Input shape where the model leaves it open, as 1,3,224,224.")
+]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"rig {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def rig(
+    json: Json = False,
+    debug: Debug = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Measure, predict and cut the power a CNN needs on a board, a GPU or this computer."""
+
+
+@app.command(cls=_Command)
+def devices(
+    probe: Annotated[bool, typer.Option("--probe", help="Also contact the boards over the network.")] = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> Asked:
+    """List the device profiles, shipped and own: state, power sources, what is missing and why."""
+    return Asked("devices", DevicesOptions(probe, json))
+
+
+@app.command(cls=_Command)
+def calibrate(
+    device: Device,
+    time: Annotated[str | None, typer.Option("--time", help="The longest it may take, as 20m or 1h30m.")] = None,
+    kernels: Annotated[int | None, typer.Option("--kernels", min=1, help="How many kernels to measure.")] = None,
+    around: Annotated[
+        list[Path] | None,
+        typer.Option("--around", metavar="MODEL.onnx", help="Measure near this network too; repeatable."),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the choice and the order of kernels.")] = 0,
+    resume: Annotated[
+        bool, typer.Option("--resume/--fresh", help="Go on with an unfinished run, or start anew.")
+    ] = True,
+    json: Json = False,
+    debug: Debug = False,
+) -> Asked:
+    """Measure kernels on a device and fit its cost model; ends with the model's held-out error.
+
+    It can be stopped at any time: the same command measures only what is missing.
+    """
+    return Asked("calibrate", CalibrateOptions(device, time, kernels, tuple(around or ()), seed, resume, json))
+
+
+@app.command(cls=_Command)
+def measure(
+    model: Model,
+    device: Device,
+    fps: Fps = None,
+    shape: Shape = None,
+    explain: Annotated[bool, typer.Option("--explain", help="List the parts of each interval.")] = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> Asked:
+    """Measure latency, power and energy of a network on a device, with intervals."""
+    return Asked("measure", MeasureOptions(model, device, fps, shape, explain, json))
+
+
+@app.command(cls=_Command)
+def predict(
+    model: Model, device: Device, fps: Fps = None, shape: Shape = None, json: Json = False, debug: Debug = False
+) -> Asked:
+    """Predict latency, energy and power of a network, kernel by kernel, without touching the device."""
+    return Asked("predict", PredictOptions(model, device, fps, shape, json))
+
+
+@app.command(cls=_Command)
+def optimize(
+    device: Device,
+    task: Annotated[str, typer.Option("--task", help="fashion-mnist, digits, or a task file of your own (.py).")],
+    model: Annotated[str | None, typer.Option("--model", help="The network to shrink, such as resnet20.")] = None,
+    target_power: Annotated[
+        str | None, typer.Option("--target-power", help="As 3.6W, or 50% of the active part.")
+    ] = None,
+    fps: Fps = None,
+    target_energy: Annotated[str | None, typer.Option("--target-energy", help="An inference, as 40mJ or 50%.")] = None,
+    target_latency: Annotated[
+        str | None, typer.Option("--target-latency", help="An inference, as 12ms or 50%.")
+    ] = None,
+    target_flops: Annotated[str | None, typer.Option("--target-flops", help="As 20MFLOP (or 10MMAC) or 50%.")] = None,
+    target_params: Annotated[str | None, typer.Option("--target-params", help="As 250k or 50%.")] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of weights, data order and split.")] = 0,
+    epochs_baseline: Annotated[
+        int | None, typer.Option("--epochs-baseline", min=1, help="To train the network as it is.")
+    ] = None,
+    epochs_shrink: Annotated[
+        int | None, typer.Option("--epochs-shrink", min=1, help="To shrink it to the target.")
+    ] = None,
+    epochs_finetune: Annotated[
+        int | None, typer.Option("--epochs-finetune", min=0, help="To recover accuracy.")
+    ] = None,
+    rounds: Annotated[int | None, typer.Option("--rounds", min=1, help="Measure and correct at most so often.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the unfinished run of these options.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", help="Also write the resulting ONNX model there.")] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> Asked:
+    """Shrink a network until it is measured on the device to stay under every target given."""
+    targets = (target_power, target_energy, target_latency, target_flops, target_params)
+    if not any(targets):
+        raise typer.BadParameter("no target: give at least one of --target-power, -energy, -latency, -flops, -params")
+    power, energy, latency, flops, params = targets
+    epochs = (epochs_baseline, epochs_shrink, epochs_finetune)
+    options = OptimizeOptions(
+        device, task, model, power, fps, energy, latency, flops, params, seed, *epochs, rounds, resume, out, json
+    )
+    return Asked("optimize", options)
+
+
+@app.command(cls=_Command)
+def report(
+    run: Annotated[
+        str | None, typer.Argument(metavar="[RUN]", help="A run such as o-0001; the latest by default.")
+    ] = None,
+    format: Annotated[str, typer.Option("--format", help="html, pdf or png.")] = "html",
+    out: Annotated[Path | None, typer.Option("--out", help="Where to write; into the run's folder by default.")] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> Asked:
+    """Draw a run as an HTML page, a PDF or a PNG picture."""
+    return Asked("report", ReportOptions(run, format, out, json))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line; returns the exit code (0 done, 2 to 6 by error, 130 interrupted)."""
+    arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    failure = _Failure(arguments)
+    if argv is None and not failure.debug:
+        sys.excepthook = failure.unexpected
+    try:
+        return _execute(arguments)
+    except RigError as error:
+        return failure.rig_error(error)
+    except _ClickException as error:
+        return failure.usage(error)
+    except KeyboardInterrupt as interrupt:
+        return failure.interrupted(interrupt)
+    except BrokenPipeError:  # the reader of our output has gone: nobody is left to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        message = f"cannot write {error.filename or 'to disk'}: {error.strerror}"
+        return failure.rig_error(StoreError(message, fix="free some space, then give the same command again"))
+
+
+def _execute(arguments: Sequence[str]) -> int:
+    asked = app(args=list(arguments), prog_name="rig", standalone_mode=False)
+    if not isinstance(asked, Asked):  # --help, --version
+        return int(asked or 0)
+    run_module, show_module = COMMANDS[asked.command]
+    result = importlib.import_module(run_module).run(asked.options)
+    from rig import output
+
+    complete = output.envelope(asked.command, result)
+    if _wants_json(arguments):
+        print(output.to_text(complete), flush=True)
+    else:
+        _show(complete, importlib.import_module(show_module))
+    return output.exit_code(complete)
+
+
+def _show(result: Mapping[str, Any], module: Any) -> None:
+    from rig.console import Console
+
+    console = Console()
+    module.show(result, console)
+    console.warnings(result["warnings"])
+    console.next(result["next"])
+
+
+def _wants_json(arguments: Sequence[str]) -> bool:
+    return "--json" in arguments
+
+
+class _Failure:
+    """How a command line that did not succeed ends: words or JSON, traceback only with ``--debug``."""
+
+    def __init__(self, arguments: Sequence[str]) -> None:
+        self._arguments = list(arguments)
+        self.debug = "--debug" in arguments
+
+    def rig_error(self, error: RigError) -> int:
+        if self.debug:
+            traceback.print_exception(error)
+        self._tell(error.code, error.message, error.fix)
+        return error.exit_code
+
+    def usage(self, error: BaseException) -> int:
+        message = error.format_message() if hasattr(error, "format_message") else str(error)
+        command = self._command()
+        self._tell(BadInputError.code, message, f"rig {command} --help" if command else "rig --help")
+        return BadInputError.exit_code
+
+    def interrupted(self, interrupt: KeyboardInterrupt) -> int:
+        message = getattr(interrupt, "message", "interrupted; what was finished is saved")
+        self._tell("interrupted", message, getattr(interrupt, "resume", None) or self._again())
+        return EXIT_INTERRUPTED
+
+    def unexpected(self, kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
+        """Stands in for ``sys.excepthook``: a defect of the rig, said in one line (Python then exits with 1)."""
+        self._tell("internal", f"defect in rig: {kind.__name__}: {error}", f"report it with {self._again()} --debug")
+
+    def _tell(self, code: str, message: str, fix: str | None) -> None:
+        if _wants_json(self._arguments):
+            from rig import output
+
+            print(output.to_text(output.error_envelope(self._command(), code, message, fix)), flush=True)
+            return
+        from rig.console import Console
+
+        Console().problem(message, fix)
+
+    def _command(self) -> str | None:
+        return next((word for word in self._arguments if word in COMMANDS), None)
+
+    def _again(self) -> str:
+        words = [word for word in self._arguments if word != "--debug"]
+        if self._command() == "optimize" and "--resume" not in words:
+            words.append("--resume")
+        return shlex.join(["rig", *words])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
