@@ -1,0 +1,60 @@
+"""An ONNX graph as the list of kernels that a runtime executes: ``kernel_graph`` (by rules), ``from_optimized`` (its own)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import onnx
+
+from device_agents.records import KernelSpec
+from power_models.graph_fusion import VIRTUAL, FusionRules, Kernel, Lowering
+from power_models.onnx_graph import DynamicShape, InvalidModel, UnsupportedOperator, read_graph
+
+__all__ = ["RULES", "DynamicShape", "InvalidModel", "KernelNode", "UnsupportedOperator", "kernel_graph"]
+
+RULES: dict[str, FusionRules] = {"virtual": VIRTUAL}
+
+
+class KernelNode(NamedTuple):
+    """A kernel in its place: its spec, which kernels it reads (−1: a network input), and the weight that it holds.
+
+    ``weight``: name of the initializer of a conv, depthwise or fc (that of the file, however it was folded).
+    ``op``: the ONNX operator it stems from. ``name``: that node's name.
+    """
+
+    spec: KernelSpec
+    name: str
+    inputs: tuple[int, ...]
+    weight: str | None
+    op: str
+
+
+def kernel_graph(
+    model: onnx.ModelProto | str | Path, rules: str = "virtual", shape: Sequence[int] | None = None
+) -> list[KernelNode]:
+    """The kernels of ``model`` in execution order, fused as ``rules`` ("virtual" or "onnxruntime") say.
+
+    ``shape``: of the first network input, where the file leaves dimensions open. Raises InvalidModel (no ONNX file),
+    DynamicShape (open dimensions), UnsupportedOperator (an operator without a rule: nothing is skipped), all of them
+    ValueErrors.
+    """
+    if rules not in RULES:
+        raise ValueError(f"unknown kernel rules {rules!r}; known: {', '.join(sorted(RULES))}")
+    graph = read_graph(model, shape)
+    lowering = Lowering(graph, RULES[rules])
+    kernels = lowering.run()
+    return kernel_nodes(kernels, graph.inputs)
+
+
+def kernel_nodes(kernels: Sequence[Kernel], network_inputs: Sequence[str]) -> list[KernelNode]:
+    """The kernels with tensor names replaced by indices of the kernels that write them."""
+    producer = dict.fromkeys(network_inputs, -1)
+    nodes = []
+    for index, kernel in enumerate(kernels):
+        inputs = tuple(producer[name] for name in kernel.reads)
+        nodes.append(KernelNode(kernel.spec(), kernel.name, inputs, kernel.weight, kernel.op))
+        for name in kernel.writes:
+            producer[name] = index
+    return nodes
