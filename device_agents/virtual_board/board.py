@@ -57,7 +57,7 @@ class VirtualBoard:
         self.seed = seed
         self.now_s = 0.0
         self.energy_j = 0.0  # true energy since the start: what a perfect meter would have counted
-        self._facts = model.constants["board"]  # type: Dict[str, Any]
+        self._facts: Dict[str, Any] = model.constants["board"]
         self.ambient_c = float(self._facts["ambient_c"] if ambient_c is None else ambient_c)
         self._resistance = float(self._facts["thermal_k_per_w"])
         self._tau_s = self._resistance * float(self._facts["thermal_j_per_k"])
@@ -68,13 +68,13 @@ class VirtualBoard:
         self.set_governor(governor)
         self._jitter = 0.0
         self._next_preemption_s = self._rng.expovariate(float(self._facts["preemptions_per_s"]))
-        self._last_job = None  # type: Optional[_Job]
+        self._last_job: Optional[_Job] = None
         self._runs_of_job = 0
         self._idle_s = 1.0
-        self._jobs = {}  # type: Dict[int, _Job]
+        self._jobs: Dict[int, _Job] = {}
         self._timeline = timeline
-        self._durations = []  # type: List[float]
-        self._watts = []  # type: List[float]
+        self._durations: List[float] = []
+        self._watts: List[float] = []
         self._batch_start_s = 0.0
         self._write({"format": TIMELINE_FORMAT, "board": model.name, "seed": seed, "kind": "simulated"})
 

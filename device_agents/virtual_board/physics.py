@@ -100,8 +100,8 @@ class BoardModel:
         self.name = str(constants["name"])
         self.quiet_w = float(constants["quiet_w"])
         self._blocks = {dtype: BlockSizes(**sizes) for dtype, sizes in constants["blocks"].items()}
-        self._prices = constants["dtypes"]  # type: Dict[str, Dict[str, float]]
-        self._cache = {}  # type: Dict[KernelSpec, Cost]
+        self._prices: Dict[str, Dict[str, float]] = constants["dtypes"]
+        self._cache: Dict[KernelSpec, Cost] = {}
 
     @classmethod
     def load(cls, name: str = "pi4", surprise: bool = False) -> "BoardModel":
@@ -162,7 +162,7 @@ class BoardModel:
         rng = random.Random("virtual-board-%d" % seed)
         constants = copy.deepcopy(self.constants)
         constants["name"] = "%s~%d" % (self.name, seed)
-        shared = {}  # type: Dict[str, float]
+        shared: Dict[str, float] = {}
         for dtype in sorted(constants["dtypes"]):
             prices = constants["dtypes"][dtype]
             for key in sorted(prices):

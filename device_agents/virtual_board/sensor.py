@@ -33,20 +33,20 @@ class VirtualSensor:
         self.config = _config(config)
         self.seed = seed
         self._path = timeline_path
-        self._stream = None  # type: Optional[IO[str]]
+        self._stream: Optional[IO[str]] = None
         rng = random.Random("virtual-sensor-%d" % seed)
         self._gain = 1.0 + self.config.gain_uncertainty * max(-2.5, min(2.5, rng.gauss(0.0, 1.0)))
         self._offset_s = self.config.clock_offset_s * rng.uniform(-1.0, 1.0)
         self._drift = self.config.clock_drift_ppm * 1e-6 * rng.uniform(-1.0, 1.0)
         self._rng = rng
         self._partial = ""
-        self._ends = []  # type: List[float]  # board time at which each segment ends
-        self._energies = []  # type: List[float]  # energy up to there
+        self._ends: List[float]  # board time at which each segment ends = []
+        self._energies: List[float]  # energy up to there = []
         self._start_s = 0.0
         self._start_j = 0.0
         self._next_sample = 0
         self._position = 0
-        self.board = None  # type: Optional[Dict[str, Any]]
+        self.board: Optional[Dict[str, Any]] = None
 
     @property
     def board_now_s(self) -> float:

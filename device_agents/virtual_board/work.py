@@ -126,7 +126,7 @@ def check_spec(spec: KernelSpec) -> None:
 
 
 def _base(spec: KernelSpec) -> Dict[str, float]:
-    counts = dict.fromkeys(Work._fields, 0.0)  # type: Dict[str, float]
+    counts: Dict[str, float] = dict.fromkeys(Work._fields, 0.0)
     moved = float(spec.input_bytes + spec.output_bytes)
     counts.update(
         launches=1.0,
