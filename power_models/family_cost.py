@@ -1,0 +1,309 @@
+"""The model of one family of kernels: candidates chosen by grouped cross-validation, and how far they can be trusted.
+
+Latency is fitted first. Active energy is fitted *given* the latency (energy = watts·seconds + joules per unit of work,
+so that energy and latency stay consistent) or directly; cross-validation, in which a held-out row has only its
+predicted latency, decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from power_models.features import Floats, KernelColumns, shape_features
+from power_models.regressors import CANDIDATES, Regressor, make_regressor, under
+from power_models.roofline import NonNegative, Roofline
+
+Index = NDArray[np.intp]
+
+RANGE_FEATURES = 13  # the leading shape features are sizes: outside their range is extrapolation
+DIRECT_ENERGY = ("nonnegative", "roofline", "roofline_gp")
+BLEND_GAIN = 0.97  # two candidates are averaged where that lowers the held-out error by 3 %
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen for one quantity: candidates (averaged in log), whether given latency, errors held out (n,)."""
+
+    names: tuple[str, ...]
+    given_latency: bool
+    errors: Floats
+    scores: dict[str, float]
+
+
+@dataclass
+class Ensemble:
+    """Fitted candidates averaged in log, held within ``bound`` of a physical anchor."""
+
+    names: tuple[str, ...]
+    given_latency: bool
+    members: list[Regressor]
+    anchor: NonNegative | Roofline
+    bound: float
+
+    def predict(self, columns: KernelColumns, latency_s: Floats | None) -> Floats:
+        """Log cost (n,); ``latency_s`` is used where the energy is modelled given it."""
+        known = columns.given(latency_s if self.given_latency else None)
+        value: Floats = np.mean([member.predict(known) for member in self.members], axis=0)
+        anchor = self.anchor.predict(known)
+        return np.clip(value, anchor - self.bound, anchor + self.bound)
+
+
+@dataclass
+class Reach:
+    """Where the measured rows lie: to tell distance and extrapolation."""
+
+    centre: Floats
+    inverse_scale: Floats
+    points: Floats
+    low: Floats
+    high: Floats
+    strides: Floats
+    dilations: Floats
+    fused: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, columns: KernelColumns, kinds: Sequence[str]) -> Reach:
+        """The reach of training rows."""
+        features = shape_features(columns, kinds)
+        spread = features.std(axis=0)
+        inverse = np.where(spread > 1e-9, 1.0 / np.where(spread > 1e-9, spread, 1.0), 1.0)
+        centre = features.mean(axis=0)
+        sizes = features[:, :RANGE_FEATURES]
+        return cls(
+            centre,
+            inverse,
+            (features - centre) * inverse,
+            sizes.min(axis=0),
+            sizes.max(axis=0),
+            np.unique(columns.number("stride")),
+            np.unique(columns.number("dilation")),
+            tuple(sorted(set(columns.fused.tolist()))),
+        )
+
+    def distance(self, features: Floats) -> Floats:
+        """Root-mean-square standardized distance (n,) to the nearest measured row, at most 3."""
+        points = np.clip((features - self.centre) * self.inverse_scale, -6, 6)
+        square = (points**2).sum(1)[:, None] + (self.points**2).sum(1)[None, :] - 2 * points @ self.points.T
+        nearest: Floats = np.sqrt(np.maximum(square.min(axis=1), 0.0) / features.shape[1])
+        return np.minimum(nearest, 3.0)
+
+    def outside(self, features: Floats) -> Floats:
+        """E-folds beyond the measured range of the sizes, of the worst one (n,)."""
+        sizes = features[:, :RANGE_FEATURES]
+        beyond = np.maximum(np.maximum(self.low - sizes, sizes - self.high), 0.0)
+        result: Floats = beyond.max(axis=1)
+        return np.where(result > 1e-6, result, 0.0)
+
+    def unseen(self, columns: KernelColumns) -> Floats:
+        """1 where stride, dilation or fused operators were never measured in this family (n,)."""
+        known = np.isin(columns.number("stride"), self.strides) & np.isin(columns.number("dilation"), self.dilations)
+        result: Floats = (~(known & np.isin(columns.fused, self.fused))).astype(float)
+        return result
+
+    def to_arrays(self) -> dict[str, NDArray[np.generic]]:
+        """The arrays (``fused`` goes to JSON)."""
+        names = ("centre", "inverse_scale", "points", "low", "high", "strides", "dilations")
+        return {name: getattr(self, name) for name in names}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]], fused: Sequence[str]) -> Reach:
+        """Read what ``to_arrays`` wrote."""
+        table = {name: np.asarray(value, dtype=np.float64) for name, value in arrays.items()}
+        return cls(**table, fused=tuple(fused))
+
+
+@dataclass
+class FamilyModel:
+    """Latency and energy of one family, with the held-out errors from which intervals are made."""
+
+    name: str
+    kinds: tuple[str, ...]
+    rows: int
+    latency: Ensemble
+    energy: Ensemble | None
+    reach: Reach
+    held_out: dict[str, Floats] = field(default_factory=dict)  # latency, energy, power: log errors; distance
+
+    def predict(self, columns: KernelColumns) -> tuple[Floats, Floats]:
+        """(log latency, log active energy) (n,); energy is nan where none was measured."""
+        log_latency = self.latency.predict(columns, None)
+        if self.energy is None:
+            return log_latency, np.full(len(columns), np.nan)
+        return log_latency, self.energy.predict(columns, np.exp(log_latency))
+
+    def to_arrays(self) -> dict[str, NDArray[np.generic]]:
+        """Every learned number as plain arrays."""
+        arrays = {f"reach.{name}": value for name, value in self.reach.to_arrays().items()}
+        for quantity, ensemble in (("latency", self.latency), ("energy", self.energy)):
+            if ensemble is None:
+                continue
+            arrays[f"{quantity}.bound"] = np.array([ensemble.bound])
+            arrays |= {f"{quantity}.anchor.{name}": value for name, value in ensemble.anchor.to_arrays().items()}
+            for i, member in enumerate(ensemble.members):
+                arrays |= {f"{quantity}.{i}.{name}": value for name, value in member.to_arrays().items()}
+        return arrays
+
+    def to_json(self) -> dict[str, object]:
+        """What is not numbers."""
+        ensembles = {"latency": self.latency, "energy": self.energy}
+        return {
+            "kinds": list(self.kinds),
+            "rows": self.rows,
+            "fused": list(self.reach.fused),
+            "chosen": {
+                quantity: None if own is None else {"names": list(own.names), "given_latency": own.given_latency}
+                for quantity, own in ensembles.items()
+            },
+        }
+
+    @classmethod
+    def restore(cls, name: str, about: Mapping[str, object], arrays: Mapping[str, NDArray[np.generic]]) -> FamilyModel:
+        """Rebuild from ``to_json`` and ``to_arrays``."""
+        kinds = tuple(str(kind) for kind in about["kinds"])  # type: ignore[attr-defined]
+        chosen: Mapping[str, Mapping[str, object] | None] = about["chosen"]  # type: ignore[assignment]
+        made = {quantity: _restore_ensemble(kinds, own, under(arrays, quantity)) for quantity, own in chosen.items()}
+        latency = made["latency"]
+        if latency is None:
+            raise ValueError(f"cost model: family {name} has no latency model; calibrate again")
+        reach = Reach.from_arrays(under(arrays, "reach"), about["fused"])  # type: ignore[arg-type]
+        return cls(name, kinds, int(about["rows"]), latency, made["energy"], reach)  # type: ignore[call-overload]
+
+
+def _restore_ensemble(
+    kinds: tuple[str, ...], about: Mapping[str, object] | None, arrays: Mapping[str, NDArray[np.generic]]
+) -> Ensemble | None:
+    if about is None:
+        return None
+    names = tuple(str(name) for name in about["names"])  # type: ignore[attr-defined]
+    members = [make_regressor(n, kinds).from_arrays(under(arrays, str(i))) for i, n in enumerate(names)]
+    anchor_arrays = under(arrays, "anchor")
+    anchor: NonNegative | Roofline = Roofline(kinds) if "power" in anchor_arrays else NonNegative(kinds)
+    anchor.from_arrays(anchor_arrays)
+    bound = float(np.asarray(arrays["bound"], dtype=np.float64)[0])
+    return Ensemble(names, bool(about["given_latency"]), members, anchor, bound)
+
+
+def fit_family(name: str, columns: KernelColumns, targets: Mapping[str, Floats], folds: Sequence[Index]) -> FamilyModel:
+    """Fit one family.
+
+    ``targets``: ``latency`` and optionally ``energy``: log costs (n,) (energy may hold nan), and ``latency_weight``,
+    ``energy_weight`` (n,). ``folds``: disjoint index arrays that cover the rows.
+    """
+    kinds = tuple(sorted(set(columns.kinds.tolist())))
+    log_latency = targets["latency"]
+    latency_choice = _choose(columns, kinds, log_latency, targets["latency_weight"], folds, [(None, None)])
+    latency = _fit_ensemble(columns, kinds, latency_choice, log_latency, targets["latency_weight"])
+    held_out = {"latency": latency_choice.errors, "distance": _held_out_distance(columns, kinds, folds)}
+    energy = None
+    log_energy = targets.get("energy")
+    if log_energy is not None and np.isfinite(log_energy).sum() >= 2:
+        there = np.flatnonzero(np.isfinite(log_energy))
+        part, own_folds = columns.take(there), _restrict(folds, there, len(columns))
+        weight, known = targets["energy_weight"][there], np.exp(log_latency[there])
+        guessed = np.exp(log_latency - latency_choice.errors)[there]
+        modes: list[tuple[Floats | None, Floats | None]] = [(known, guessed), (None, None)]
+        choice = _choose(part, kinds, log_energy[there], weight, own_folds, modes)
+        shown = part.given(known if choice.given_latency else None)
+        energy = _fit_ensemble(shown, kinds, choice, log_energy[there], weight)
+        held_out["energy"] = np.full(len(columns), np.nan)
+        held_out["energy"][there] = choice.errors
+        held_out["power"] = held_out["energy"] - held_out["latency"]
+    return FamilyModel(name, kinds, len(columns), latency, energy, Reach.of(columns, kinds), held_out)
+
+
+def _restrict(folds: Sequence[Index], there: Index, total: int) -> list[Index]:
+    position = np.full(total, -1)
+    position[there] = np.arange(len(there))
+    restricted = [position[fold][position[fold] >= 0] for fold in folds]
+    return [fold for fold in restricted if len(fold)]
+
+
+def _choose(
+    columns: KernelColumns,
+    kinds: tuple[str, ...],
+    target: Floats,
+    weight: Floats,
+    folds: Sequence[Index],
+    modes: Sequence[tuple[Floats | None, Floats | None]],
+) -> Choice:
+    """Cross-validate every candidate that has rows enough; ``modes``: (latency when fitting, when predicting)."""
+    errors: dict[tuple[str, bool], Floats] = {}
+    for fitted_with, predicted_with in modes:
+        given = fitted_with is not None
+        for name, (_, fewest) in CANDIDATES.items():
+            if len(columns) < fewest or (len(modes) > 1 and not given and name not in DIRECT_ENERGY):
+                continue
+            fit_on, predict_on = columns.given(fitted_with), columns.given(predicted_with)
+            errors[(name, given)] = held_out_errors(
+                lambda name=name: make_regressor(name, kinds),
+                fit_on,
+                predict_on,
+                target,
+                weight,
+                folds,  # type: ignore[misc]
+            )
+    return _best(errors)
+
+
+def held_out_errors(
+    make: Callable[[], Regressor],
+    fit_on: KernelColumns,
+    predict_on: KernelColumns,
+    target: Floats,
+    weight: Floats,
+    folds: Sequence[Index],
+) -> Floats:
+    """log(measured/predicted) (n,) of every row by a model that was fitted without its fold."""
+    errors = np.zeros(len(target))
+    for fold in folds:
+        rest = np.setdiff1d(np.arange(len(target)), fold)
+        if len(rest) < 2:
+            rest = np.arange(len(target))
+        model = make().fit(fit_on.take(rest), target[rest], weight[rest])
+        errors[fold] = target[fold] - model.predict(predict_on.take(fold))
+    return errors
+
+
+def score(errors: Floats) -> float:
+    """What candidates compete by: mean |log error|, each row capped at 1 so that no single row decides."""
+    return float(np.minimum(np.abs(errors), 1.0).mean())
+
+
+def _best(errors: Mapping[tuple[str, bool], Floats]) -> Choice:
+    ranked = sorted(errors, key=lambda key: score(errors[key]))
+    first = ranked[0]
+    scores = {f"{name}{'|latency' if given else ''}": score(errors[name, given]) for name, given in ranked}
+    choice = Choice((first[0],), first[1], errors[first], scores)
+    limit = BLEND_GAIN * score(choice.errors)
+    for second in [key for key in ranked[1:4] if key[1] == first[1]]:
+        mixed = (errors[first] + errors[second]) / 2
+        if score(mixed) < limit:
+            limit = score(mixed)
+            choice = Choice((first[0], second[0]), first[1], mixed, scores)
+    return choice
+
+
+def _fit_ensemble(
+    columns: KernelColumns, kinds: tuple[str, ...], choice: Choice, target: Floats, weight: Floats
+) -> Ensemble:
+    members = [make_regressor(name, kinds).fit(columns, target, weight) for name in choice.names]
+    anchor: NonNegative | Roofline = (
+        Roofline(kinds) if len(columns) >= CANDIDATES["roofline"][1] else NonNegative(kinds)
+    )
+    anchor.fit(columns, target, weight)
+    bound = float(np.abs(target - anchor.predict(columns)).max()) + 0.05
+    return Ensemble(choice.names, choice.given_latency, members, anchor, bound)
+
+
+def _held_out_distance(columns: KernelColumns, kinds: tuple[str, ...], folds: Sequence[Index]) -> Floats:
+    features = shape_features(columns, kinds)
+    distance = np.zeros(len(columns))
+    for fold in folds:
+        rest = np.setdiff1d(np.arange(len(columns)), fold)
+        if len(rest):
+            distance[fold] = Reach.of(columns.take(rest), kinds).distance(features[fold])
+    return distance

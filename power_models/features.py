@@ -1,0 +1,250 @@
+"""Kernels as columns of numbers: geometry, then physical quantities, then what the regressors see.
+
+A batch of ``KernelSpec`` becomes one ``KernelColumns`` (one array a field), and everything after that is array
+arithmetic, so that a table of ten thousand kernels costs about as much as one. Two views are made of it:
+
+* ``physical_terms``: non-negative work and traffic terms (multiply-accumulates, padded to candidate channel blocks;
+  bytes; bytes that miss a cache of a candidate size). A cost is a non-negative combination of them.
+* ``shape_features``: logarithms and alignment wastes, about of order one, for trees and Gaussian processes.
+
+The blocks and cache sizes are *candidates*: the fit chooses, nothing here knows a device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from device_agents.records import DTYPE_BYTES, WEIGHTED_KINDS, KernelSpec
+
+Floats = NDArray[np.float64]
+
+CHANNEL_BLOCKS = (4, 8, 16, 32)
+CACHE_BYTES = (2**15, 2**17, 2**19, 2**20, 2**21, 2**23)
+
+_NUMBERS = ["batch", "in_channels", "in_height", "in_width", "out_channels", "out_height", "out_width", "kernel_h", "kernel_w", "stride", "padding", "dilation", "groups", "inputs"]
+_POSITIONS = tuple(KernelSpec._fields.index(name) for name in _NUMBERS)
+
+
+def family_of(spec: KernelSpec) -> str:
+    """The family whose rows are fitted together: one algorithm of the runtime, one data type.
+
+    Convolutions split into 1×1, k×k and grouped; one with a single output position is a matrix-vector product, as
+    ``fc`` is; kernels without weights are pooled as ``memory``.
+    """
+    if spec.kind == "conv" and spec.groups == 1 and spec.batch * spec.out_height * spec.out_width == 1:
+        name = "fc"
+    elif spec.kind == "conv":
+        area = spec.kernel_h * spec.kernel_w
+        name = "conv_grouped" if spec.groups > 1 else ("conv_1x1" if area == 1 else "conv_kxk")
+    elif spec.kind in WEIGHTED_KINDS:
+        name = spec.kind
+    else:
+        name = "memory"
+    return f"{name}/{spec.dtype}"
+
+
+def pool_of(family: str) -> str:
+    """The wider family that stands in where ``family`` has too few rows of its own."""
+    name, dtype = family.split("/")
+    return f"{'memory' if name == 'memory' else 'weighted'}/{dtype}"
+
+
+@dataclass(frozen=True)
+class KernelColumns:
+    """n kernels, one array a field.
+
+    ``numbers`` (n, 14) holds the integer fields in the order of ``_NUMBERS``; ``kinds`` (n,) and ``fused`` (n,) hold
+    strings; ``element_bytes`` (n,). ``latency_s`` (n,) is set where energy is modelled given the latency.
+    """
+
+    numbers: Floats
+    kinds: NDArray[np.str_]
+    fused: NDArray[np.str_]
+    element_bytes: Floats
+    latency_s: Floats | None = None
+
+    @classmethod
+    def of(cls, specs: Sequence[KernelSpec]) -> KernelColumns:
+        """Columns of a sequence of kernels (a KeyError names a data type without a size)."""
+        table = list(zip(*specs, strict=True)) if specs else [()] * len(KernelSpec._fields)
+        numbers = np.array([table[p] for p in _POSITIONS], dtype=np.float64).T.reshape(len(specs), len(_NUMBERS))
+        field = KernelSpec._fields.index
+        sizes = np.array([DTYPE_BYTES[name] for name in table[field("dtype")]], dtype=np.float64)
+        return cls(numbers, np.array(table[field("kind")], str), np.array(table[field("fused")], str), sizes)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def take(self, index: NDArray[np.int_] | NDArray[np.bool_]) -> KernelColumns:
+        """The rows of ``index``."""
+        latency_s = None if self.latency_s is None else self.latency_s[index]
+        return KernelColumns(
+            self.numbers[index], self.kinds[index], self.fused[index], self.element_bytes[index], latency_s
+        )
+
+    def given(self, latency_s: Floats | None) -> KernelColumns:
+        """The same kernels with their latency known (n,), or unknown."""
+        return replace(self, latency_s=latency_s)
+
+    def number(self, name: str) -> Floats:
+        """One integer field as floats (n,)."""
+        column: Floats = self.numbers[:, _NUMBERS.index(name)]
+        return column
+
+    @cached_property
+    def weighted(self) -> NDArray[np.bool_]:
+        """Which kernels have weights (n,)."""
+        return np.isin(self.kinds, WEIGHTED_KINDS)
+
+    @cached_property
+    def area(self) -> Floats:
+        """Kernel height × width."""
+        return self.number("kernel_h") * self.number("kernel_w")
+
+    @cached_property
+    def pixels(self) -> Floats:
+        """Output positions, batch included."""
+        return self.number("batch") * self.number("out_height") * self.number("out_width")
+
+    @cached_property
+    def macs(self) -> Floats:
+        """Multiply-accumulates, 0 without weights."""
+        per_output = self.area * self.number("in_channels") / self.number("groups")
+        return np.where(self.weighted, self.pixels * self.number("out_channels") * per_output, 0.0)
+
+    @cached_property
+    def in_elements(self) -> Floats:
+        """Activation elements read, second inputs included."""
+        plain = self.number("batch") * self.number("in_channels") * self.number("in_height") * self.number("in_width")
+        copies = np.where(np.isin(self.kinds, ("add", "mul")), self.number("inputs"), 1.0)
+        fused_add = self.has_fused("add") & self.weighted
+        return plain * copies + fused_add * self.out_elements
+
+    @cached_property
+    def out_elements(self) -> Floats:
+        """Activation elements written."""
+        return self.pixels * self.number("out_channels")
+
+    @cached_property
+    def weight_bytes(self) -> Floats:
+        """Bytes of weights and 4-byte biases."""
+        count = self.number("out_channels") * self.area * self.number("in_channels") / self.number("groups")
+        return np.where(self.weighted, count * self.element_bytes + 4 * self.number("out_channels"), 0.0)
+
+    @cached_property
+    def bytes_moved(self) -> Floats:
+        """Bytes read and written once each: inputs, outputs, weights."""
+        return (self.in_elements + self.out_elements) * self.element_bytes + self.weight_bytes
+
+    def has_fused(self, name: str) -> NDArray[np.bool_]:
+        """Which kernels absorbed an operator of that name (n,)."""
+        known, inverse = np.unique(self.fused, return_inverse=True)
+        flags = np.array([name in text.split("+") for text in known], dtype=bool)
+        return flags[inverse] if len(known) else np.zeros(0, bool)
+
+    @cached_property
+    def has_activation(self) -> NDArray[np.bool_]:
+        """Which kernels absorbed an activation of any name (n,)."""
+        known, inverse = np.unique(self.fused, return_inverse=True)
+        flags = np.array([bool(set(text.split("+")) - {"", "add"}) for text in known], dtype=bool)
+        return flags[inverse] if len(known) else np.zeros(0, bool)
+
+
+def padded(values: Floats, block: int) -> Floats:
+    """``values`` rounded up to whole blocks."""
+    return np.ceil(values / block) * block
+
+
+def waste(values: Floats, block: int) -> Floats:
+    """How much more work whole blocks are than ``values`` (natural log of the ratio, 0 where aligned)."""
+    return np.log(padded(values, block) / values)
+
+
+def physical_terms(columns: KernelColumns, kinds: Sequence[str]) -> tuple[Floats, Floats, Floats]:
+    """(compute (n, a), traffic (n, b), other (n, c)): non-negative terms that a cost is a combination of.
+
+    ``kinds`` are the kinds of the training rows (sorted), so that pooled kernels get one per-element term each.
+    """
+    compute = _compute_terms(columns)
+    if len(kinds) > 1:
+        compute += _terms_per_kind(columns, kinds)
+    moved = columns.bytes_moved
+    size = columns.element_bytes
+    traffic = [columns.in_elements * size, columns.out_elements * size, columns.weight_bytes]
+    traffic += [moved * (moved > limit) for limit in CACHE_BYTES]
+    traffic += [columns.weight_bytes * (columns.weight_bytes > limit) for limit in CACHE_BYTES]
+    other = [np.ones(len(columns))]
+    if columns.latency_s is not None:
+        other.append(columns.latency_s)
+    return np.stack(compute, 1), np.stack(traffic, 1), np.stack(other, 1)
+
+
+def _compute_terms(columns: KernelColumns) -> list[Floats]:
+    """Work terms of a matrix product (pixels × outputs × reduction) with whole blocks, and its per-element edges."""
+    pixels, out, macs = columns.pixels, columns.number("out_channels"), columns.macs
+    inner = columns.number("in_channels") / columns.number("groups")
+    per_group = out / columns.number("groups")
+    terms = [macs]
+    for block in CHANNEL_BLOCKS:
+        wide = padded(per_group, block) / per_group
+        deep = padded(inner, block) / inner
+        terms += [macs * wide, macs * deep, macs * wide * deep]
+    for block in (4, 8):
+        terms.append(macs * padded(columns.number("out_width"), block) / columns.number("out_width"))
+    terms.append(columns.out_elements)
+    terms.append(columns.out_elements * columns.area)
+    terms.append(np.where(columns.weighted, pixels * inner * columns.area * columns.number("groups"), 0.0))
+    terms.append(columns.in_elements)
+    terms.append(columns.out_elements * columns.has_activation)
+    terms.append(columns.out_elements * (columns.has_fused("add") & columns.weighted))
+    return terms
+
+
+def _terms_per_kind(columns: KernelColumns, kinds: Sequence[str]) -> list[Floats]:
+    terms: list[Floats] = []
+    for kind in kinds:
+        own = columns.kinds == kind
+        if kind in WEIGHTED_KINDS:
+            terms.append(columns.macs * own)
+        else:
+            terms += [columns.in_elements * own, columns.out_elements * columns.area * own]
+    return terms
+
+
+def shape_features(columns: KernelColumns, kinds: Sequence[str]) -> Floats:
+    """Features (n, d) of order one: log sizes, alignment wastes, flags; one flag a kind where kinds are pooled."""
+    number = columns.number
+    inner = number("in_channels") / number("groups")
+    per_group = number("out_channels") / number("groups")
+    moved = columns.bytes_moved
+    work = np.where(columns.macs > 0, columns.macs, columns.out_elements * columns.area)
+    features = [
+        np.log(inner),
+        np.log(per_group),
+        np.log(number("groups")),
+        np.log(columns.pixels),
+        np.log(columns.area),
+        np.log(number("stride")),
+        np.log(number("dilation")),
+        np.log(work),
+        np.log(moved),
+        np.log(work / moved),
+        np.log1p(columns.weight_bytes),
+        np.log(number("in_height") * number("in_width")),
+        np.log(number("kernel_h") / number("kernel_w")),
+        columns.has_activation.astype(float),
+        columns.has_fused("add").astype(float),
+        number("inputs"),
+    ]
+    for block in CHANNEL_BLOCKS:
+        features += [waste(inner, block), waste(per_group, block)]
+    features += [waste(number("out_width"), block) for block in (4, 8)]
+    features += [waste(columns.pixels, block) for block in (4, 8)]
+    if len(kinds) > 1:
+        features += [(columns.kinds == kind).astype(float) for kind in kinds]
+    return np.stack(features, 1)

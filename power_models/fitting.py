@@ -1,0 +1,228 @@
+"""From measured rows to a ``KernelCostModel``: check, group, fit each family, turn held-out errors into intervals."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from device_agents.records import Configuration
+from power_models.family_cost import FamilyModel, fit_family
+from power_models.features import Floats, KernelColumns, family_of, pool_of
+from power_models.intervals import ErrorScale, blended_quantile, conformal_quantile, fit_scale
+
+if TYPE_CHECKING:
+    from power_models.kernel_cost import Bounds, KernelCostModel, KernelRow, PricedFamily
+
+Index = NDArray[np.intp]
+
+OWN_MODEL_ROWS = 16  # with fewer rows a family is carried by the pooled model
+MODEL_NOISE = 0.02  # relative: rows measured better than this weigh alike
+SHIFT_ROWS = 3.0  # the shift of a carried family is its median error times n / (n + this)
+
+
+def fit_models(
+    cls: type[KernelCostModel],
+    rows: Sequence[KernelRow],
+    configuration: Configuration,
+    kind: str,
+    idle_power_w: Bounds | None,
+    overhead: tuple[float, float],
+    folds: int,
+) -> KernelCostModel:
+    """See ``KernelCostModel.fit``."""
+    _check_configurations(rows, configuration)
+    usable, unusable = usable_rows(rows)
+    if not usable:
+        raise ValueError(f"cost model of {configuration.device}: none of {len(rows)} rows is usable; {unusable[:3]}")
+    by_family: dict[str, list[KernelRow]] = defaultdict(list)
+    for row in usable:
+        by_family[family_of(row.kernel)].append(row)
+    own = {f for f, members in by_family.items() if len(members) >= OWN_MODEL_ROWS or f == pool_of(f)}
+    models = {family: _fit(family, by_family[family], folds) for family in sorted(own)}
+    for pool in sorted({pool_of(family) for family in by_family} - set(models)):
+        # The pooled model is always there: for carried families, and for forms that were never measured.
+        models[pool] = _fit(
+            pool, [row for f, members in by_family.items() if pool_of(f) == pool for row in members], folds
+        )
+    families = _price_families(models, by_family, own)
+    known = tuple(sorted({(row.kernel.kind, row.kernel.dtype) for row in usable}))
+    report = {name: _family_report(model) for name, model in models.items()}
+    return cls(configuration, kind, models, families, known, idle_power_w, overhead, dict(report), unusable)
+
+
+def _check_configurations(rows: Sequence[KernelRow], configuration: Configuration) -> None:
+    from power_models.kernel_cost import MixedConfigurations
+
+    for row in rows:
+        if row.configuration is not None and row.configuration != configuration:
+            parts = [f"{f}: {a!r} here, {b!r} in the row" for f, a, b in configuration.differences(row.configuration)]
+            raise MixedConfigurations(
+                f"cost model of {configuration.device}: row {row.kernel.label} was measured in another configuration"
+                f" ({'; '.join(parts)}); fit one model a configuration"
+            )
+
+
+def usable_rows(rows: Sequence[KernelRow]) -> tuple[list[KernelRow], list[str]]:
+    """Rows with a positive, finite latency, and why the others are not usable.
+
+    A row whose energy is not positive (lost in the sensor's noise) keeps its latency and loses its energy.
+    """
+    good: list[KernelRow] = []
+    reasons: list[str] = []
+    for row in rows:
+        if not (np.isfinite(row.latency_s) and row.latency_s > 0):
+            reasons.append(f"{row.kernel.label}: latency {row.latency_s!r} s is not positive")
+            continue
+        energy = row.energy_active_j
+        if energy is not None and not (np.isfinite(energy) and energy > 0):
+            reasons.append(f"{row.kernel.label}: active energy {energy!r} J is not positive; its latency is used")
+            row = row._replace(energy_active_j=None, energy_se_j=None)
+        good.append(row)
+    return good, reasons
+
+
+def grouped_folds(rows: Sequence[KernelRow], folds: int, seed: int = 0) -> list[Index]:
+    """Disjoint row indices: equal kernels together, and rows of one group together.
+
+    A group with more than 1/folds of the rows cannot be held out whole; its kernels are dealt out one by one.
+    """
+    sizes = Counter(row.group for row in rows)
+    limit = len(rows) / folds
+    parent: dict[object, object] = {}
+
+    def root(key: object) -> object:
+        while parent.setdefault(key, key) != key:
+            key = parent[key]
+        return key
+
+    for row in rows:
+        if sizes[row.group] <= limit:
+            parent[root(("kernel", row.kernel))] = root(("group", row.group))
+        else:
+            root(("kernel", row.kernel))
+    members: dict[object, list[int]] = defaultdict(list)
+    for i, row in enumerate(rows):
+        members[root(("kernel", row.kernel))].append(i)
+    blocks = list(members.values())
+    order = np.random.default_rng(seed).permutation(len(blocks))
+    dealt: list[list[int]] = [[] for _ in range(folds)]
+    for position in order:
+        min(dealt, key=len).extend(blocks[position])
+    return [np.array(sorted(fold), dtype=np.intp) for fold in dealt if fold]
+
+
+def _fit(family: str, rows: Sequence[KernelRow], folds: int) -> FamilyModel:
+    columns = KernelColumns.of([row.kernel for row in rows])
+    latency = np.array([row.latency_s for row in rows])
+    targets = {"latency": np.log(latency), "latency_weight": _weights([r.latency_se_s for r in rows], latency)}
+    energy = np.array([np.nan if row.energy_active_j is None else row.energy_active_j for row in rows])
+    targets["energy"] = np.log(energy)
+    targets["energy_weight"] = _weights([r.energy_se_j or 0.0 for r in rows], energy)
+    return fit_family(family, columns, targets, grouped_folds(rows, folds))
+
+
+def _weights(standard_errors: Sequence[float], values: Floats) -> Floats:
+    relative = np.nan_to_num(np.array(standard_errors, dtype=np.float64) / values, nan=0.0)
+    weight: Floats = 1.0 / (MODEL_NOISE**2 + relative**2)
+    return weight * MODEL_NOISE**2
+
+
+def _price_families(
+    models: dict[str, FamilyModel], by_family: dict[str, list[KernelRow]], own: set[str]
+) -> dict[str, PricedFamily]:
+    from power_models.kernel_cost import PricedFamily
+
+    pooled = {quantity: _pooled_scores(models, quantity) for quantity in ("latency", "energy", "power")}
+    priced: dict[str, PricedFamily] = {}
+    for family in sorted(set(by_family) | set(models)):
+        model = models[family if family in models else pool_of(family)]
+        scales = {q: _scale(model, q, pooled[q]) for q in pooled if q in model.held_out}
+        shifts = {"latency": 0.0, "energy": 0.0}
+        if family not in models:
+            shifts, scales = _carried(model, by_family[family], scales)
+        priced[family] = PricedFamily(
+            model.name, shifts["latency"], shifts["energy"], scales, _kind_factors(by_family.get(family, []), model)
+        )
+    return priced
+
+
+def _finite(model: FamilyModel, quantity: str) -> tuple[Floats, Floats]:
+    errors = model.held_out[quantity]
+    there = np.isfinite(errors)
+    return errors[there], model.held_out["distance"][there]
+
+
+def _pooled_scores(models: dict[str, FamilyModel], quantity: str) -> Floats:
+    scores = []
+    for model in models.values():
+        if quantity in model.held_out:
+            errors, distance = _finite(model, quantity)
+            near, slope = fit_scale(errors, distance)
+            scores.append(np.abs(errors) / (near + slope * distance))
+    return np.concatenate(scores) if scores else np.ones(1)
+
+
+def _scale(model: FamilyModel, quantity: str, pooled: Floats) -> ErrorScale:
+    errors, distance = _finite(model, quantity)
+    near, slope = fit_scale(errors, distance)
+    own = np.abs(errors) / (near + slope * distance)
+    return ErrorScale(near, slope, blended_quantile(own, pooled))
+
+
+def _carried(
+    model: FamilyModel, rows: Sequence[KernelRow], scales: dict[str, ErrorScale]
+) -> tuple[dict[str, float], dict[str, ErrorScale]]:
+    """Shift and widened scales of a family that the pooled model carries."""
+    log_latency, log_energy = model.predict(KernelColumns.of([row.kernel for row in rows]))
+    errors = {
+        "latency": np.log([row.latency_s for row in rows]) - log_latency,
+        "energy": np.log([row.energy_active_j or np.nan for row in rows]) - log_energy,
+    }
+    errors["power"] = errors["energy"] - errors["latency"]
+    n = len(rows)
+    shifts = {
+        q: float(np.nan_to_num(np.nanmedian(e))) * n / (n + SHIFT_ROWS) if np.isfinite(e).any() else 0.0
+        for q, e in errors.items()
+    }
+    widened = {}
+    for quantity, scale in scales.items():
+        left = np.abs(errors[quantity] - shifts[quantity])
+        left = left[np.isfinite(left)]
+        # These rows were in the pooled fit, so what they leave is too small a guide; few of them count for less still.
+        typical = max(scale.near * (1 + 2.0 / n), 1.5 * float(left.mean()) * (1 + 2.0 / n) if len(left) else 0.0)
+        widened[quantity] = ErrorScale(typical, scale.slope, max(scale.quantile, 2.5), scale.share)
+    return shifts, widened
+
+
+def _kind_factors(rows: Sequence[KernelRow], model: FamilyModel) -> dict[str, float]:
+    counts = Counter(row.kernel.kind for row in rows)
+    if len(counts) < 2 or sum(counts.values()) != model.rows:
+        return {}
+    kinds = np.array([row.kernel.kind for row in rows])
+    size = np.abs(model.held_out["latency"])
+    typical = float(np.median(size)) + 1e-6
+    factors = {}
+    for kind, n in counts.items():
+        own = float(np.median(size[kinds == kind])) / typical
+        factors[kind] = float(max(1.0, own ** (n / (n + 4.0))) * np.sqrt(1.0 + 2.0 / n))
+    return factors
+
+
+def _family_report(model: FamilyModel) -> dict[str, object]:
+    about: dict[str, object] = {"rows": model.rows}
+    for quantity in ("latency", "energy", "power"):
+        if quantity not in model.held_out:
+            continue
+        errors, _ = _finite(model, quantity)
+        size = np.abs(np.expm1(-errors))
+        about[quantity] = {
+            "median_error": float(np.median(size)),
+            "mean_error": float(size.mean()),
+            "p90_error": float(np.quantile(size, 0.9)),
+            "conformal_95": float(np.expm1(conformal_quantile(np.abs(errors)))),
+        }
+    return about

@@ -1,0 +1,214 @@
+"""Kernels to seconds and active joules, with 95 % intervals: fitted to measured rows of one configuration.
+
+    rows ─► families (1×1, k×k, grouped, depthwise, fc, the rest) ─► candidates, chosen by cross-validation ─► intervals
+
+A family with too few rows is carried by the model of all kernels with weights, shifted by its own rows, with wide
+intervals. A kind that was never measured has no price at all: ``UnpricedKernel``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from device_agents.records import WEIGHTED_KINDS, Configuration, KernelSpec
+from power_models import model_files
+from power_models.family_cost import FamilyModel
+from power_models.features import Floats, KernelColumns, family_of, shape_features
+from power_models.intervals import ErrorScale
+
+Bounds = tuple[float, float, float]
+
+
+class UnpricedKernel(ValueError):
+    """A kernel of a kind or data type that was never measured; names it, and the kinds that were."""
+
+
+class MixedConfigurations(ValueError):
+    """Rows of different configurations were put together; names the fields that differ."""
+
+
+class KernelRow(NamedTuple):
+    """One measured kernel: seconds, active joules (None without a power source) and their standard errors.
+
+    ``source``: "chain" or "profile". ``group``: rows of one group (a network, a chain) are held out together.
+    ``configuration``: where the row was measured, if the caller has it; ``fit`` refuses any other than its own.
+    """
+
+    kernel: KernelSpec
+    latency_s: float
+    latency_se_s: float
+    energy_active_j: float | None
+    energy_se_j: float | None
+    source: str
+    group: str
+    configuration: Configuration | None = None
+
+
+@dataclass(frozen=True)
+class KernelCosts:
+    """Costs of n kernels: arrays (n,), lo and hi a 95 % interval; energy is active energy, nan without a power source.
+
+    ``extrapolated``: outside what was measured. ``chosen``: the model that priced it. ``families``: see ``family_of``.
+    ``latency_sd``, ``energy_sd``, ``power_sd`` (n,): standard deviations of the log errors, for sums of kernels.
+    """
+
+    latency_s: Floats
+    latency_lo_s: Floats
+    latency_hi_s: Floats
+    energy_j: Floats
+    energy_lo_j: Floats
+    energy_hi_j: Floats
+    extrapolated: NDArray[np.bool_]
+    chosen: list[str]
+    families: list[str]
+    latency_sd: Floats
+    energy_sd: Floats
+    power_sd: Floats
+
+    def __len__(self) -> int:
+        return len(self.latency_s)
+
+
+@dataclass(frozen=True)
+class PricedFamily:
+    """How one family is priced: by which model, shifted by how much (log), with which error scales.
+
+    ``scales``: one ``ErrorScale`` each for latency, energy and power. ``kind_factor``: how much less sure the kinds
+    are of which few rows exist, or which fit worse than the family.
+    """
+
+    model: str
+    latency_shift: float
+    energy_shift: float
+    scales: Mapping[str, ErrorScale]
+    kind_factor: Mapping[str, float]
+
+
+@dataclass
+class KernelCostModel:
+    """Cost model of one configuration; made by ``fit`` or ``load``.
+
+    ``kind``: what the rows were (measured, simulated, …). ``idle_power_w``: quiet power (value, lo, hi), or None.
+    ``overhead``: per-inference (seconds, joules) on top of the kernels. ``report``: held-out errors a family.
+    ``unusable``: rows that could not be used, with the reason.
+    """
+
+    configuration: Configuration
+    kind: str
+    models: dict[str, FamilyModel]
+    families: dict[str, PricedFamily]
+    known_kinds: tuple[tuple[str, str], ...]
+    idle_power_w: Bounds | None = None
+    overhead: tuple[float, float] = (0.0, 0.0)
+    report: dict[str, object] = field(default_factory=dict)
+    unusable: list[str] = field(default_factory=list)
+
+    @classmethod
+    def fit(
+        cls,
+        rows: Sequence[KernelRow],
+        configuration: Configuration,
+        kind: str,
+        *,
+        idle_power_w: Bounds | None = None,
+        overhead: tuple[float, float] = (0.0, 0.0),
+        folds: int = 5,
+    ) -> KernelCostModel:
+        """Fit to measured rows.
+
+        Raises MixedConfigurations for a row of another configuration, ValueError without any usable row.
+        """
+        from power_models.fitting import fit_models
+
+        return fit_models(cls, rows, configuration, kind, idle_power_w, overhead, folds)
+
+    def predict(self, kernels: Sequence[KernelSpec], names: Sequence[str] | None = None) -> KernelCosts:
+        """Costs of kernels, in order; ``names`` (n,) are used in the error only.
+
+        Raises UnpricedKernel for a kind or data type that was never measured.
+        """
+        kernels = list(kernels)
+        self._check_priced(kernels, names)
+        families = self._families_of(kernels)
+        n = len(kernels)
+        out = {name: np.full(n, np.nan) for name in ("latency", "energy")}
+        half = {name: np.full(n, np.nan) for name in ("latency", "energy")}
+        spread = {name: np.full(n, np.nan) for name in ("latency", "energy", "power")}
+        extrapolated, chosen = np.zeros(n, bool), [""] * n
+        columns = KernelColumns.of(kernels)
+        labels = np.array(families, dtype=str)
+        for family in dict.fromkeys(families):
+            index = np.flatnonzero(labels == family)
+            priced = self.families[family]
+            model, part = self.models[priced.model], columns.take(index)
+            log_latency, log_energy = model.predict(part)
+            out["latency"][index] = log_latency + priced.latency_shift
+            out["energy"][index] = log_energy + priced.energy_shift
+            features = shape_features(part, model.kinds)
+            distance, outside = model.reach.distance(features), model.reach.outside(features)
+            unseen = model.reach.unseen(part)
+            factor = np.array([priced.kind_factor.get(name, 1.0) for name in part.kinds.tolist()])
+            for quantity, scale in priced.scales.items():
+                width = factor * scale.half_width(distance, outside, unseen)
+                spread[quantity][index] = width / 1.96
+                if quantity in half:
+                    half[quantity][index] = width
+            extrapolated[index] = (outside > 0.05) | (unseen > 0)
+            label = f"{priced.model}:{'+'.join(model.latency.names)}"
+            for position in index.tolist():
+                chosen[position] = label
+        latency, energy = np.exp(out["latency"]), np.exp(out["energy"])
+        wide, wide_energy = np.exp(half["latency"]), np.exp(half["energy"])
+        return KernelCosts(
+            latency,
+            latency / wide,
+            latency * wide,
+            energy,
+            energy / wide_energy,
+            energy * wide_energy,
+            extrapolated,
+            chosen,
+            families,
+            spread["latency"],
+            spread["energy"],
+            spread["power"],
+        )
+
+    def _families_of(self, kernels: Sequence[KernelSpec]) -> list[str]:
+        # A kind may be known in another form only (3×3 measured, 1×1 not): the pooled model carries it.
+        found = []
+        for spec in kernels:
+            family = family_of(spec)
+            found.append(family if family in self.families else f"weighted/{spec.dtype}")
+        return found
+
+    def _check_priced(self, kernels: Sequence[KernelSpec], names: Sequence[str] | None) -> None:
+        known = set(self.known_kinds)
+        for i, spec in enumerate(kernels):
+            if (spec.kind, spec.dtype) in known:
+                continue
+            node = f" (node {names[i]})" if names is not None else ""
+            priced = ", ".join(sorted(f"{kind}/{dtype}" for kind, dtype in known))
+            raise UnpricedKernel(
+                f"no price for kernel {spec.label}{node} on {self.configuration.device}: {spec.kind}/{spec.dtype} was never"
+                f" measured; measured kinds: {priced}. Calibrate the device with kernels of that kind."
+            )
+
+    def save(self, folder: object) -> None:
+        """Write ``model.json`` and ``arrays.npz`` into a folder (made if missing)."""
+        model_files.write(self, folder)
+
+    @classmethod
+    def load(cls, folder: object) -> KernelCostModel:
+        """Read what ``save`` wrote; raises ValueError for another format version or a damaged file."""
+        return model_files.read(cls, folder)
+
+
+def is_weighted(kind: str) -> bool:
+    """Whether kernels of the kind carry weights."""
+    return kind in WEIGHTED_KINDS
