@@ -1,0 +1,146 @@
+"""``rig predict``: ONNX file → kernels → cost model → per-kernel table and network total; the device is not touched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rig.commands.options import PredictOptions
+from rig.cost_models import described_device, load_cost_model, price
+from rig.errors import BadInputError
+from rig.network_file import read_kernels
+from rig.output import warning
+from rig.profiles import load_profile
+from rig.store import Store
+from rig.units import Quantity, parse_fps
+from rig.wording import count, figure, label
+
+if TYPE_CHECKING:
+    from power_models.kernels import KernelNode
+    from power_models.network_cost import NetworkCost
+    from rig.console import Console
+
+
+def run(options: PredictOptions) -> dict[str, Any]:
+    """Price the network; raises NoCostModelError, ModelError, UnsupportedOperatorError, BadInputError."""
+    profile = load_profile(options.device)
+    fps = parse_fps(options.fps) if options.fps is not None else None
+    model = load_cost_model(Store(), profile.name)
+    nodes = read_kernels(options.model, profile.runtime.name, options.shape)
+    cost = price(model, nodes, options.model)
+    kernels = kernel_rows(nodes, cost, model.kind)
+    return {
+        "device": described_device(profile, model),
+        "kind": "predicted",
+        "basis": model.kind,
+        "model": str(options.model),
+        "fps": fps,
+        "network": network_row(nodes, cost, fps, model.kind),
+        "overhead": {"latency_s": cost.overhead[0], "energy_active_j": cost.overhead[1]},
+        "kernels": kernels,
+        "warnings": _warnings(kernels, cost, options),
+        "next": f"rig measure {options.model} --device {profile.name}" + (f" --fps {fps:g}" if fps else ""),
+    }
+
+
+def network_row(nodes: Sequence[KernelNode], cost: NetworkCost, fps: float | None, basis: str) -> dict[str, Any]:
+    """The network's totals as quantities; power is missing where the device was calibrated without a power source."""
+    power = _power(cost, fps)
+    idle = cost.idle_power_w
+    return {
+        "latency_s": _quantity(cost.latency_s, basis).to_json(),
+        "energy_active_j": _quantity(cost.energy_j, basis).to_json(),
+        "power_w": _quantity(power, basis).to_json() if power else None,
+        "idle_power_w": Quantity(*idle, kind=basis).to_json() if idle else None,
+        "macs": sum(node.spec.macs for node in nodes),
+        "kernels": len(nodes),
+    }
+
+
+def kernel_rows(nodes: Sequence[KernelNode], cost: NetworkCost, basis: str) -> list[dict[str, Any]]:
+    """Equal kernels in one row, all their calls together (they err alike), in order of first execution."""
+    positions: dict[Any, list[int]] = {}
+    for index, node in enumerate(nodes):
+        positions.setdefault(node.spec, []).append(index)
+    costs, rows = cost.kernels, []
+    for spec, indices in positions.items():
+        first, calls = indices[0], len(indices)
+        latency = (costs.latency_s[first], costs.latency_lo_s[first], costs.latency_hi_s[first])
+        energy = (costs.energy_j[first], costs.energy_lo_j[first], costs.energy_hi_j[first])
+        rows.append(
+            {
+                "name": nodes[first].name,
+                "label": spec.label,
+                "kind": spec.kind,
+                "calls": calls,
+                "macs": spec.macs * calls,
+                "latency_s": _quantity(latency, basis).scaled(calls).to_json(),
+                "energy_active_j": _quantity(energy, basis).scaled(calls).to_json(),
+                "extrapolated": bool(costs.extrapolated[first]),
+                "source": costs.chosen[first],
+            }
+        )
+    return rows
+
+
+def _power(cost: NetworkCost, fps: float | None) -> tuple[float, float, float] | None:
+    if cost.idle_power_w is None:
+        return None
+    if fps is not None and fps * cost.latency_s[0] > 1:
+        raise BadInputError(
+            f"--fps {fps:g} leaves {1e3 / fps:.3g} ms a frame, the network takes {1e3 * cost.latency_s[0]:.3g} ms (predicted)",
+            fix=f"--fps {int(1 / cost.latency_s[0])} or less",
+        )
+    return cost.power_w(fps)
+
+
+def _quantity(bounds: tuple[float, float, float], basis: str) -> Quantity:
+    value, low, high = (float(bound) for bound in bounds)
+    return Quantity(value, low, high, kind="predicted", basis=basis)
+
+
+def _warnings(kernels: Sequence[Mapping[str, Any]], cost: NetworkCost, options: PredictOptions) -> list[dict[str, Any]]:
+    found = []
+    outside = [row["label"] for row in kernels if row["extrapolated"]]
+    if outside:
+        shown = ", ".join(outside[:3]) + (f" and {len(outside) - 3} more" if len(outside) > 3 else "")
+        fix = f"rig calibrate --device {options.device} --around {options.model}"
+        found.append(warning("extrapolated", f"outside what was measured, so less sure: {shown}", fix))
+    if cost.idle_power_w is None:
+        message = f"{options.device} was calibrated without a power source: no power, no energy"
+        found.append(warning("no-power", message, "rig devices says what is missing"))
+    return found
+
+
+def show(result: Mapping[str, Any], console: Console) -> None:
+    """The per-kernel table, costliest first, then the network."""
+    network, kernels = result["network"], result["kernels"]
+    has_power = network["power_w"] is not None
+    by = "energy_active_j" if has_power else "latency_s"
+    total = network[by]["value"]
+    ranked = sorted(kernels, key=lambda row: -row[by]["value"])
+    columns = ["KERNEL", "CALLS", "MMAC", "LATENCY", *(["ENERGY"] if has_power else []), "SHARE", "RANGE"]
+    rows = [
+        [
+            row["label"],
+            str(row["calls"]),
+            f"{row['macs'] / 1e6:.2f}",
+            figure(row["latency_s"], "s"),
+            *([figure(row["energy_active_j"], "J")] if has_power else []),
+            f"{100 * row[by]['value'] / total:.1f} %",
+            "EXTRAPOLATED" if row["extrapolated"] else "in range",
+        ]
+        for row in ranked
+    ]
+    console.table(columns, rows, right=("CALLS", "MMAC", "LATENCY", "ENERGY", "SHARE"))
+    console.line()
+    console.line(f"{label(result['kind'], result['basis'])}, nothing measured; intervals are 95 %")
+    at = f" at {result['fps']:g} fps" if result["fps"] else ", back to back"
+    if has_power:
+        console.line(
+            f"Power    {figure(network['power_w'], 'W')}{at}, of which quiet {figure(network['idle_power_w'], 'W')}"
+        )
+        console.line(f"Energy   {figure(network['energy_active_j'], 'J')} an inference above quiet")
+    console.line(
+        f"Latency  {figure(network['latency_s'], 's')}, {network['kernels']} kernels, {count(network['macs'], 'MAC')}"
+    )

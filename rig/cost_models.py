@@ -1,0 +1,66 @@
+"""The cost models in the store: one folder a device, found by name, replaced only by a better one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rig.errors import NoCostModelError, StoreError, UnsupportedOperatorError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from power_models.kernel_cost import KernelCostModel
+    from power_models.kernels import KernelNode
+    from power_models.network_cost import NetworkCost
+    from rig.profiles import DeviceProfile
+    from rig.store import Store
+
+MODEL_FILE = "model.json"
+
+
+def calibrated_devices(root: Path) -> list[str]:
+    """The devices that have a cost model under the store's root folder."""
+    return sorted(path.parent.name for path in (root / "models").glob(f"*/{MODEL_FILE}"))
+
+
+def load_cost_model(store: Store, device: str) -> KernelCostModel:
+    """The cost model of a device; NoCostModelError names those that have one, StoreError a damaged one."""
+    folder = store.model_folder(device)
+    calibrate = f"rig calibrate --device {device}"
+    if not (folder / MODEL_FILE).is_file():
+        have = calibrated_devices(store.root)
+        raise NoCostModelError(f"no cost model for {device}; have {', '.join(have) or 'none yet'}", fix=calibrate)
+    from power_models.kernel_cost import KernelCostModel
+
+    try:
+        return KernelCostModel.load(folder)
+    except ValueError as error:
+        raise StoreError(str(error), fix=calibrate) from error
+
+
+def price(model: KernelCostModel, nodes: Sequence[KernelNode], around: Path) -> NetworkCost:
+    """Price a network; UnsupportedOperatorError names a kernel that nobody priced, and how to get it priced."""
+    from power_models.kernel_cost import UnpricedKernel
+    from power_models.network_cost import price_network
+
+    try:
+        return price_network(model, [node.spec for node in nodes], [node.name for node in nodes])
+    except UnpricedKernel as error:
+        device = model.configuration.device
+        raise UnsupportedOperatorError(str(error), fix=f"rig calibrate --device {device} --around {around}") from error
+
+
+def described_device(profile: DeviceProfile, model: KernelCostModel) -> dict[str, Any]:
+    """The ``device`` of an output that rests on a cost model alone."""
+    configuration = model.configuration
+    return {
+        "name": profile.name,
+        "serial": configuration.serial,
+        "runtime": configuration.runtime,
+        "runtime_version": configuration.runtime_version,
+        "power_mode": configuration.power_mode,
+        "meter": None,
+        "boundary": configuration.boundary,
+        "simulated": model.kind == "simulated",
+    }

@@ -1,0 +1,58 @@
+"""A network that a person names on the command line: its file, its input shape, the kernels a device would run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rig.errors import BadInputError, ModelError, UnsupportedOperatorError
+
+if TYPE_CHECKING:
+    from power_models.kernels import KernelNode
+
+
+def check_file(path: Path) -> None:
+    """Raise ModelError where there is no file to read, or an empty one."""
+    if not path.exists():
+        raise ModelError(f"no such file: {path}", fix="give the path of an ONNX model")
+    if not path.is_file():
+        raise ModelError(f"{path} is not a file", fix="give the path of an ONNX model")
+    if path.stat().st_size == 0:
+        raise ModelError(f"{path} is empty", fix="export the model again")
+
+
+def parse_shape(text: str) -> tuple[int, ...]:
+    """``1,3,224,224`` or ``1x3x224x224`` as integers; raises BadInputError."""
+    parts = text.lower().replace("x", ",").split(",")
+    try:
+        shape = tuple(int(part) for part in parts)
+    except ValueError:
+        raise BadInputError(
+            f"--shape {text}: not a list of whole numbers", fix="write for example 1,3,224,224"
+        ) from None
+    if min(shape) < 1:
+        raise BadInputError(f"--shape {text}: every dimension is at least 1", fix="write for example 1,3,224,224")
+    return shape
+
+
+def read_kernels(path: Path, runtime: str, shape_text: str | None = None) -> list[KernelNode]:
+    """The kernels that ``runtime`` executes for the ONNX file, in order.
+
+    Raises ModelError (no file, corrupt, open dimensions without a shape), UnsupportedOperatorError (names operator and
+    node), BadInputError (a wrong ``--shape``).
+    """
+    check_file(path)
+    shape = parse_shape(shape_text) if shape_text is not None else None
+    from power_models.kernels import DynamicShape, InvalidModel, UnsupportedOperator, kernel_graph
+
+    try:
+        return kernel_graph(path, rules=runtime, shape=shape)
+    except DynamicShape as error:
+        raise ModelError(f"{path}: {error}", fix="give the shape, as --shape 1,3,224,224") from error
+    except InvalidModel as error:
+        raise ModelError(f"{path}: {error}", fix="export the model again, or check it with onnx.checker") from error
+    except UnsupportedOperator as error:
+        raise UnsupportedOperatorError(
+            f"{path}: operator {error.operator} (node {error.node!r}): {error.why}",
+            fix="rewrite the network without it, or simplify the file so that it is folded away",
+        ) from error
