@@ -1,4 +1,4 @@
-"""An ONNX graph as the list of kernels that a runtime executes: ``kernel_graph`` (by rules), ``from_optimized`` (its own)."""
+"""An ONNX graph as the list of kernels that a runtime executes: by rules, or read from the runtime's own graph."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from typing import NamedTuple
 import onnx
 
 from device_agents.records import KernelSpec
-from power_models.graph_fusion import VIRTUAL, FusionRules, Kernel, Lowering
+from power_models.graph_fusion import ONNXRUNTIME, VIRTUAL, Lowering
+from power_models.kernel_builders import Kernel
+from power_models.nchwc_layout import AVX512_BLOCK, onnxruntime_layout
 from power_models.onnx_graph import DynamicShape, InvalidModel, UnsupportedOperator, read_graph
 
 __all__ = ["RULES", "DynamicShape", "InvalidModel", "KernelNode", "UnsupportedOperator", "kernel_graph"]
 
-RULES: dict[str, FusionRules] = {"virtual": VIRTUAL}
+RULES = ("virtual", "onnxruntime")
 
 
 class KernelNode(NamedTuple):
@@ -32,19 +34,25 @@ class KernelNode(NamedTuple):
 
 
 def kernel_graph(
-    model: onnx.ModelProto | str | Path, rules: str = "virtual", shape: Sequence[int] | None = None
+    model: onnx.ModelProto | str | Path,
+    rules: str = "virtual",
+    shape: Sequence[int] | None = None,
+    block: int = AVX512_BLOCK,
 ) -> list[KernelNode]:
     """The kernels of ``model`` in execution order, fused as ``rules`` ("virtual" or "onnxruntime") say.
 
-    ``shape``: of the first network input, where the file leaves dimensions open. Raises InvalidModel (no ONNX file),
-    DynamicShape (open dimensions), UnsupportedOperator (an operator without a rule: nothing is skipped), all of them
-    ValueErrors.
+    ``shape``: of the first network input, where the file leaves dimensions open. ``block``: channels in a block of
+    ONNX Runtime's NCHWc layout (16 with AVX-512, 8 with AVX2 and on Arm, 0: the layout is not used). Raises
+    InvalidModel (no ONNX file), DynamicShape (open dimensions), UnsupportedOperator (an operator without a rule:
+    nothing is skipped), all of them ValueErrors.
     """
     if rules not in RULES:
-        raise ValueError(f"unknown kernel rules {rules!r}; known: {', '.join(sorted(RULES))}")
+        raise ValueError(f"unknown kernel rules {rules!r}; known: {', '.join(RULES)}")
     graph = read_graph(model, shape)
-    lowering = Lowering(graph, RULES[rules])
-    kernels = lowering.run()
+    if rules == "virtual":
+        kernels = Lowering(graph, VIRTUAL).run()
+    else:
+        kernels = onnxruntime_layout(Lowering(graph, ONNXRUNTIME).run(), graph.outputs, block)
     return kernel_nodes(kernels, graph.inputs)
 
 

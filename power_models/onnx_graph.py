@@ -12,9 +12,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import numpy_helper
 
 SMALL = 256  # elements: larger constants are weights, of which only the shape matters

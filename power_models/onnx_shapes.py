@@ -62,10 +62,7 @@ def fold_constant(graph: Graph, node: Node) -> bool:
         tensors[node.outputs[0]] = _filled(node, graph.constant(node, 0))
         return True
     value = _evaluate(graph, node)
-    if value is not None:
-        shape = tuple(value.shape)
-    else:
-        shape = output_shapes(graph, node)[0].shape
+    shape = output_shapes(graph, node)[0].shape if value is None else tuple(value.shape)
     root = first.root if node.op in KEEPS_ROOT else node.outputs[0]
     tensors[node.outputs[0]] = Tensor(shape, first.dtype, True, root, value)
     return True
@@ -115,9 +112,11 @@ def _axes_of(node: Node, values: list[Any]) -> tuple[int, ...]:
     return tuple(int(a) for a in np.asarray(given).reshape(-1))
 
 
+_CASTS: dict[int, Any] = {1: np.float32, 6: np.int32, 7: np.int64}
+
 _ARITHMETIC: dict[str, Callable[[Node, list[Any]], Any]] = {
     "Identity": lambda node, v: v[0],
-    "Cast": lambda node, v: v[0].astype({1: np.float32, 6: np.int32, 7: np.int64}.get(node.attributes["to"], v[0].dtype)),
+    "Cast": lambda node, v: v[0].astype(_CASTS.get(node.attributes["to"], v[0].dtype)),
     "Gather": lambda node, v: np.take(v[0], v[1], axis=node.attributes.get("axis", 0)),
     "Concat": lambda node, v: np.concatenate(v, axis=node.attributes["axis"]),
     "Unsqueeze": lambda node, v: np.expand_dims(v[0], _axes_of(node, v)),
