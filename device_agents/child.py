@@ -1,0 +1,153 @@
+"""A child process of the supervisor (the runtime, the sampler), seen from the supervisor."""
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+from typing import Any, Dict, List, Optional
+
+from device_agents.protocol import AgentError, LineReader, LineWriter, encode, now_s
+
+_PR_SET_PDEATHSIG = 1
+
+
+class ChildDied(Exception):
+    """The child ended while an answer was awaited; ``how`` says by which signal or with which status."""
+
+    def __init__(self, how: str) -> None:
+        super(ChildDied, self).__init__(how)
+        self.how = how
+
+
+class ChildSilent(Exception):
+    """The child did not answer within the deadline."""
+
+    def __init__(self, waited_s: float) -> None:
+        super(ChildSilent, self).__init__("no answer for %.1f s" % waited_s)
+        self.waited_s = waited_s
+
+
+def die_with_parent() -> None:
+    """Ask Linux to kill this process when its parent dies, so that nothing is left behind on the board.
+
+    Elsewhere the closed pipe ends the child at its next read.
+    """
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def own_command(role: str) -> List[str]:
+    """The command that starts this same agent in another role, with the interpreter flags of this process."""
+    flags = ["-I"] if sys.flags.isolated else []
+    if sys.flags.no_site:
+        flags.append("-S")
+    return [sys.executable] + flags + [os.path.abspath(sys.argv[0]), role]
+
+
+class Child(object):
+    """Starts on the first request, is asked one thing at a time, and is started anew after it died."""
+
+    def __init__(self, role: str, command: Optional[List[str]] = None) -> None:
+        self.role = role
+        self._command = command
+        self._process = None  # type: Optional[subprocess.Popen[bytes]]
+        self._reader = None  # type: Optional[LineReader]
+        self._writer = None  # type: Optional[LineWriter]
+
+    def ask(self, request: Dict[str, Any], deadline_s: float) -> Dict[str, Any]:
+        """Send a request and return its answer.
+
+        Raises AgentError (what the child reports), ChildDied, or ChildSilent after ``deadline_s`` seconds; a silent
+        child is killed, since its answer could otherwise be taken for that of the next request.
+        """
+        process = self._start()
+        writer, reader = self._writer, self._reader
+        if writer is None or reader is None:
+            raise ChildDied("was not started")
+        started_s = now_s()
+        try:
+            writer.send_bytes(encode(request))
+            line = reader.read(deadline_s)
+        except (BrokenPipeError, EOFError):
+            raise ChildDied(self._end(process))
+        if line is None:
+            self.kill()
+            raise ChildSilent(now_s() - started_s)
+        message = json.loads(line.decode("utf-8"))
+        if "error" in message:
+            raise AgentError.from_json(message["error"])
+        answer = message["answer"]  # type: Dict[str, Any]
+        return answer
+
+    @property
+    def running(self) -> bool:
+        """Whether the child process exists."""
+        return self._process is not None and self._process.poll() is None
+
+    def stop(self, grace_s: float = 2.0) -> None:
+        """Close the pipe, wait, and kill what has not ended."""
+        process = self._process
+        if process is None:
+            return
+        if process.stdin is not None:
+            process.stdin.close()
+        try:
+            process.wait(grace_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        self._forget()
+
+    def kill(self) -> None:
+        """End the child at once (a hanging one does not notice a closed pipe)."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+        self._forget()
+
+    def _start(self) -> "subprocess.Popen[bytes]":
+        if self._process is not None and self._process.poll() is None:
+            return self._process
+        self._forget()
+        process = subprocess.Popen(
+            self._command or own_command(self.role), stdin=subprocess.PIPE, stdout=subprocess.PIPE, close_fds=True
+        )
+        if process.stdin is None or process.stdout is None:
+            raise ChildDied("has no pipes")
+        self._process = process
+        self._writer = LineWriter(process.stdin.fileno())
+        self._reader = LineReader(process.stdout.fileno())
+        return process
+
+    def _end(self, process: "subprocess.Popen[bytes]") -> str:
+        try:
+            status = process.wait(5.0)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            status = process.wait()
+        self._forget()
+        return how_it_ended(status)
+
+    def _forget(self) -> None:
+        process, self._process = self._process, None
+        self._reader = self._writer = None
+        if process is not None:
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None:
+                    try:
+                        pipe.close()
+                    except BrokenPipeError:
+                        pass  # unsent bytes to a dead child
+
+
+def how_it_ended(status: int) -> str:
+    """A ``Popen.returncode`` in words: the signal's name, or the exit status."""
+    if status >= 0:
+        return "ended with exit status %d" % status
+    try:
+        name = signal.Signals(-status).name
+    except ValueError:
+        name = "signal %d" % -status
+    return "killed by %s" % name

@@ -1,0 +1,65 @@
+"""One measurer on a device at a time: an flock with the holder's name and the time it was taken."""
+
+import datetime
+import fcntl
+import json
+import os
+
+from device_agents.protocol import AgentError
+
+
+class DeviceLock(object):
+    """Held by the kernel for as long as the process lives, so that a killed agent leaves no stale lock."""
+
+    def __init__(self, path: str, holder: str) -> None:
+        self._path = path
+        self._holder = holder
+        self._fd = None  # type: Optional[int]
+
+    def acquire(self) -> None:
+        """Take the lock, or raise AgentError "busy" naming who holds it since when. Taking it twice is nothing."""
+        if self._fd is not None:
+            return
+        folder = os.path.dirname(self._path)
+        if not os.path.isdir(folder):
+            os.makedirs(folder)
+        fd = self._open()
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            text = os.read(fd, 4096)
+            os.close(fd)
+            raise self._busy(text)
+        self._fd = fd
+        started = datetime.datetime.utcnow().strftime("%Y-%m-%dT%H:%M:%SZ")
+        note = {"holder": self._holder, "since_utc": started, "pid": os.getpid()}
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, json.dumps(note).encode("utf-8"), 0)
+
+    def release(self) -> None:
+        """Let the next one in."""
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            os.ftruncate(fd, 0)
+            os.close(fd)
+
+    def _open(self) -> int:
+        # Another user's file in a sticky folder may be opened but not with O_CREAT (fs.protected_regular).
+        try:
+            return os.open(self._path, os.O_RDWR)
+        except FileNotFoundError:
+            fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+            os.fchmod(fd, 0o666)
+            return fd
+
+    def _busy(self, text: bytes) -> AgentError:
+        try:
+            note = json.loads(text.decode("utf-8"))  # type: Dict[str, Any]
+        except ValueError:
+            note = {}
+        return AgentError(
+            "busy",
+            "%s is measuring on this device since %s (process %s)"
+            % (note.get("holder", "somebody"), note.get("since_utc", "an unknown time"), note.get("pid", "unknown")),
+            "wait until it has finished",
+        )

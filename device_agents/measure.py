@@ -1,0 +1,321 @@
+"""One measurement, from the supervisor's side: phases of the runtime process, samples of the sampler process, one record.
+
+     lead  quiet_before   warmup (until level)   window window window ...   quiet_after  lag
+     ─────┼─────────────┼──────────────────────┼────────────────────────┼──────────────┼────
+     sampler on ───────────────────────────────────────────────────────────────────────────►
+                                                 until the 95 % half-widths of latency and energy
+                                                 are within plan.rel_ci, or plan.max_s has passed
+
+Without a power source there are no quiet phases.
+"""
+
+from typing import Any, Callable, Dict, List, NamedTuple, Optional
+
+from device_agents.board import conditions
+from device_agents.child import Child, ChildDied, ChildSilent
+from device_agents.intervals import has_no_slope, relative_half_width, thin
+from device_agents.protocol import AgentError, now_s
+from device_agents.records import MeasurePlan
+from device_agents.timing import MAX_SAMPLES
+from device_agents.trace import LiveTrace
+
+RECORD_FORMAT_VERSION = 1  # 1: first version
+
+# A warm-up is over when this many chunks in a row are level.
+LEVEL_CHUNKS = 5
+
+# How often the host hears of progress at most: a measurement in virtual time takes milliseconds.
+PROGRESS_PERIOD_S = 0.2
+
+PROFILED_RUNS = 30
+
+
+class Runtime(NamedTuple):
+    """The runtime process with its deadlines: a phase of s seconds may take 2 s + ``slack_s``."""
+
+    child: Child
+    slack_s: float
+
+    def ask(self, request: Dict[str, Any], expected_s: float = 0.0) -> Dict[str, Any]:
+        """Ask and wait; a crash or silence becomes an AgentError that says so."""
+        try:
+            return self.child.ask(request, 2.0 * expected_s + self.slack_s)
+        except ChildDied as death:
+            likely = " (out of memory? see dmesg)" if death.how.endswith("SIGKILL") else ""
+            raise AgentError(
+                "runtime-crashed",
+                "the runtime process %s during %s%s" % (_was(death.how), request["op"], likely),
+                "try the model alone on the device; its last output is in the agent's log",
+            )
+        except ChildSilent as silence:
+            raise AgentError(
+                "deadline",
+                "the runtime did not answer %s for %.0f s and was ended" % (request["op"], silence.waited_s),
+                "give more time (slack_s), or measure a smaller model",
+            )
+
+
+def _was(how: str) -> str:
+    return "was " + how if how.startswith("killed") else how
+
+
+class Measurement(object):
+    """Runs one ``measure`` request; ``report`` gets progress dicts, ``abandoned()`` says whether to stop early."""
+
+    def __init__(
+        self,
+        request: Dict[str, Any],
+        runtime: Runtime,
+        sampler: Child,
+        report: Callable[[Dict[str, Any]], None],
+        abandoned: Callable[[], bool],
+    ) -> None:
+        self._request = request
+        self._plan = _plan(request)
+        self._runtime = runtime
+        self._sampler = sampler
+        self._report = report
+        self._abandoned = abandoned
+        self._trace = None  # type: Optional[LiveTrace]
+        self._phases = []  # type: List[Dict[str, Any]]
+        self._reported_s = 0.0
+
+    def run(self, run_dir: str) -> Dict[str, Any]:
+        """Measure and return the part of the record that the measurement itself knows."""
+        request, plan = self._request, self._plan
+        facts = self._runtime.ask(load_request(request, run_dir))
+        sensor_options = dict(facts.pop("sensor_options", {}), **request.get("source_options", {}))
+        self._wait_only(plan.cooldown_s)
+        problem = None
+        if request.get("source"):
+            problem = self._open_source(request["source"], sensor_options)
+        try:
+            settled, stopped, precision = self._measure_phases()
+            kernels = self._kernels() if request.get("profile") else None
+            return self._record(
+                facts, problem, {"settled": settled, "stopped": stopped, "precision": precision}, kernels
+            )
+        finally:
+            if self._trace is not None:
+                self._trace.close()
+
+    def _open_source(self, name: str, options: Dict[str, Any]) -> Optional[str]:
+        """Start the sampler; the text of what is wrong where it cannot."""
+        try:
+            self._trace = LiveTrace(self._sampler, name, options)
+        except AgentError as error:
+            if error.code == "bad-request":
+                raise
+            return "%s%s" % (error.message, "; " + error.fix if error.fix else "")
+        except ChildDied as death:
+            return "the process that reads power source %s %s" % (name, _was(death.how))
+        except ChildSilent as silence:
+            return "power source %s did not answer for %.1f s" % (name, silence.waited_s)
+        return None
+
+    def _measure_phases(self) -> Any:
+        trace = self._trace
+        if trace is not None:
+            self._wait_only(trace.lag_s)
+            trace.exchange_clocks()
+            self._quiet("quiet_before")
+        settled = self._warm_up()
+        stopped, precision = self._windows()
+        if trace is not None:
+            self._quiet("quiet_after")
+            self._wait_only(trace.lag_s)
+            trace.exchange_clocks()
+            trace.drain()
+            trace.check_covers(self._phases[0]["t0_s"], self._phases[-1]["t1_s"])
+        return settled, stopped, precision
+
+    def _run(self, seconds: float) -> Dict[str, Any]:
+        if self._abandoned():
+            raise AgentError("abandoned", "the host gave the measurement up")
+        return self._runtime.ask({"op": "run", "seconds": seconds, "fps": self._plan.fps}, seconds)
+
+    def _wait_only(self, seconds: float) -> None:
+        if seconds > 0.0:
+            self._runtime.ask({"op": "wait", "seconds": seconds}, seconds)
+
+    def _quiet(self, name: str) -> None:
+        if self._abandoned():
+            raise AgentError("abandoned", "the host gave the measurement up")
+        phase = self._runtime.ask({"op": "wait", "seconds": self._plan.quiet_s}, self._plan.quiet_s)
+        self._keep(name, phase)
+
+    def _keep(self, name: str, phase: Dict[str, Any]) -> None:
+        for key, value in conditions().items():
+            phase.setdefault(key, value)
+        phase["name"] = name
+        self._phases.append(phase)
+        if self._trace is not None:
+            self._trace.drain()
+        at_s = now_s()
+        if at_s - self._reported_s >= PROGRESS_PERIOD_S:
+            self._reported_s = at_s
+            windows = sum(1 for one in self._phases if one["name"] == "window")
+            self._report({"phase": name, "windows": windows, "latency_mean_s": phase["latency_mean_s"]})
+
+    def _warm_up(self) -> bool:
+        """Run until neither latency nor power has a slope; False where warmup_max_s passed first."""
+        plan = self._plan
+        chunk_s = max(plan.warmup_s, plan.warmup_max_s / 50.0) / LEVEL_CHUNKS
+        chunks = []  # type: List[Dict[str, Any]]
+        while True:
+            chunks.append(self._run(chunk_s))
+            spent_s = chunks[-1]["t1_s"] - chunks[0]["t0_s"]
+            settled = spent_s >= plan.warmup_s and len(chunks) >= LEVEL_CHUNKS and self._level(chunks[-LEVEL_CHUNKS:])
+            if settled or spent_s >= plan.warmup_max_s:
+                break
+        self._keep("warmup", _joined(chunks))
+        return settled
+
+    def _level(self, chunks: List[Dict[str, Any]]) -> bool:
+        tolerance = 0.5 * self._plan.rel_ci
+        if not has_no_slope([chunk["latency_mean_s"] for chunk in chunks], tolerance):
+            return False
+        if self._trace is None:
+            return True
+        self._trace.drain()
+        watts = [self._power_w(chunk) for chunk in chunks]
+        known = [value for value in watts if value is not None]
+        return len(known) < 4 or has_no_slope(known, tolerance)
+
+    def _power_w(self, phase: Dict[str, Any]) -> Optional[float]:
+        if self._trace is None:
+            return None
+        clock = self._trace.clock_map(phase["t0_s"])
+        if clock is None or phase["t1_s"] <= phase["t0_s"]:
+            return None
+        energy_j = self._trace.energy_j(phase["t0_s"], phase["t1_s"], clock)
+        return None if energy_j is None else energy_j / (phase["t1_s"] - phase["t0_s"])
+
+    def _windows(self) -> Any:
+        """Windows until precise enough: why it stopped, and the relative half-widths reached."""
+        plan = self._plan
+        windows = []  # type: List[Dict[str, Any]]
+        energies = []  # type: List[Optional[float]]
+        while True:
+            window = self._run(plan.window_s)
+            self._keep("window", window)
+            windows.append(window)
+            energies = [
+                known if known is not None else self._energy_per_inference(one)
+                for one, known in zip(windows, energies + [None])
+            ]
+            latency = relative_half_width([one["latency_mean_s"] for one in windows])
+            energy = relative_half_width([value for value in energies if value is not None])
+            precision = {"latency_rel": latency, "energy_rel": energy}
+            if window.get("temp_c") is not None and window["temp_c"] > plan.max_temp_c:
+                return "temperature", precision
+            if (
+                len(windows) >= plan.min_windows
+                and _narrow(latency, plan)
+                and (not self._sampling or _narrow(energy, plan))
+            ):
+                return "precise", precision
+            if window["t1_s"] - windows[0]["t0_s"] >= plan.max_s:
+                return "max_s", precision
+
+    @property
+    def _sampling(self) -> bool:
+        return self._trace is not None and self._trace.problem is None
+
+    def _energy_per_inference(self, window: Dict[str, Any]) -> Optional[float]:
+        power_w = self._power_w(window)
+        return None if power_w is None else power_w * (window["t1_s"] - window["t0_s"]) / window["count"]
+
+    def _kernels(self) -> List[Dict[str, Any]]:
+        """In-context shares of each kernel, scaled to the mean latency of the windows (unprofiled)."""
+        facts = self._runtime.ask({"op": "kernel_facts", "runs": PROFILED_RUNS})
+        windows = [phase for phase in self._phases if phase["name"] == "window"]
+        inferences = sum(window["count"] for window in windows)
+        total_s = sum(window["latency_mean_s"] * window["count"] for window in windows) / inferences
+        kernels = []
+        for node in facts["nodes"]:
+            kernels.append(
+                {
+                    "name": node["name"],
+                    "op": node["op_name"],
+                    "latency_s": node["share"] * total_s,
+                    "share": node["share"],
+                    "input_shapes": node["input_shapes"],
+                    "output_shapes": node["output_shapes"],
+                    "provider": node["provider"],
+                }
+            )
+        return kernels
+
+    def _record(
+        self,
+        facts: Dict[str, Any],
+        problem: Optional[str],
+        how: Dict[str, Any],
+        kernels: Optional[List[Dict[str, Any]]],
+    ) -> Dict[str, Any]:
+        request, trace = self._request, self._trace
+        record = {
+            "format_version": RECORD_FORMAT_VERSION,
+            "id": request["id"],
+            "subject": request["subject"]["name"],
+            "fps": self._plan.fps,
+            "plan": self._plan.to_json(),
+            "runtime": request["runtime"],
+            "options": request.get("options", {}),
+            "phases": self._phases,
+            "trace": None,
+            "trace_problem": problem,
+            "sensor": None,
+            "clock": None,
+            "kernels": kernels,
+        }
+        record.update(facts)
+        record.update(how)
+        if trace is not None:
+            clock = trace.clock_map(self._phases[0]["t0_s"])
+            record["trace"] = trace.to_json()
+            record["trace_problem"] = trace.problem
+            record["sensor"] = dict(trace.description, name=trace.name)
+            record["clock"] = None if clock is None else clock.to_json()
+        return record
+
+
+def load_request(request: Dict[str, Any], run_dir: str) -> Dict[str, Any]:
+    """What the runtime process is asked to load for a ``measure`` or ``inspect`` request."""
+    for field in ("runtime", "subject"):
+        if field not in request:
+            raise AgentError("bad-request", "%s lacks the field %s" % (request.get("op"), field))
+    return {
+        "op": "load",
+        "runtime": request["runtime"],
+        "subject": request["subject"],
+        "options": request.get("options", {}),
+        "run_dir": run_dir,
+    }
+
+
+def _plan(request: Dict[str, Any]) -> MeasurePlan:
+    try:
+        plan = MeasurePlan(**request["plan"])
+    except (KeyError, TypeError) as error:
+        raise AgentError("bad-request", "plan: %s" % error, "send the fields of MeasurePlan")
+    if plan.window_s <= 0 or plan.max_s <= 0 or plan.min_windows < 1 or (plan.fps is not None and not plan.fps > 0):
+        raise AgentError("bad-request", "plan: window_s, max_s, min_windows and fps must be above 0: %s" % (plan,))
+    return plan
+
+
+def _narrow(half_width: Optional[float], plan: MeasurePlan) -> bool:
+    return half_width is not None and half_width <= plan.rel_ci
+
+
+def _joined(chunks: List[Dict[str, Any]]) -> Dict[str, Any]:
+    """Consecutive chunks as one phase."""
+    joined = dict(chunks[-1])
+    count = sum(chunk["count"] for chunk in chunks)
+    joined["t0_s"] = chunks[0]["t0_s"]
+    joined["count"] = count
+    joined["missed"] = sum(chunk["missed"] for chunk in chunks)
+    joined["latency_mean_s"] = sum(chunk["latency_mean_s"] * chunk["count"] for chunk in chunks) / count
+    joined["latency_s"] = thin([value for chunk in chunks for value in chunk["latency_s"]], MAX_SAMPLES)
+    return joined

@@ -1,0 +1,79 @@
+"""The runtime process: loads one subject at a time and runs it when the supervisor says so."""
+
+import sys
+from typing import Any, Dict
+
+from device_agents.child import die_with_parent
+from device_agents.protocol import AgentError, LineWriter, claim_stdout, serve
+from device_agents.runtimes import RUNTIMES, runtime_module
+
+
+class RuntimeProcess(object):
+    """Answers probe, load, run, wait, kernel_facts and unload."""
+
+    def __init__(self) -> None:
+        self._engine = None  # type: Any
+
+    def handlers(self) -> Dict[str, Any]:
+        """op -> function."""
+        return {
+            "probe": self.probe,
+            "load": self.load,
+            "run": self.run,
+            "wait": self.wait,
+            "kernel_facts": self.kernel_facts,
+            "unload": self.unload,
+        }
+
+    @staticmethod
+    def probe(request: Dict[str, Any]) -> Dict[str, Any]:
+        """State, reason and fix of every runtime of this version."""
+        states = {}
+        for name in sorted(RUNTIMES):
+            state, reason, fix = runtime_module(name).probe()
+            states[name] = {"state": state, "reason": reason, "fix": fix}
+        return states
+
+    def load(self, request: Dict[str, Any]) -> Dict[str, Any]:
+        """Load a subject, letting go of the one before, and return the engine's facts."""
+        self.unload(request)
+        module = runtime_module(request["runtime"])
+        try:
+            self._engine = module.load(request["subject"], request["options"], request["run_dir"])
+        except MemoryError:
+            raise AgentError("model", "not enough memory to load %s" % request["subject"].get("name"))
+        facts = self._engine.facts()  # type: Dict[str, Any]
+        return facts
+
+    def run(self, request: Dict[str, Any]) -> Dict[str, Any]:
+        """Infer for ``seconds``, back to back or at ``fps``."""
+        return self._with_conditions(self._engine.run(request["seconds"], request["fps"]))
+
+    def wait(self, request: Dict[str, Any]) -> Dict[str, Any]:
+        """Wait for ``seconds``."""
+        return self._with_conditions(self._engine.wait(request["seconds"]))
+
+    def kernel_facts(self, request: Dict[str, Any]) -> Dict[str, Any]:
+        """What the engine says about its kernels."""
+        facts = self._engine.kernel_facts(request["runs"])  # type: Dict[str, Any]
+        return facts
+
+    def unload(self, request: Dict[str, Any]) -> Dict[str, Any]:
+        """Let go of the subject."""
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.close()
+        return {}
+
+    def _with_conditions(self, phase: Dict[str, Any]) -> Dict[str, Any]:
+        conditions = self._engine.conditions()
+        if conditions is not None:
+            phase.update(conditions)
+        return phase
+
+
+def main() -> None:
+    """Serve the supervisor until it closes the pipe."""
+    die_with_parent()
+    writer = LineWriter(claim_stdout())
+    serve(sys.stdin.buffer, writer, RuntimeProcess().handlers())

@@ -1,0 +1,325 @@
+"""ONNX Runtime: the only file that imports onnxruntime and numpy."""
+
+import base64
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import tempfile
+import time
+from typing import Any, Dict, List, Optional, Tuple
+
+from device_agents import timing
+from device_agents.protocol import AgentError, now_s
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+OPTIONS = ("threads", "spinning", "seed", "provider", "affinity")
+
+# Below this an activation could be, or become, a denormal, which some CPUs compute a hundred times slower.
+SMALLEST_INPUT = 1e-3
+
+# Weights larger than this leave the saved graph for a file beside it; shapes and scalars stay.
+EXTERNAL_WEIGHT_BYTES = 1024
+
+
+def probe() -> Tuple[str, str, str]:
+    """Whether onnxruntime is installed for this interpreter, without importing it."""
+    for name in ("onnxruntime", "numpy"):
+        if importlib.util.find_spec(name) is None:
+            return (
+                "absent",
+                "Python package %s is not installed" % name,
+                "on the device: python3 -m pip install " + name,
+            )
+    return "ok", "", ""
+
+
+def load(subject: Dict[str, Any], options: Dict[str, Any], run_dir: str) -> "OnnxRuntimeEngine":
+    """Load an ONNX file; AgentError "no-runtime", "bad-request" or "model" says why not."""
+    if subject.get("format") != "onnx":
+        raise AgentError("bad-request", "onnxruntime runs format onnx, not %r" % subject.get("format"))
+    unknown = sorted(set(options) - set(OPTIONS))
+    if unknown:
+        raise AgentError(
+            "bad-request",
+            "onnxruntime has no option %s; it has %s" % (", ".join(unknown), ", ".join(OPTIONS)),
+            "correct runtime.options in the device profile",
+        )
+    state, reason, fix = probe()
+    if state != "ok":
+        raise AgentError("no-runtime", reason, fix)
+    return OnnxRuntimeEngine(subject, options, run_dir)
+
+
+class OnnxRuntimeEngine(object):
+    """One session of one model, with inputs drawn once from a recorded, seeded distribution."""
+
+    def __init__(self, subject: Dict[str, Any], options: Dict[str, Any], run_dir: str) -> None:
+        import onnxruntime
+
+        self._ort = onnxruntime
+        self._subject = subject
+        self._options = options
+        self._run_dir = run_dir
+        self._provider = _provider(onnxruntime, str(options.get("provider", "cpu")))
+        _pin_to(options.get("affinity"))
+        self._session = self._new_session(self._session_options())
+        self._feed, self._inputs = self._draw_inputs(int(options.get("seed", 0)))
+        self._outputs = [output.name for output in self._session.get_outputs()]
+        self.now_s = now_s
+
+    def run(self, seconds: float, fps: Optional[float]) -> Dict[str, Any]:
+        """Infer for ``seconds``, back to back or at ``fps``, and return a phase."""
+        return timing.run(self, seconds, fps)
+
+    def wait(self, seconds: float) -> Dict[str, Any]:
+        """Wait, loaded, for ``seconds`` and return a phase."""
+        return timing.wait(self, seconds)
+
+    def infer(self) -> None:
+        """One inference."""
+        self._session.run(self._outputs, self._feed)
+
+    @staticmethod
+    def wait_until(t_s: float) -> None:
+        """Sleep until ``t_s``; a spinning wait would draw the power that the idle time is measured for."""
+        left_s = t_s - now_s()
+        if left_s > 0:
+            time.sleep(left_s)
+
+    @staticmethod
+    def conditions() -> Optional[Dict[str, Any]]:
+        """Nothing beyond what the board's sysfs says."""
+        return None
+
+    def facts(self) -> Dict[str, Any]:
+        """What the record says about engine, model and inputs."""
+        import numpy
+
+        return {
+            "runtime_version": self._ort.__version__,
+            "kind": "measured",
+            "subject_sha256": _sha256(self._subject["path"]),
+            "inputs": self._inputs,
+            "environment": {"numpy": numpy.__version__, "providers": self._session.get_providers()},
+        }
+
+    def kernel_facts(self, runs: int) -> Dict[str, Any]:
+        """The optimized graph and each node's share of an inference, with the unprofiled total of the same process.
+
+        Returns ``model_b64`` (the optimized graph without its large weights), ``nodes`` (name, op_name, provider, shapes,
+        latency_mean_s, latency_median_s, share), ``total_latency_s`` (unprofiled), ``profiled_latency_s`` and ``runs``.
+        """
+        folder = tempfile.mkdtemp(prefix="inspect-", dir=self._run_dir)
+        try:
+            graph = self._save_optimized(folder)
+            unprofiled_before_s = self._time(runs)
+            nodes, profiled_s = self._profile(folder, runs)
+            unprofiled_after_s = self._time(runs)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        node_total_s = sum(node["latency_mean_s"] for node in nodes)
+        for node in nodes:
+            node["share"] = node["latency_mean_s"] / node_total_s if node_total_s > 0 else None
+        return {
+            "model_b64": base64.b64encode(graph).decode("ascii"),
+            "nodes": nodes,
+            "total_latency_s": 0.5 * (unprofiled_before_s + unprofiled_after_s),
+            "profiled_latency_s": profiled_s,
+            "runs": runs,
+        }
+
+    def close(self) -> None:
+        """Let go of the session and its memory."""
+        del self._session
+
+    def _session_options(self) -> Any:
+        options = self._ort.SessionOptions()
+        options.log_severity_level = 3
+        options.graph_optimization_level = self._ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.execution_mode = self._ort.ExecutionMode.ORT_SEQUENTIAL
+        options.intra_op_num_threads = int(self._options.get("threads", 1))
+        options.inter_op_num_threads = 1
+        spinning = "1" if self._options.get("spinning", False) else "0"
+        options.add_session_config_entry("session.intra_op.allow_spinning", spinning)
+        options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+        return options
+
+    def _new_session(self, options: Any) -> Any:
+        path = self._subject["path"]
+        if not os.path.isfile(path):
+            raise AgentError("model", "%s is not on the device" % path, "send the model again")
+        try:
+            return self._ort.InferenceSession(path, options, providers=[self._provider])
+        except Exception as error:  # noqa: BLE001 - ONNX Runtime raises its own types, which differ between versions
+            raise AgentError(
+                "model",
+                "ONNX Runtime %s cannot load %s: %s" % (self._ort.__version__, self._subject.get("name", path), error),
+                "check the file with onnx.checker, or export it for an older opset",
+            )
+
+    def _draw_inputs(self, seed: int) -> Tuple[Dict[str, Any], Dict[str, Any]]:
+        import numpy
+
+        random = numpy.random.RandomState(seed)
+        shapes = _shapes(self._session.get_inputs(), self._subject.get("shape"))
+        feed = {}
+        tensors = []
+        for tensor in self._session.get_inputs():
+            shape = shapes[tensor.name]
+            feed[tensor.name], distribution = _draw(numpy, random, tensor.type, shape)
+            tensors.append(
+                {"name": tensor.name, "type": tensor.type, "shape": list(shape), "distribution": distribution}
+            )
+        distributions = sorted(set(tensor["distribution"] for tensor in tensors))
+        return feed, {"distribution": " and ".join(distributions), "seed": seed, "tensors": tensors}
+
+    def _save_optimized(self, folder: str) -> bytes:
+        options = self._session_options()
+        options.optimized_model_filepath = os.path.join(folder, "optimized.onnx")
+        prefix = "session.optimized_model_external_initializers_"
+        options.add_session_config_entry(prefix + "file_name", "weights.bin")
+        options.add_session_config_entry(prefix + "min_size_in_bytes", str(EXTERNAL_WEIGHT_BYTES))
+        self._new_session(options)
+        with open(options.optimized_model_filepath, "rb") as file:
+            return file.read()
+
+    def _time(self, runs: int) -> float:
+        self.infer()
+        before_s = now_s()
+        for _ in range(runs):
+            self.infer()
+        return (now_s() - before_s) / runs
+
+    def _profile(self, folder: str, runs: int) -> Tuple[List[Dict[str, Any]], float]:
+        """Per-node durations of ``runs`` profiled inferences after two that are thrown away."""
+        options = self._session_options()
+        options.enable_profiling = True
+        options.profile_file_prefix = os.path.join(folder, "profile")
+        session = self._new_session(options)
+        discarded = 2
+        for _ in range(discarded):
+            session.run(self._outputs, self._feed)
+        before_s = now_s()
+        for _ in range(runs):
+            session.run(self._outputs, self._feed)
+        profiled_s = (now_s() - before_s) / runs
+        with open(session.end_profiling(), encoding="utf-8") as file:
+            events = json.load(file)
+        return parse_profile(events, discarded), profiled_s
+
+
+def parse_profile(events: List[Dict[str, Any]], discarded: int) -> List[Dict[str, Any]]:
+    """One entry a node in execution order, from ONNX Runtime's profile events (durations in whole microseconds).
+
+    ``discarded``: how many first executions of each node are left out.
+    """
+    nodes = []  # type: List[Dict[str, Any]]
+    by_name = {}  # type: Dict[str, List[float]]
+    for event in events:
+        name = event.get("name", "")
+        if event.get("cat") != "Node" or not name.endswith("_kernel_time"):
+            continue
+        name = name[: -len("_kernel_time")]
+        arguments = event.get("args", {})
+        if name not in by_name:
+            by_name[name] = []
+            nodes.append(
+                {
+                    "name": name,
+                    "op_name": arguments.get("op_name"),
+                    "provider": arguments.get("provider"),
+                    "input_shapes": arguments.get("input_type_shape", []),
+                    "output_shapes": arguments.get("output_type_shape", []),
+                }
+            )
+        by_name[name].append(event["dur"] * 1e-6)
+    for node in nodes:
+        durations = by_name[node["name"]][discarded:]
+        if not durations:
+            raise AgentError("model", "the profiler saw node %s only in the discarded runs" % node["name"])
+        node["latency_mean_s"] = sum(durations) / len(durations)
+        node["latency_median_s"] = sorted(durations)[len(durations) // 2]
+        node["count"] = len(durations)
+    return nodes
+
+
+def _provider(ort: Any, name: str) -> str:
+    if name not in PROVIDERS:
+        raise AgentError("bad-request", "provider %r is unknown; known: %s" % (name, ", ".join(sorted(PROVIDERS))))
+    provider = PROVIDERS[name]
+    available = ort.get_available_providers()
+    if provider not in available:
+        raise AgentError(
+            "no-runtime",
+            "this onnxruntime %s has no %s, only %s" % (ort.__version__, provider, ", ".join(available)),
+            'install the onnxruntime build for that hardware, or set provider = "cpu"',
+        )
+    return provider
+
+
+def _pin_to(cpus: Optional[List[int]]) -> None:
+    every = range(os.cpu_count() or 1)
+    try:
+        os.sched_setaffinity(0, cpus if cpus is not None else every)
+    except (OSError, ValueError) as error:
+        if cpus is not None:
+            raise AgentError("bad-request", "CPUs %s cannot be used: %s" % (cpus, error), "correct options.affinity")
+
+
+def _shapes(inputs: List[Any], given: Any) -> Dict[str, Tuple[int, ...]]:
+    """The shape of every input; one that the model leaves open must be given."""
+    by_name = given if isinstance(given, dict) else {inputs[0].name: given} if given else {}
+    unknown = sorted(set(by_name) - {tensor.name for tensor in inputs})
+    if unknown:
+        raise AgentError("bad-request", "the model has no input %s" % ", ".join(unknown))
+    shapes = {}
+    for tensor in inputs:
+        declared = list(tensor.shape)
+        shape = list(by_name.get(tensor.name, declared))
+        fixed = all(isinstance(size, int) and size > 0 for size in shape)
+        fits = len(shape) == len(declared) and all(
+            not isinstance(size, int) or size == wanted for size, wanted in zip(declared, shape)
+        )
+        if not fixed:
+            raise AgentError(
+                "model",
+                "input %s has the dynamic shape %s" % (tensor.name, declared),
+                "give its shape: --shape %s" % ",".join(str(s) if isinstance(s, int) else "N" for s in declared),
+            )
+        if not fits:
+            raise AgentError("bad-request", "input %s is %s and cannot be %s" % (tensor.name, declared, shape))
+        shapes[tensor.name] = tuple(shape)
+    return shapes
+
+
+_FLOATS = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(double)": "float64"}
+_INTEGERS = {
+    "tensor(int64)": ("int64", 0, 9),
+    "tensor(int32)": ("int32", 0, 9),
+    "tensor(uint8)": ("uint8", 0, 255),
+    "tensor(int8)": ("int8", -128, 127),
+    "tensor(bool)": ("bool", 0, 1),
+}
+
+
+def _draw(numpy: Any, random: Any, kind: str, shape: Tuple[int, ...]) -> Tuple[Any, str]:
+    """A tensor as data would be: never constant, never denormal; small indices for wide integers."""
+    if kind in _FLOATS:
+        values = random.standard_normal(shape)
+        tiny = numpy.abs(values) < SMALLEST_INPUT
+        return numpy.where(tiny, SMALLEST_INPUT, values).astype(_FLOATS[kind]), "normal"
+    if kind in _INTEGERS:
+        dtype, low, high = _INTEGERS[kind]
+        return random.randint(low, high + 1, shape).astype(dtype), "uniform integers %d to %d" % (low, high)
+    raise AgentError("model", "inputs of type %s are not supported" % kind, "wrap the model so that it takes numbers")
+
+
+def _sha256(path: str) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()

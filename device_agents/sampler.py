@@ -1,0 +1,129 @@
+"""The sampler process: reads one power source at its own rate, so that the runtime's GIL and memory do not disturb it."""
+
+import sys
+from typing import Any, Dict, Optional
+
+from device_agents.child import die_with_parent
+from device_agents.protocol import AgentError, LineWriter, claim_stdout, now_s, serve
+from device_agents.sensors import SENSORS, make_sensor
+
+
+class Sampler(object):
+    """Answers probe, open, drain, clock and close; polls the open sensor between requests."""
+
+    def __init__(self) -> None:
+        self._sensor = None  # type: Any
+        self._opened = None  # type: Any
+        self._period_s = None  # type: Optional[float]
+        self._next_s = 0.0
+        self._samples = []  # type: List[Any]
+        self._problem = None  # type: Optional[str]
+        self._read_s = []  # type: List[float]
+
+    def handlers(self) -> Dict[str, Any]:
+        """op -> function."""
+        return {
+            "probe": self.probe,
+            "open": self.open,
+            "drain": self.drain,
+            "clock": self.clock,
+            "close": self.close,
+        }
+
+    @staticmethod
+    def probe(request: Dict[str, Any]) -> Dict[str, Any]:
+        """State, reason and fix of every sensor of this version, and of the ``names`` that it does not have."""
+        states = {}
+        for name in sorted(set(SENSORS) | set(request["names"])):
+            try:
+                sensor = make_sensor(name, request["options"].get(name, {}))
+                state, reason, fix = sensor.probe()
+            except AgentError as error:
+                state, reason, fix = "unsupported", error.message, error.fix
+            states[name] = {"state": state, "reason": reason, "fix": fix}
+        return states
+
+    def open(self, request: Dict[str, Any]) -> Dict[str, Any]:
+        """Open a sensor and start polling it; returns its description.
+
+        One that loses nothing between measurements (virtual time) stays open, and starts from its present.
+        """
+        wanted = [request["name"], request["options"]]
+        if self._sensor is not None and self._opened == wanted and self._problem is None:
+            self._sensor.open()
+            description = self._sensor.describe()  # type: Dict[str, Any]
+            return description
+        self._close()
+        sensor = make_sensor(request["name"], request["options"])
+        state, reason, fix = sensor.probe()
+        if state != "ok":
+            raise AgentError("no-sensor", "power source %s: %s" % (request["name"], reason), fix)
+        try:
+            sensor.open()
+        except OSError as error:
+            raise AgentError("no-sensor", "power source %s cannot be opened: %s" % (request["name"], error))
+        self._sensor, self._opened = sensor, wanted
+        description = sensor.describe()
+        if not getattr(sensor, "polls_on_demand", False):
+            self._period_s = 1.0 / description["rate_hz"]
+            self._next_s = now_s()
+        return description
+
+    def idle(self) -> Optional[float]:
+        """Poll if it is time; seconds until the next time."""
+        if self._period_s is None or self._problem is not None:
+            return None
+        at_s = now_s()
+        if at_s >= self._next_s:
+            self._poll()
+            behind = int((now_s() - self._next_s) / self._period_s)
+            self._next_s += (behind + 1) * self._period_s
+        return max(0.0, self._next_s - now_s())
+
+    def drain(self, request: Dict[str, Any]) -> Dict[str, Any]:
+        """The samples since the last drain; ``problem`` once reading failed."""
+        if self._sensor is not None and self._period_s is None and self._problem is None:
+            self._poll()
+        samples, self._samples = self._samples, []
+        times = sorted(self._read_s)
+        return {
+            "samples": samples,
+            "problem": self._problem,
+            "stamp_uncertainty_s": 0.5 * times[len(times) // 2] if times else 0.0,
+        }
+
+    def clock(self, request: Dict[str, Any]) -> Dict[str, Any]:
+        """``count`` exchanges of four time stamps with the sensor's clock; an empty list where it is the device's own."""
+        exchange = getattr(self._sensor, "clock_exchange", None)
+        return {"exchanges": [exchange() for _ in range(request["count"])] if exchange is not None else []}
+
+    def close(self, request: Dict[str, Any]) -> Dict[str, Any]:
+        """Stop polling between measurements."""
+        if not getattr(self._sensor, "polls_on_demand", False):
+            self._close()
+        self._samples = []
+        return {}
+
+    def _close(self) -> None:
+        sensor, self._sensor = self._sensor, None
+        self._period_s, self._problem, self._samples, self._read_s = None, None, [], []
+        if sensor is not None:
+            sensor.close()
+
+    def _poll(self) -> None:
+        before_s = now_s()
+        try:
+            self._samples.extend(self._sensor.poll())
+        except (OSError, ValueError) as error:
+            self._problem = "reading failed: %s" % error
+        except AgentError as error:
+            self._problem = "%s%s" % (error.message, "; " + error.fix if error.fix else "")
+        if len(self._read_s) < 1000:
+            self._read_s.append(now_s() - before_s)
+
+
+def main() -> None:
+    """Serve the supervisor until it closes the pipe."""
+    die_with_parent()
+    sampler = Sampler()
+    serve(sys.stdin.buffer, LineWriter(claim_stdout()), sampler.handlers(), sampler.idle)

@@ -1,0 +1,37 @@
+"""The power sources the agent can read, one file each; docs/writing-a-sensor.md shows how to add one.
+
+A sensor module offers ``Sensor(options)`` with
+
+- ``probe() -> (state, reason, fix)``: state is "ok", "absent" (not on this device) or "denied" (there, but not readable);
+- ``describe() -> dict``: rate_hz, window_s, step_w, noise_w, gain_uncertainty (relative), boundary, rail, clock;
+- ``open()``, ``close()``;
+- ``poll() -> list of (t_s, w)`` or ``(t_s, w, counter_j)``: every new sample, in order, on the sensor's own clock;
+- ``clock_exchange() -> (sent_s, received_s, replied_s, back_s)`` where that clock is not the device's own: the first and
+  last on the runtime's clock, the middle two on the sensor's;
+- ``polls_on_demand = True`` where nothing is lost by polling only when asked (virtual time).
+
+Reading fails by raising OSError or AgentError: a failed reading is never a number.
+"""
+
+import difflib
+import importlib
+from typing import Any, Dict
+
+from device_agents.protocol import AgentError
+
+SENSORS = {
+    "rapl": "device_agents.sensors.rapl",
+    "virtual": "device_agents.sensors.virtual",
+}
+
+
+def make_sensor(name: str, options: Dict[str, Any]) -> Any:
+    """A sensor that is not open yet; AgentError "no-sensor" names the known ones and the nearest."""
+    if name not in SENSORS:
+        near = difflib.get_close_matches(name, sorted(SENSORS), n=1)
+        raise AgentError(
+            "no-sensor",
+            "power source %r is not supported by this version, which has %s" % (name, ", ".join(sorted(SENSORS))),
+            "did you mean %s?" % near[0] if near else "name another source in the device profile",
+        )
+    return importlib.import_module(SENSORS[name]).Sensor(options)

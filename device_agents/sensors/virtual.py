@@ -1,0 +1,50 @@
+"""The meter of the simulated board: reads the timeline that the virtual runtime writes; everything it yields is simulated."""
+
+import os
+from typing import Any, Dict, List, Tuple
+
+from device_agents.protocol import AgentError
+
+
+class Sensor(object):
+    """``options``: timeline (the file that the board writes), seed, and ``meter`` (fields of the simulated meter's data sheet)."""
+
+    polls_on_demand = True
+
+    def __init__(self, options: Dict[str, Any]) -> None:
+        from device_agents.virtual_board.sensor import VirtualSensor
+
+        self._path = str(options.get("timeline", ""))
+        try:
+            self._meter = VirtualSensor(self._path, options.get("meter"), int(options.get("seed", 0)))
+        except ValueError as error:
+            raise AgentError("bad-request", str(error), "correct runtime.options.meter")
+
+    def probe(self) -> Tuple[str, str, str]:
+        """Always there: the simulated board brings its meter."""
+        return "ok", "simulated", ""
+
+    def describe(self) -> Dict[str, Any]:
+        """The simulated meter's data sheet."""
+        description = self._meter.describe()  # type: Dict[str, Any]
+        return description
+
+    def open(self) -> None:
+        """Start at the board's present: what lies before was another measurement's."""
+        if not os.path.isfile(self._path):
+            raise AgentError("no-sensor", "the simulated board has not been started", "use it with runtime virtual")
+        self._meter.poll()
+
+    def poll(self) -> List[Tuple[float, float]]:
+        """New samples up to the board's now."""
+        samples = self._meter.poll()  # type: List[Tuple[float, float]]
+        return samples
+
+    def clock_exchange(self) -> Tuple[float, float, float, float]:
+        """Four time stamps of one exchange between board and meter."""
+        stamps = self._meter.clock_exchange()  # type: Tuple[float, float, float, float]
+        return stamps
+
+    def close(self) -> None:
+        """Close the timeline."""
+        self._meter.close()

@@ -1,0 +1,338 @@
+"""Byte pipes to a device: a local subprocess, or SSH (paramiko); both start the same agent the same way."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import socket
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+import platformdirs
+
+from rig.errors import DeviceSetupError, TransientDeviceError
+
+CONNECT_TIMEOUT_S = 15.0
+
+# Where the agent, models and results live on a device, below the user's home.
+REMOTE_CACHE = ".cache/rig"
+
+
+class Channel(Protocol):
+    """A running command: ``stdin``, ``stdout`` and ``stderr`` are binary files."""
+
+    stdin: IO[bytes]
+    stdout: IO[bytes]
+    stderr: IO[bytes]
+
+    def wait(self, timeout_s: float) -> int | None:
+        """The exit status; None while it still runs after ``timeout_s``."""
+
+    def close(self) -> None:
+        """Let go of the pipes, and end what still runs and can be ended from here."""
+
+
+class Transport(Protocol):
+    """How to reach a device. ``where`` names it in messages."""
+
+    where: str
+
+    def run(self, argv: list[str]) -> Channel:
+        """Start a command; DeviceSetupError or TransientDeviceError where it cannot be started."""
+
+    def put(self, local_path: Path, remote_name: str) -> str:
+        """Copy a file into the device's cache folder, whole or not at all; returns its path there."""
+
+    def exists(self, remote_name: str) -> str | None:
+        """The path of a file in the device's cache folder; None where there is none."""
+
+    def remove(self, remote_name: str) -> None:
+        """Delete a file from the device's cache folder, if it is there."""
+
+    def close(self) -> None:
+        """Hang up."""
+
+
+class LocalTransport:
+    """The device is this computer; ``cache`` is the folder that files are put into."""
+
+    where = "this computer"
+
+    def __init__(self, cache: Path | None = None) -> None:
+        self._cache = cache or Path(platformdirs.user_cache_dir("rig"))
+
+    def run(self, argv: list[str]) -> LocalChannel:
+        """Start a subprocess in a session of its own, so that Ctrl-C here does not reach it."""
+        try:
+            return LocalChannel(
+                subprocess.Popen(
+                    argv,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    start_new_session=True,
+                )
+            )
+        except OSError as error:
+            raise DeviceSetupError(
+                f"{argv[0]} cannot be started on {self.where}: {error.strerror}",
+                fix="correct python in the device profile",
+            ) from error
+
+    def put(self, local_path: Path, remote_name: str) -> str:
+        """Copy into the cache folder."""
+        self._cache.mkdir(parents=True, exist_ok=True)
+        target = self._cache / remote_name
+        handle, partial = tempfile.mkstemp(dir=self._cache)
+        os.close(handle)
+        try:
+            shutil.copyfile(local_path, partial)
+            os.replace(partial, target)
+        except OSError:
+            os.unlink(partial)
+            raise
+        return str(target)
+
+    def exists(self, remote_name: str) -> str | None:
+        """Whether the cache folder has it."""
+        target = self._cache / remote_name
+        return str(target) if target.is_file() else None
+
+    def remove(self, remote_name: str) -> None:
+        """Delete from the cache folder."""
+        (self._cache / remote_name).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class LocalChannel:
+    """A subprocess."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        if process.stdin is None or process.stdout is None or process.stderr is None:
+            raise ValueError("the process was started without pipes")
+        self._process = process
+        self.stdin: IO[bytes] = process.stdin
+        self.stdout: IO[bytes] = process.stdout
+        self.stderr: IO[bytes] = process.stderr
+
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        return self._process.pid
+
+    def wait(self, timeout_s: float) -> int | None:
+        """The exit status; None while it still runs."""
+        try:
+            return self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def close(self) -> None:
+        """End the process: politely, then not."""
+        if self._process.poll() is None:
+            self._process.terminate()
+            if self.wait(5.0) is None:
+                self._process.kill()
+                self._process.wait()
+        try:
+            self.stdin.close()
+        except BrokenPipeError:
+            pass  # what was not sent yet has nobody to read it
+        self.stdout.close()
+        self.stderr.close()
+
+
+class SshTransport:
+    """SSH with keys; the host's own key must be known already (there is no trust on first use).
+
+    ``known_hosts``: a file (default: the user's ``~/.ssh/known_hosts``). Raises DeviceSetupError where the host key is
+    unknown or changed, the user is refused, or the host cannot be reached; TransientDeviceError where the link breaks.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        user: str | None = None,
+        port: int = 22,
+        identity_file: str | None = None,
+        known_hosts: str | None = None,
+    ) -> None:
+        self.where = f"{user + '@' if user else ''}{host}:{port}"
+        self._host, self._user, self._port = host, user, port
+        self._identity = os.path.expanduser(identity_file) if identity_file else None
+        self._known_hosts = os.path.expanduser(known_hosts or "~/.ssh/known_hosts")
+        self._client: Any = None
+        self._sftp: Any = None
+        self._home = ""
+
+    def run(self, argv: list[str]) -> SshChannel:
+        """Start a command over an exec channel, every argument quoted."""
+        import paramiko
+
+        client = self._connected()
+        try:
+            channel = client.get_transport().open_session(timeout=CONNECT_TIMEOUT_S)
+            channel.exec_command(" ".join(shlex.quote(part) for part in argv))
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            self.close()
+            raise TransientDeviceError(f"{self.where}: cannot start {argv[0]}: {error}", fix="try again") from error
+        return SshChannel(channel)
+
+    def put(self, local_path: Path, remote_name: str) -> str:
+        """SFTP into ``~/.cache/rig`` under a temporary name, then rename."""
+        target, partial = self._remote(remote_name), self._remote(f"{remote_name}.{os.getpid()}.part")
+        sftp = self._files()
+        try:
+            self._make_cache()
+            sftp.put(str(local_path), partial)
+            sftp.posix_rename(partial, target)
+        except OSError as error:
+            raise DeviceSetupError(
+                f"{self.where}: cannot write {target}: {error}", fix="check free space and rights of ~/.cache there"
+            ) from error
+        return target
+
+    def exists(self, remote_name: str) -> str | None:
+        """Whether ``~/.cache/rig`` has it."""
+        target = self._remote(remote_name)
+        try:
+            self._files().stat(target)
+        except FileNotFoundError:
+            return None
+        return target
+
+    def remove(self, remote_name: str) -> None:
+        """Delete from ``~/.cache/rig``."""
+        try:
+            self._files().remove(self._remote(remote_name))
+        except FileNotFoundError:
+            pass  # gone is what was wanted
+
+    def close(self) -> None:
+        """Hang up."""
+        client, self._client, self._sftp = self._client, None, None
+        if client is not None:
+            client.close()
+
+    def _connected(self) -> Any:
+        if self._client is not None and self._client.get_transport() is not None:
+            if self._client.get_transport().is_active():
+                return self._client
+            self.close()
+        self._client = self._connect()
+        return self._client
+
+    def _connect(self) -> Any:
+        import paramiko
+
+        client = paramiko.SSHClient()
+        client.set_missing_host_key_policy(paramiko.RejectPolicy())
+        if os.path.isfile(self._known_hosts):
+            client.load_host_keys(self._known_hosts)
+        try:
+            client.connect(
+                self._host,
+                port=self._port,
+                username=self._user,
+                key_filename=self._identity,
+                look_for_keys=self._identity is None,
+                allow_agent=self._identity is None,
+                timeout=CONNECT_TIMEOUT_S,
+                banner_timeout=CONNECT_TIMEOUT_S,
+                auth_timeout=CONNECT_TIMEOUT_S,
+            )
+        except (paramiko.SSHException, OSError, EOFError) as error:
+            client.close()
+            raise self._explain(error) from error
+        client.get_transport().set_keepalive(10)
+        return client
+
+    def _explain(self, error: Exception) -> DeviceSetupError:
+        """A connection error in words, with the step that mends it."""
+        import paramiko
+
+        name = self._host if self._port == 22 else f"[{self._host}]:{self._port}"
+        scan = f"ssh-keyscan -p {self._port} {self._host} >> {self._known_hosts}"
+        if isinstance(error, paramiko.BadHostKeyException):
+            return DeviceSetupError(
+                f"{self.where}: the host key has changed: somebody else may be answering, or the board was installed anew",
+                fix=f"if you know why it changed: ssh-keygen -R '{name}' -f {self._known_hosts}, then {scan}",
+            )
+        if isinstance(error, (paramiko.AuthenticationException, paramiko.PasswordRequiredException)):
+            return DeviceSetupError(
+                f"{self.where}: the login was refused: {error}",
+                fix=f"ssh-copy-id -p {self._port} {self._user + '@' if self._user else ''}{self._host}, "
+                "or set transport.user and transport.identity_file in the device profile",
+            )
+        if isinstance(error, paramiko.SSHException) and "not found in known_hosts" in str(error):
+            return DeviceSetupError(
+                f"{self.where}: the host key is not known", fix=f"compare its fingerprint on the board, then: {scan}"
+            )
+        if isinstance(error, FileNotFoundError):
+            return DeviceSetupError(
+                f"{self.where}: the key file {self._identity} does not exist", fix="correct transport.identity_file"
+            )
+        if isinstance(error, (socket.gaierror, OSError, EOFError)):
+            return DeviceSetupError(
+                f"{self.where}: cannot be reached: {error}", fix="is it switched on, and transport.host and port right?"
+            )
+        return DeviceSetupError(f"{self.where}: SSH failed: {error}", fix=f"try: ssh -p {self._port} {self._host}")
+
+    def _files(self) -> Any:
+        import paramiko
+
+        client = self._connected()
+        if self._sftp is None:
+            try:
+                self._sftp = client.open_sftp()
+                self._home = self._sftp.normalize(".")
+            except (paramiko.SSHException, EOFError, OSError) as error:
+                raise DeviceSetupError(
+                    f"{self.where}: no SFTP: {error}", fix="enable the sftp subsystem in the device's sshd_config"
+                ) from error
+        return self._sftp
+
+    def _remote(self, name: str) -> str:
+        self._files()
+        return f"{self._home}/{REMOTE_CACHE}/{name}"
+
+    def _make_cache(self) -> None:
+        folder = self._home
+        for part in REMOTE_CACHE.split("/"):
+            folder = f"{folder}/{part}"
+            try:
+                self._sftp.stat(folder)
+            except FileNotFoundError:
+                self._sftp.mkdir(folder, 0o700)
+
+
+class SshChannel:
+    """An SSH exec channel."""
+
+    def __init__(self, channel: Any) -> None:
+        self._channel = channel
+        self.stdin: IO[bytes] = channel.makefile_stdin("wb", 0)
+        self.stdout: IO[bytes] = channel.makefile("rb", -1)
+        self.stderr: IO[bytes] = channel.makefile_stderr("rb", -1)
+
+    def wait(self, timeout_s: float) -> int | None:
+        """The exit status; None while it still runs."""
+        if not self._channel.status_event.wait(timeout_s):
+            return None
+        return int(self._channel.exit_status)
+
+    def close(self) -> None:
+        """Close the channel; the agent sees its input end, and leaves by itself."""
+        self._channel.close()
+
+
+def transport_for(settings: Any) -> Transport:
+    """The transport of a profile's ``[transport]`` section."""
+    if settings.kind == "local":
+        return LocalTransport()
+    return SshTransport(settings.host, settings.user, settings.port, settings.identity_file, settings.known_hosts)
