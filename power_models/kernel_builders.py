@@ -195,7 +195,7 @@ def _split(graph: Graph, node: Node) -> Kernel:
 
 
 def image_pads(graph: Graph, node: Node) -> list[int] | None:
-    """(top, left, bottom, right) of a Pad that writes zeros around an image, its sizes written in the file; else None."""
+    """(top, left, bottom, right) of a Pad of zeros around an image whose sizes stand in the file; else None."""
     value = graph.constant(node, 2) if len(node.inputs) > 2 else node.attributes.get("value", 0.0)
     if node.attributes.get("mode", b"constant") != b"constant" or (value is not None and np.any(value)):
         return None
