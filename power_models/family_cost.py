@@ -7,8 +7,9 @@ predicted latency, decides.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +21,16 @@ from power_models.roofline import NonNegative, Roofline
 Index = NDArray[np.intp]
 
 RANGE_FEATURES = 13  # the leading shape features are sizes: outside their range is extrapolation
-DIRECT_ENERGY = ("nonnegative", "roofline", "roofline_gp")
+LEAN = ("flops", "nonnegative", "roofline", "roofline_gp")  # where every candidate is not worth its fitting time
 BLEND_GAIN = 0.97  # two candidates are averaged where that lowers the held-out error by 3 %
+
+
+class Mode(NamedTuple):
+    """Candidates, and the latency (n,) they see when they are fitted and when they predict (None: not given)."""
+
+    candidates: Sequence[str]
+    fitted_with: Floats | None = None
+    predicted_with: Floats | None = None
 
 
 @dataclass(frozen=True)
@@ -187,15 +196,17 @@ def _restore_ensemble(
     return Ensemble(names, bool(about["given_latency"]), members, anchor, bound)
 
 
-def fit_family(name: str, columns: KernelColumns, targets: Mapping[str, Floats], folds: Sequence[Index]) -> FamilyModel:
-    """Fit one family.
+def fit_family(
+    name: str, columns: KernelColumns, targets: Mapping[str, Floats], folds: Sequence[Index], candidates: Sequence[str]
+) -> FamilyModel:
+    """Fit one family by the best of ``candidates``.
 
     ``targets``: ``latency`` and optionally ``energy``: log costs (n,) (energy may hold nan), and ``latency_weight``,
     ``energy_weight`` (n,). ``folds``: disjoint index arrays that cover the rows.
     """
     kinds = tuple(sorted(set(columns.kinds.tolist())))
     log_latency = targets["latency"]
-    latency_choice = _choose(columns, kinds, log_latency, targets["latency_weight"], folds, [(None, None)])
+    latency_choice = _choose(columns, kinds, log_latency, targets["latency_weight"], folds, [Mode(candidates)])
     latency = _fit_ensemble(columns, kinds, latency_choice, log_latency, targets["latency_weight"])
     held_out = {"latency": latency_choice.errors, "distance": _held_out_distance(columns, kinds, folds)}
     energy = None
@@ -205,7 +216,7 @@ def fit_family(name: str, columns: KernelColumns, targets: Mapping[str, Floats],
         part, own_folds = columns.take(there), _restrict(folds, there, len(columns))
         weight, known = targets["energy_weight"][there], np.exp(log_latency[there])
         guessed = np.exp(log_latency - latency_choice.errors)[there]
-        modes: list[tuple[Floats | None, Floats | None]] = [(known, guessed), (None, None)]
+        modes = [Mode(candidates, known, guessed), Mode([name for name in candidates if name in LEAN])]
         choice = _choose(part, kinds, log_energy[there], weight, own_folds, modes)
         shown = part.given(known if choice.given_latency else None)
         energy = _fit_ensemble(shown, kinds, choice, log_energy[there], weight)
@@ -228,43 +239,43 @@ def _choose(
     target: Floats,
     weight: Floats,
     folds: Sequence[Index],
-    modes: Sequence[tuple[Floats | None, Floats | None]],
+    modes: Sequence[Mode],
 ) -> Choice:
-    """Cross-validate every candidate that has rows enough; ``modes``: (latency when fitting, when predicting)."""
+    """Cross-validate every candidate that has rows enough, in each mode."""
     errors: dict[tuple[str, bool], Floats] = {}
-    for fitted_with, predicted_with in modes:
-        given = fitted_with is not None
-        for name, (_, fewest) in CANDIDATES.items():
-            if len(columns) < fewest or (len(modes) > 1 and not given and name not in DIRECT_ENERGY):
-                continue
-            fit_on, predict_on = columns.given(fitted_with), columns.given(predicted_with)
-            errors[(name, given)] = held_out_errors(
-                lambda name=name: make_regressor(name, kinds),
-                fit_on,
-                predict_on,
-                target,
-                weight,
-                folds,  # type: ignore[misc]
-            )
+    for mode in modes:
+        names = [n for n in mode.candidates if len(columns) >= CANDIDATES[n][1]] or ["flops"]
+        found = held_out_errors(
+            names, kinds, columns.given(mode.fitted_with), columns.given(mode.predicted_with), target, weight, folds
+        )
+        errors |= {(name, mode.fitted_with is not None): own for name, own in found.items()}
     return _best(errors)
 
 
 def held_out_errors(
-    make: Callable[[], Regressor],
+    names: Sequence[str],
+    kinds: tuple[str, ...],
     fit_on: KernelColumns,
     predict_on: KernelColumns,
     target: Floats,
     weight: Floats,
     folds: Sequence[Index],
-) -> Floats:
-    """log(measured/predicted) (n,) of every row by a model that was fitted without its fold."""
-    errors = np.zeros(len(target))
+) -> dict[str, Floats]:
+    """log(measured/predicted) (n,) of every row by candidates that were fitted without its fold, by name."""
+    errors = {name: np.zeros(len(target)) for name in names}
+    everything = np.arange(len(target))
     for fold in folds:
-        rest = np.setdiff1d(np.arange(len(target)), fold)
+        rest = np.setdiff1d(everything, fold)
         if len(rest) < 2:
-            rest = np.arange(len(target))
-        model = make().fit(fit_on.take(rest), target[rest], weight[rest])
-        errors[fold] = target[fold] - model.predict(predict_on.take(fold))
+            rest = everything
+        train, test = fit_on.take(rest), predict_on.take(fold)
+        shared = Roofline(kinds).fit(train, target[rest], weight[rest]) if "roofline" in names else None
+        for name in names:
+            if name == "roofline" and shared is not None:
+                errors[name][fold] = target[fold] - shared.predict(test)
+                continue
+            model = make_regressor(name, kinds, shared).fit(train, target[rest], weight[rest])
+            errors[name][fold] = target[fold] - model.predict(test)
     return errors
 
 

@@ -26,8 +26,10 @@ Floats = NDArray[np.float64]
 CHANNEL_BLOCKS = (4, 8, 16, 32)
 CACHE_BYTES = (2**15, 2**17, 2**19, 2**20, 2**21, 2**23)
 
-_NUMBERS = ["batch", "in_channels", "in_height", "in_width", "out_channels", "out_height", "out_width", "kernel_h", "kernel_w", "stride", "padding", "dilation", "groups", "inputs"]
+_SIZES = ("batch", "in_channels", "in_height", "in_width", "out_channels", "out_height", "out_width")
+_NUMBERS = (*_SIZES, "kernel_h", "kernel_w", "stride", "padding", "dilation", "groups", "inputs")
 _POSITIONS = tuple(KernelSpec._fields.index(name) for name in _NUMBERS)
+_TABLES = ("work_table", "traffic_table", "shape_table")
 
 
 def family_of(spec: KernelSpec) -> str:
@@ -80,16 +82,28 @@ class KernelColumns:
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def take(self, index: NDArray[np.int_] | NDArray[np.bool_]) -> KernelColumns:
-        """The rows of ``index``."""
+    def take(self, index: NDArray[np.intp]) -> KernelColumns:
+        """The rows of ``index``; feature tables already made are sliced, not made again."""
         latency_s = None if self.latency_s is None else self.latency_s[index]
-        return KernelColumns(
+        taken = KernelColumns(
             self.numbers[index], self.kinds[index], self.fused[index], self.element_bytes[index], latency_s
         )
+        for name in _TABLES:
+            if name in self.__dict__:
+                taken.__dict__[name] = self.__dict__[name][index]
+        return taken
+
+    def make_tables(self) -> KernelColumns:
+        """Make the feature tables now, so that every ``take`` shares them; returns self."""
+        for name in _TABLES:
+            getattr(self, name)
+        return self
 
     def given(self, latency_s: Floats | None) -> KernelColumns:
         """The same kernels with their latency known (n,), or unknown."""
-        return replace(self, latency_s=latency_s)
+        same = replace(self, latency_s=latency_s)
+        same.__dict__.update({name: self.__dict__[name] for name in _TABLES if name in self.__dict__})
+        return same
 
     def number(self, name: str) -> Floats:
         """One integer field as floats (n,)."""
@@ -141,6 +155,21 @@ class KernelColumns:
         """Bytes read and written once each: inputs, outputs, weights."""
         return (self.in_elements + self.out_elements) * self.element_bytes + self.weight_bytes
 
+    @cached_property
+    def work_table(self) -> Floats:
+        """Work terms that hold for every kind (n, a); see ``physical_terms``."""
+        return np.stack(_work_terms(self), 1)
+
+    @cached_property
+    def traffic_table(self) -> Floats:
+        """Traffic terms (n, b); see ``physical_terms``."""
+        return np.stack(_traffic_terms(self), 1)
+
+    @cached_property
+    def shape_table(self) -> Floats:
+        """Shape features that hold for every kind (n, d); see ``shape_features``."""
+        return np.stack(_shapes(self), 1)
+
     def has_fused(self, name: str) -> NDArray[np.bool_]:
         """Which kernels absorbed an operator of that name (n,)."""
         known, inverse = np.unique(self.fused, return_inverse=True)
@@ -170,21 +199,25 @@ def physical_terms(columns: KernelColumns, kinds: Sequence[str]) -> tuple[Floats
 
     ``kinds`` are the kinds of the training rows (sorted), so that pooled kernels get one per-element term each.
     """
-    compute = _compute_terms(columns)
+    compute = columns.work_table
     if len(kinds) > 1:
-        compute += _terms_per_kind(columns, kinds)
-    moved = columns.bytes_moved
-    size = columns.element_bytes
-    traffic = [columns.in_elements * size, columns.out_elements * size, columns.weight_bytes]
-    traffic += [moved * (moved > limit) for limit in CACHE_BYTES]
-    traffic += [columns.weight_bytes * (columns.weight_bytes > limit) for limit in CACHE_BYTES]
-    other = [np.ones(len(columns))]
+        compute = np.hstack([compute, np.stack(_terms_per_kind(columns, kinds), 1)])
+    other = np.ones((len(columns), 1 if columns.latency_s is None else 2))
     if columns.latency_s is not None:
-        other.append(columns.latency_s)
-    return np.stack(compute, 1), np.stack(traffic, 1), np.stack(other, 1)
+        other[:, 1] = columns.latency_s
+    return compute, columns.traffic_table, other
 
 
-def _compute_terms(columns: KernelColumns) -> list[Floats]:
+def _traffic_terms(columns: KernelColumns) -> list[Floats]:
+    """Bytes by tensor, and bytes of kernels or weights too large for a cache of each candidate size."""
+    moved, weights, size = columns.bytes_moved, columns.weight_bytes, columns.element_bytes
+    terms = [columns.in_elements * size, columns.out_elements * size, weights]
+    terms += [moved * (moved > limit) for limit in CACHE_BYTES]
+    terms += [weights * (weights > limit) for limit in CACHE_BYTES]
+    return terms
+
+
+def _work_terms(columns: KernelColumns) -> list[Floats]:
     """Work terms of a matrix product (pixels × outputs × reduction) with whole blocks, and its per-element edges."""
     pixels, out, macs = columns.pixels, columns.number("out_channels"), columns.macs
     inner = columns.number("in_channels") / columns.number("groups")
@@ -218,6 +251,13 @@ def _terms_per_kind(columns: KernelColumns, kinds: Sequence[str]) -> list[Floats
 
 def shape_features(columns: KernelColumns, kinds: Sequence[str]) -> Floats:
     """Features (n, d) of order one: log sizes, alignment wastes, flags; one flag a kind where kinds are pooled."""
+    if len(kinds) < 2:
+        return columns.shape_table
+    flags = [(columns.kinds == kind).astype(float) for kind in kinds]
+    return np.hstack([columns.shape_table, np.stack(flags, 1)])
+
+
+def _shapes(columns: KernelColumns) -> list[Floats]:
     number = columns.number
     inner = number("in_channels") / number("groups")
     per_group = number("out_channels") / number("groups")
@@ -245,6 +285,4 @@ def shape_features(columns: KernelColumns, kinds: Sequence[str]) -> Floats:
         features += [waste(inner, block), waste(per_group, block)]
     features += [waste(number("out_width"), block) for block in (4, 8)]
     features += [waste(columns.pixels, block) for block in (4, 8)]
-    if len(kinds) > 1:
-        features += [(columns.kinds == kind).astype(float) for kind in kinds]
-    return np.stack(features, 1)
+    return features

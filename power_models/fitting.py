@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from device_agents.records import Configuration
-from power_models.family_cost import FamilyModel, fit_family
+from power_models.family_cost import LEAN, FamilyModel, fit_family
 from power_models.features import Floats, KernelColumns, family_of, pool_of
 from power_models.intervals import ErrorScale, blended_quantile, conformal_quantile, fit_scale
+from power_models.regressors import CANDIDATES
 
 if TYPE_CHECKING:
     from power_models.kernel_cost import Bounds, KernelCostModel, KernelRow, PricedFamily
@@ -116,13 +117,14 @@ def grouped_folds(rows: Sequence[KernelRow], folds: int, seed: int = 0) -> list[
 
 
 def _fit(family: str, rows: Sequence[KernelRow], folds: int) -> FamilyModel:
-    columns = KernelColumns.of([row.kernel for row in rows])
+    columns = KernelColumns.of([row.kernel for row in rows]).make_tables()
     latency = np.array([row.latency_s for row in rows])
     targets = {"latency": np.log(latency), "latency_weight": _weights([r.latency_se_s for r in rows], latency)}
     energy = np.array([np.nan if row.energy_active_j is None else row.energy_active_j for row in rows])
     targets["energy"] = np.log(energy)
     targets["energy_weight"] = _weights([r.energy_se_j or 0.0 for r in rows], energy)
-    return fit_family(family, columns, targets, grouped_folds(rows, folds))
+    candidates = LEAN if family.startswith("weighted") else tuple(CANDIDATES)
+    return fit_family(family, columns, targets, grouped_folds(rows, folds), candidates)
 
 
 def _weights(standard_errors: Sequence[float], values: Floats) -> Floats:

@@ -141,6 +141,7 @@ class KernelCostModel:
         spread = {name: np.full(n, np.nan) for name in ("latency", "energy", "power")}
         extrapolated, chosen = np.zeros(n, bool), [""] * n
         columns = KernelColumns.of(kernels)
+        columns.make_tables()
         labels = np.array(families, dtype=str)
         for family in dict.fromkeys(families):
             index = np.flatnonzero(labels == family)

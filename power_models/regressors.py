@@ -172,17 +172,24 @@ class Trees:
 
 
 class Hybrid:
-    """A roofline carries the physics; a bounded correction learns the log of what it leaves."""
+    """A roofline carries the physics; a bounded correction learns the log of what it leaves.
 
-    def __init__(self, kinds: Sequence[str], residual: BoostedTrees | GaussianResidual) -> None:
+    ``fitted``: a roofline already fitted to the rows that ``fit`` will get.
+    """
+
+    def __init__(
+        self, kinds: Sequence[str], residual: BoostedTrees | GaussianResidual, fitted: Roofline | None = None
+    ) -> None:
         self.kinds = tuple(kinds)
-        self.base = Roofline(kinds)
+        self.fitted = fitted
+        self.base = fitted or Roofline(kinds)
         self.residual = residual
         self.bound_ = 0.0
 
     def fit(self, columns: KernelColumns, log_cost: Floats, weight: Floats) -> Hybrid:
         """See the module's contract."""
-        self.base.fit(columns, log_cost, weight)
+        if self.fitted is None:
+            self.base.fit(columns, log_cost, weight)
         left = log_cost - self.base.predict(columns)
         self.residual.fit(shape_features(columns, self.kinds), left, weight)
         self.bound_ = float(np.abs(left).max())
@@ -216,15 +223,15 @@ def under(arrays: Arrays, prefix: str) -> dict[str, NDArray[np.generic]]:
 class RooflineTrees(Hybrid):
     """Roofline corrected by boosted trees."""
 
-    def __init__(self, kinds: Sequence[str]) -> None:
-        super().__init__(kinds, BoostedTrees())
+    def __init__(self, kinds: Sequence[str], fitted: Roofline | None = None) -> None:
+        super().__init__(kinds, BoostedTrees(), fitted)
 
 
 class RooflineGaussian(Hybrid):
     """Roofline corrected by a Gaussian process."""
 
-    def __init__(self, kinds: Sequence[str]) -> None:
-        super().__init__(kinds, GaussianResidual())
+    def __init__(self, kinds: Sequence[str], fitted: Roofline | None = None) -> None:
+        super().__init__(kinds, GaussianResidual(), fitted)
 
 
 # name → (class, fewest rows with which it may compete)
@@ -239,9 +246,13 @@ CANDIDATES: dict[str, tuple[type, int]] = {
 }
 
 
-def make_regressor(name: str, kinds: Sequence[str]) -> Regressor:
-    """A fresh candidate by name; a KeyError lists the known ones."""
+def make_regressor(name: str, kinds: Sequence[str], fitted: Roofline | None = None) -> Regressor:
+    """A fresh candidate by name; a KeyError lists the known ones.
+
+    ``fitted``: a roofline already fitted to the same rows, which the hybrids then need not fit again.
+    """
     if name not in CANDIDATES:
         raise KeyError(f"no regressor {name!r}; known: {', '.join(sorted(CANDIDATES))}")
-    made: Regressor = CANDIDATES[name][0](kinds)
+    kind = CANDIDATES[name][0]
+    made: Regressor = kind(kinds, fitted) if issubclass(kind, Hybrid) else kind(kinds)
     return made

@@ -17,7 +17,7 @@ class BoostedTrees:
     and ``root``: the index of each tree's first node.
     """
 
-    TREES, DEPTH, RATE, SUBSAMPLE, LEAF = 160, 3, 0.08, 0.7, 3
+    TREES, DEPTH, RATE, SUBSAMPLE, LEAF = 80, 3, 0.12, 0.7, 3
 
     def __init__(self) -> None:
         self.arrays_: dict[str, NDArray[np.generic]] = {}
@@ -79,9 +79,10 @@ class BoostedTrees:
         return self
 
     def _deepest(self) -> int:
-        level, depth = np.asarray(self.arrays_["root"]), 0
+        feature = np.asarray(self.arrays_["feature"], dtype=np.int64)
+        level, depth = np.asarray(self.arrays_["root"], dtype=np.int64), 0
         while True:
-            level = level[self.arrays_["feature"][level] >= 0]
+            level = level[feature[level] >= 0]
             if not len(level):
                 return depth
             level = np.concatenate([self.arrays_["left"][level], self.arrays_["right"][level]])
