@@ -1,4 +1,4 @@
-"""What the device says of itself: identity, temperature, clock, throttling. Linux sysfs and procfs; absent means None."""
+"""What the device says of itself in sysfs and procfs: identity, temperature, clock, throttling; absent means None."""
 
 import glob
 import os

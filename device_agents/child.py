@@ -52,9 +52,9 @@ class Child(object):
     def __init__(self, role: str, command: Optional[List[str]] = None) -> None:
         self.role = role
         self._command = command
-        self._process = None  # type: Optional[subprocess.Popen[bytes]]
-        self._reader = None  # type: Optional[LineReader]
-        self._writer = None  # type: Optional[LineWriter]
+        self._process: Optional[subprocess.Popen[bytes]] = None
+        self._reader: Optional[LineReader] = None
+        self._writer: Optional[LineWriter] = None
 
     def ask(self, request: Dict[str, Any], deadline_s: float) -> Dict[str, Any]:
         """Send a request and return its answer.
@@ -71,14 +71,14 @@ class Child(object):
             writer.send_bytes(encode(request))
             line = reader.read(deadline_s)
         except (BrokenPipeError, EOFError):
-            raise ChildDied(self._end(process))
+            raise ChildDied(self._end(process)) from None
         if line is None:
             self.kill()
             raise ChildSilent(now_s() - started_s)
         message = json.loads(line.decode("utf-8"))
         if "error" in message:
             raise AgentError.from_json(message["error"])
-        answer = message["answer"]  # type: Dict[str, Any]
+        answer: Dict[str, Any] = message["answer"]
         return answer
 
     @property

@@ -53,8 +53,9 @@ class ClockMap(NamedTuple):
 def fit_clock(exchanges: Sequence[Exchange]) -> ClockMap:
     """Offset and drift from exchanges, the quickest round trips of each end of the span deciding.
 
-    Drift is fitted only where the span is long enough for it to exceed what the round trips leave open; else it is 0 and the
-    uncertainty says nothing about drift. Raises ValueError without exchanges, or with a negative round trip (a clock stepped).
+    Drift is fitted only where the span is long enough for it to exceed what the round trips leave open; else it is 0
+    and the uncertainty says nothing about drift. Raises ValueError without exchanges, or with a negative round trip
+    (a clock stepped).
     """
     if not exchanges:
         raise ValueError("no clock exchanges")

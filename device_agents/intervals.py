@@ -1,15 +1,15 @@
 """Confidence intervals of means over windows, with the standard library alone."""
 
 import math
-from typing import List, Optional, Sequence
+from typing import Dict, List, Optional, Sequence
 
-_quantiles = {}  # type: Dict[int, float]
+_quantiles: Dict[int, float] = {}
 
 
 def student_t_975(degrees: int) -> float:
     """The 97.5 % quantile of Student's t with ``degrees`` >= 1 degrees of freedom (two-sided 95 %).
 
-    Source: Abramowitz and Stegun, 26.7.3 and 26.7.4 (finite series for whole degrees of freedom), inverted by bisection.
+    Source: Abramowitz and Stegun, 26.7.3 and 26.7.4 (finite series for whole degrees), inverted by bisection.
     """
     if degrees < 1:
         raise ValueError("Student's t needs at least 1 degree of freedom, not %d" % degrees)
@@ -56,7 +56,7 @@ def relative_half_width(means: Sequence[float]) -> Optional[float]:
     squares = sum(d * d for d in deviations)
     if squares == 0.0:
         return 0.0
-    lag_one = sum(a * b for a, b in zip(deviations, deviations[1:])) / squares
+    lag_one = sum(a * b for a, b in zip(deviations, deviations[1:]))  # noqa: RUF007 - pairwise is 3.10's / squares
     widening = 1.0
     if lag_one > 2.0 / math.sqrt(n):
         r = min(lag_one, 0.9)
@@ -68,8 +68,8 @@ def relative_half_width(means: Sequence[float]) -> Optional[float]:
 def has_no_slope(values: Sequence[float], tolerance: float) -> bool:
     """Whether ``values`` (equally spaced) are level.
 
-    Level means that the fitted change over their span is below ``tolerance`` of their mean, or that the slope cannot be told from
-    zero at 95 % while the values scatter by no more than five times the tolerance.
+    Level means that the fitted change over their span is below ``tolerance`` of their mean, or that the slope cannot be
+    told from zero at 95 % while the values scatter by no more than five times the tolerance.
     """
     n = len(values)
     mean = sum(values) / n

@@ -4,6 +4,7 @@ import datetime
 import fcntl
 import json
 import os
+from typing import Any, Dict, Optional
 
 from device_agents.protocol import AgentError
 
@@ -14,7 +15,7 @@ class DeviceLock(object):
     def __init__(self, path: str, holder: str) -> None:
         self._path = path
         self._holder = holder
-        self._fd = None  # type: Optional[int]
+        self._fd: Optional[int] = None
 
     def acquire(self) -> None:
         """Take the lock, or raise AgentError "busy" naming who holds it since when. Taking it twice is nothing."""
@@ -29,7 +30,7 @@ class DeviceLock(object):
         except BlockingIOError:
             text = os.read(fd, 4096)
             os.close(fd)
-            raise self._busy(text)
+            raise self._busy(text) from None
         self._fd = fd
         started = datetime.datetime.utcnow().strftime("%Y-%m-%dT%H:%M:%SZ")
         note = {"holder": self._holder, "since_utc": started, "pid": os.getpid()}
@@ -54,7 +55,7 @@ class DeviceLock(object):
 
     def _busy(self, text: bytes) -> AgentError:
         try:
-            note = json.loads(text.decode("utf-8"))  # type: Dict[str, Any]
+            note: Dict[str, Any] = json.loads(text.decode("utf-8"))
         except ValueError:
             note = {}
         return AgentError(

@@ -1,4 +1,4 @@
-"""One measurement, from the supervisor's side: phases of the runtime process, samples of the sampler process, one record.
+"""One measurement, seen from the supervisor: phases of the runtime process, samples of the sampler, one record.
 
      lead  quiet_before   warmup (until level)   window window window ...   quiet_after  lag
      ─────┼─────────────┼──────────────────────┼────────────────────────┼──────────────┼────
@@ -46,13 +46,13 @@ class Runtime(NamedTuple):
                 "runtime-crashed",
                 "the runtime process %s during %s%s" % (_was(death.how), request["op"], likely),
                 "try the model alone on the device; its last output is in the agent's log",
-            )
+            ) from death
         except ChildSilent as silence:
             raise AgentError(
                 "deadline",
                 "the runtime did not answer %s for %.0f s and was ended" % (request["op"], silence.waited_s),
                 "give more time (slack_s), or measure a smaller model",
-            )
+            ) from silence
 
 
 def _was(how: str) -> str:
@@ -76,8 +76,8 @@ class Measurement(object):
         self._sampler = sampler
         self._report = report
         self._abandoned = abandoned
-        self._trace = None  # type: Optional[LiveTrace]
-        self._phases = []  # type: List[Dict[str, Any]]
+        self._trace: Optional[LiveTrace] = None
+        self._phases: List[Dict[str, Any]] = []
         self._reported_s = 0.0
 
     def run(self, run_dir: str) -> Dict[str, Any]:
@@ -161,7 +161,7 @@ class Measurement(object):
         """Run until neither latency nor power has a slope; False where warmup_max_s passed first."""
         plan = self._plan
         chunk_s = max(plan.warmup_s, plan.warmup_max_s / 50.0) / LEVEL_CHUNKS
-        chunks = []  # type: List[Dict[str, Any]]
+        chunks: List[Dict[str, Any]] = []
         while True:
             chunks.append(self._run(chunk_s))
             spent_s = chunks[-1]["t1_s"] - chunks[0]["t0_s"]
@@ -194,8 +194,8 @@ class Measurement(object):
     def _windows(self) -> Any:
         """Windows until precise enough: why it stopped, and the relative half-widths reached."""
         plan = self._plan
-        windows = []  # type: List[Dict[str, Any]]
-        energies = []  # type: List[Optional[float]]
+        windows: List[Dict[str, Any]] = []
+        energies: List[Optional[float]] = []
         while True:
             window = self._run(plan.window_s)
             self._keep("window", window)
@@ -299,7 +299,7 @@ def _plan(request: Dict[str, Any]) -> MeasurePlan:
     try:
         plan = MeasurePlan(**request["plan"])
     except (KeyError, TypeError) as error:
-        raise AgentError("bad-request", "plan: %s" % error, "send the fields of MeasurePlan")
+        raise AgentError("bad-request", "plan: %s" % error, "send the fields of MeasurePlan") from error
     if plan.window_s <= 0 or plan.max_s <= 0 or plan.min_windows < 1 or (plan.fps is not None and not plan.fps > 0):
         raise AgentError("bad-request", "plan: window_s, max_s, min_windows and fps must be above 0: %s" % (plan,))
     return plan

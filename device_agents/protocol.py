@@ -6,7 +6,7 @@ import select
 import sys
 import threading
 import time
-from typing import Any, BinaryIO, Dict, Optional
+from typing import Any, BinaryIO, Dict, List, Optional
 
 PROTOCOL_VERSION = 1
 MAGIC = "RIG-AGENT "
@@ -16,7 +16,7 @@ _CLOCK_BOOTTIME = 7
 
 
 class AgentError(Exception):
-    """What the host is told: ``code`` (see docs/agent.md), ``message`` (what was seen) and ``fix`` (what to do next)."""
+    """What the host is told: ``code`` (docs/agent.md), ``message`` (what was seen) and ``fix`` (what to do next)."""
 
     def __init__(self, code: str, message: str, fix: str = "") -> None:
         super(AgentError, self).__init__(message)
@@ -87,13 +87,13 @@ class LineReader(object):
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        self._pieces = []  # type: List[bytes]
-        self._lines = []  # type: List[bytes]
+        self._pieces: List[bytes] = []
+        self._lines: List[bytes] = []
         self._poll = select.poll()
         self._poll.register(fd, select.POLLIN | select.POLLHUP)
 
     def read(self, timeout_s: Optional[float]) -> Optional[bytes]:
-        """The next line; None once ``timeout_s`` passed without one (None waits for ever). Raises EOFError at the end."""
+        """The next line; None once ``timeout_s`` passed without one (None: for ever). Raises EOFError at the end."""
         deadline_s = None if timeout_s is None else now_s() + timeout_s
         while not self._lines:
             wait_s = None if deadline_s is None else deadline_s - now_s()

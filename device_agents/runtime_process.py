@@ -12,7 +12,7 @@ class RuntimeProcess(object):
     """Answers probe, load, run, wait, kernel_facts and unload."""
 
     def __init__(self) -> None:
-        self._engine = None  # type: Any
+        self._engine: Any = None
 
     def handlers(self) -> Dict[str, Any]:
         """op -> function."""
@@ -41,8 +41,8 @@ class RuntimeProcess(object):
         try:
             self._engine = module.load(request["subject"], request["options"], request["run_dir"])
         except MemoryError:
-            raise AgentError("model", "not enough memory to load %s" % request["subject"].get("name"))
-        facts = self._engine.facts()  # type: Dict[str, Any]
+            raise AgentError("model", "not enough memory to load %s" % request["subject"].get("name")) from None
+        facts: Dict[str, Any] = self._engine.facts()
         return facts
 
     def run(self, request: Dict[str, Any]) -> Dict[str, Any]:
@@ -55,7 +55,7 @@ class RuntimeProcess(object):
 
     def kernel_facts(self, request: Dict[str, Any]) -> Dict[str, Any]:
         """What the engine says about its kernels."""
-        facts = self._engine.kernel_facts(request["runs"])  # type: Dict[str, Any]
+        facts: Dict[str, Any] = self._engine.kernel_facts(request["runs"])
         return facts
 
     def unload(self, request: Dict[str, Any]) -> Dict[str, Any]:

@@ -1,7 +1,7 @@
-"""The sampler process: reads one power source at its own rate, so that the runtime's GIL and memory do not disturb it."""
+"""The sampler process: reads one power source at its own rate, undisturbed by the runtime's GIL and memory."""
 
 import sys
-from typing import Any, Dict, Optional
+from typing import Any, Dict, List, Optional
 
 from device_agents.child import die_with_parent
 from device_agents.protocol import AgentError, LineWriter, claim_stdout, now_s, serve
@@ -12,13 +12,13 @@ class Sampler(object):
     """Answers probe, open, drain, clock and close; polls the open sensor between requests."""
 
     def __init__(self) -> None:
-        self._sensor = None  # type: Any
-        self._opened = None  # type: Any
-        self._period_s = None  # type: Optional[float]
+        self._sensor: Any = None
+        self._opened: Any = None
+        self._period_s: Optional[float] = None
         self._next_s = 0.0
-        self._samples = []  # type: List[Any]
-        self._problem = None  # type: Optional[str]
-        self._read_s = []  # type: List[float]
+        self._samples: List[Any] = []
+        self._problem: Optional[str] = None
+        self._read_s: List[float] = []
 
     def handlers(self) -> Dict[str, Any]:
         """op -> function."""
@@ -51,7 +51,7 @@ class Sampler(object):
         wanted = [request["name"], request["options"]]
         if self._sensor is not None and self._opened == wanted and self._problem is None:
             self._sensor.open()
-            description = self._sensor.describe()  # type: Dict[str, Any]
+            description: Dict[str, Any] = self._sensor.describe()
             return description
         self._close()
         sensor = make_sensor(request["name"], request["options"])
@@ -61,7 +61,7 @@ class Sampler(object):
         try:
             sensor.open()
         except OSError as error:
-            raise AgentError("no-sensor", "power source %s cannot be opened: %s" % (request["name"], error))
+            raise AgentError("no-sensor", "power source %s cannot be opened: %s" % (request["name"], error)) from error
         self._sensor, self._opened = sensor, wanted
         description = sensor.describe()
         if not getattr(sensor, "polls_on_demand", False):
@@ -93,7 +93,7 @@ class Sampler(object):
         }
 
     def clock(self, request: Dict[str, Any]) -> Dict[str, Any]:
-        """``count`` exchanges of four time stamps with the sensor's clock; an empty list where it is the device's own."""
+        """``count`` exchanges of four time stamps with the sensor's clock; none where it is the device's own."""
         exchange = getattr(self._sensor, "clock_exchange", None)
         return {"exchanges": [exchange() for _ in range(request["count"])] if exchange is not None else []}
 

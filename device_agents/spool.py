@@ -16,7 +16,7 @@ _SAME = ("id", "runtime", "options", "source", "source_options", "subject", "pla
 
 
 def request_key(request: Dict[str, Any]) -> str:
-    """The id with a digest of what was asked, so that another host's like-named request is not mistaken for this one."""
+    """The id with a digest of what was asked: another host's like-named request is not mistaken for this one."""
     asked = {field: request.get(field) for field in _SAME}
     digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode("utf-8")).hexdigest()
     return "%s@%s" % (request["id"], digest[:16])
@@ -27,8 +27,8 @@ class Spool(object):
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self.pending = {}  # type: Dict[str, Dict[str, Any]]
-        self._order = []  # type: List[str]
+        self.pending: Dict[str, Dict[str, Any]] = {}
+        self._order: List[str] = []
         self._read()
 
     def keys(self) -> List[str]:

@@ -29,7 +29,7 @@ class PinnedState(object):
         folders = sorted(glob.glob(os.path.join(self._root, _GOVERNORS)))
         if not folders:
             return _not_pinned(power_mode, "the device has no cpufreq governors")
-        changes = []  # type: List[Tuple[str, str]]
+        changes: List[Tuple[str, str]] = []
         for folder in folders:
             path = os.path.join(folder, "scaling_governor")
             offered = (read_text(os.path.join(folder, "scaling_available_governors")) or "").split()
@@ -43,7 +43,7 @@ class PinnedState(object):
         return self._apply(power_mode, changes)
 
     def restore(self) -> List[str]:
-        """Write back what the journal holds; returns what could not be restored, in words (and keeps the journal then)."""
+        """Write back what the journal holds; returns what could not be, in words (and keeps the journal then)."""
         problems = []
         for path, old in reversed(self._journalled()):
             try:

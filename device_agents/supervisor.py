@@ -60,7 +60,7 @@ class Link(object):
         self._reader = LineReader(fd_in)
         self._writer = LineWriter(fd_out)
         self._settings = settings
-        self.requests = queue.Queue()  # type: queue.Queue[Optional[Dict[str, Any]]]
+        self.requests: queue.Queue[Optional[Dict[str, Any]]] = queue.Queue()
         self.lost = threading.Event()
         self.abandoned = threading.Event()
         self._stopped = threading.Event()
@@ -135,7 +135,7 @@ class Supervisor(object):
         self._lock = DeviceLock(settings.lock_path, settings.holder)
         self._state = PinnedState(os.path.join(settings.state_dir, "journal.json"))
         self._spool = Spool(os.path.join(settings.state_dir, "spool.jsonl"))
-        self._pinned = {}  # type: Dict[str, Any]
+        self._pinned: Dict[str, Any] = {}
         self._runtime = Child("runtime")
         self._sampler = Child("sampler")
 
@@ -277,7 +277,7 @@ class Supervisor(object):
             return
         self._link.send_bytes(line)
 
-    _journal_problems = []  # type: Any
+    _journal_problems: Any = []
 
     def recover(self) -> None:
         """Put back what an agent that was killed, or a power cut, left changed; only while nobody measures."""

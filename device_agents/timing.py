@@ -16,7 +16,7 @@ MAX_SAMPLES = 2000
 
 def run_back_to_back(engine: Any, seconds: float) -> Dict[str, Any]:
     """Infer until ``seconds`` have passed (at least once) and return a phase: t0_s, t1_s, count, latencies."""
-    latencies = []  # type: List[float]
+    latencies: List[float] = []
     now, infer, note = engine.now_s, engine.infer, latencies.append
     gc.collect()
     gc.disable()
@@ -36,12 +36,12 @@ def run_back_to_back(engine: Any, seconds: float) -> Dict[str, Any]:
 def run_paced(engine: Any, seconds: float, fps: float) -> Dict[str, Any]:
     """Infer at ``fps`` for the whole number of frames nearest ``seconds``, counting missed deadlines.
 
-    A frame's deadline is the next frame's start. Frames whose start has wholly passed are dropped and counted as missed,
-    so that a network too slow for the rate does not build up a queue.
+    A frame's deadline is the next frame's start. Frames whose start has wholly passed are dropped and counted as
+    missed, so that a network too slow for the rate does not build up a queue.
     """
     period_s = 1.0 / fps
-    frames = max(1, int(round(seconds * fps)))
-    latencies = []  # type: List[float]
+    frames = max(1, round(seconds * fps))
+    latencies: List[float] = []
     missed = 0
     gc.collect()
     gc.disable()

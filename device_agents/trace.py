@@ -1,10 +1,10 @@
 """The power samples of one measurement as they come in from the sampler process, and the energy of each window."""
 
 import bisect
-from typing import Any, Dict, Optional
+from typing import Any, Dict, List, Optional
 
 from device_agents.child import Child, ChildDied, ChildSilent
-from device_agents.clocks import ClockMap, exchanges_from, fit_clock
+from device_agents.clocks import ClockMap, Exchange, exchanges_from, fit_clock
 from device_agents.protocol import AgentError, clock_domain
 from device_agents.records import PowerTrace
 
@@ -27,11 +27,11 @@ class LiveTrace(object):
     def __init__(self, sampler: Child, name: str, options: Dict[str, Any]) -> None:
         self._sampler = sampler
         self.name = name
-        self.problem = None  # type: Optional[str]
-        self._times = []  # type: List[float]
-        self._watts = []  # type: List[float]
-        self._counter = []  # type: List[float]
-        self._exchanges = []  # type: List[Exchange]
+        self.problem: Optional[str] = None
+        self._times: List[float] = []
+        self._watts: List[float] = []
+        self._counter: List[float] = []
+        self._exchanges: List[Exchange] = []
         self._stamp_uncertainty_s = 0.0
         self.description = sampler.ask({"op": "open", "name": name, "options": options}, SAMPLER_DEADLINE_S)
         self._same_clock = self.description["clock"] == clock_domain()
@@ -96,7 +96,7 @@ class LiveTrace(object):
             return
         inside = [clock.there_s(t0_s)] + [t for t in self._times if clock.there_s(t0_s) < t < clock.there_s(t1_s)]
         inside.append(clock.there_s(t1_s))
-        gap_s = max(b - a for a, b in zip(inside, inside[1:]))
+        gap_s = max(b - a for a, b in zip(inside, inside[1:]))  # noqa: RUF007 - pairwise is 3.10's
         if len(inside) < 4:
             self.problem = "%d samples in %.3f s" % (len(inside) - 2, t1_s - t0_s)
         elif gap_s > max(STALE_PERIODS * self.period_s, STALE_AT_LEAST_S):

@@ -56,7 +56,7 @@ def bundle_bytes(package: Path) -> bytes:
 
 
 def build_bundle(folder: Path | None = None) -> AgentBundle:
-    """Write the zipapp of the installed agent into ``folder`` (default: the user's cache), unless it is there already."""
+    """Write the zipapp of the installed agent into ``folder`` (default: the user's cache), unless it is there."""
     return _written(bundle_bytes(Path(device_agents.__file__).parent), folder or _cache_folder())
 
 

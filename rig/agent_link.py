@@ -93,8 +93,8 @@ class AgentLink:
     ) -> dict[str, Any]:
         """Send a request and return its result.
 
-        Raises LinkLost when the link ends or nothing at all is heard for ``lost_after_s``, TransientDeviceError past the deadline,
-        and the agent's own errors as RigErrors.
+        Raises LinkLost when the link ends or nothing at all is heard for ``lost_after_s``, TransientDeviceError past
+        the deadline, and the agent's own errors as RigErrors.
         """
         self._send(request)
         until_s = time.monotonic() + deadline_s

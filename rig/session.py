@@ -59,8 +59,8 @@ class Subject:
 class Session:
     """One agent on one device.
 
-    ``holder``: who measures, as others are told. ``transport`` and ``bundle`` default to the profile's and the installed one.
-    Raises DeviceSetupError, DeviceBusyError, TransientDeviceError, BadInputError; a broken link is retried first.
+    ``holder``: who measures, as others are told. ``transport``, ``bundle``: the profile's and the installed one by
+    default. Raises DeviceSetupError, DeviceBusyError, TransientDeviceError, BadInputError; a broken link is retried first.
     """
 
     def __init__(
@@ -140,7 +140,7 @@ class Session:
     def inspect(
         self, path: Path, shape: list[int] | dict[str, list[int]] | None = None, runs: int = 30
     ) -> dict[str, Any]:
-        """The runtime's optimized graph of a model (``model_b64``), its nodes with their shares, and the unprofiled total."""
+        """The runtime's optimized graph (``model_b64``), its nodes with their shares, and the unprofiled total."""
 
         def ask() -> dict[str, Any]:
             subject = self._sent_subject(Subject(path.stem, path=path, shape=shape))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import shutil
@@ -139,10 +140,8 @@ class LocalChannel:
             if self.wait(5.0) is None:
                 self._process.kill()
                 self._process.wait()
-        try:
+        with contextlib.suppress(BrokenPipeError):  # what was not sent yet has nobody to read it
             self.stdin.close()
-        except BrokenPipeError:
-            pass  # what was not sent yet has nobody to read it
         self.stdout.close()
         self.stderr.close()
 
@@ -208,10 +207,8 @@ class SshTransport:
 
     def remove(self, remote_name: str) -> None:
         """Delete from ``~/.cache/rig``."""
-        try:
+        with contextlib.suppress(FileNotFoundError):
             self._files().remove(self._remote(remote_name))
-        except FileNotFoundError:
-            pass  # gone is what was wanted
 
     def close(self) -> None:
         """Hang up."""
@@ -260,7 +257,7 @@ class SshTransport:
         scan = f"ssh-keyscan -p {self._port} {self._host} >> {self._known_hosts}"
         if isinstance(error, paramiko.BadHostKeyException):
             return DeviceSetupError(
-                f"{self.where}: the host key has changed: somebody else may be answering, or the board was installed anew",
+                f"{self.where}: the host key has changed: another machine answers, or the board was installed anew",
                 fix=f"if you know why it changed: ssh-keygen -R '{name}' -f {self._known_hosts}, then {scan}",
             )
         if isinstance(error, (paramiko.AuthenticationException, paramiko.PasswordRequiredException)):

@@ -4,7 +4,7 @@ A runtime module offers ``probe() -> (state, reason, fix)`` with state "ok" or "
 ``load(subject, options, run_dir) -> engine``. An engine offers
 
 - ``facts() -> dict``: runtime_version, kind ("measured" or "simulated"), subject_sha256, inputs, environment;
-- ``run(seconds, fps) -> phase`` (fps None: back to back) and ``wait(seconds) -> phase``, on its own clock: see timing.py;
+- ``run(seconds, fps) -> phase`` (fps None: back to back) and ``wait(seconds) -> phase`` (timing.py), on its clock;
 - ``conditions() -> dict or None``: temp_c, throttled, freq_hz where the engine knows better than the board's sysfs;
 - ``kernel_facts(runs) -> dict``: what ``inspect`` returns (AgentError "bad-request" where there is nothing to say);
 - ``close()``.

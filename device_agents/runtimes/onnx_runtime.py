@@ -109,8 +109,9 @@ class OnnxRuntimeEngine(object):
     def kernel_facts(self, runs: int) -> Dict[str, Any]:
         """The optimized graph and each node's share of an inference, with the unprofiled total of the same process.
 
-        Returns ``model_b64`` (the optimized graph without its large weights), ``nodes`` (name, op_name, provider, shapes,
-        latency_mean_s, latency_median_s, share), ``total_latency_s`` (unprofiled), ``profiled_latency_s`` and ``runs``.
+        Returns ``model_b64`` (the optimized graph without its large weights), ``nodes`` (name, op_name, provider,
+        shapes, latency_mean_s, latency_median_s, share), ``total_latency_s`` (unprofiled), ``profiled_latency_s`` and
+        ``runs``.
         """
         folder = tempfile.mkdtemp(prefix="inspect-", dir=self._run_dir)
         try:
@@ -153,12 +154,12 @@ class OnnxRuntimeEngine(object):
             raise AgentError("model", "%s is not on the device" % path, "send the model again")
         try:
             return self._ort.InferenceSession(path, options, providers=[self._provider])
-        except Exception as error:  # noqa: BLE001 - ONNX Runtime raises its own types, which differ between versions
+        except Exception as error:  # ONNX Runtime's own types differ between versions
             raise AgentError(
                 "model",
                 "ONNX Runtime %s cannot load %s: %s" % (self._ort.__version__, self._subject.get("name", path), error),
                 "check the file with onnx.checker, or export it for an older opset",
-            )
+            ) from error
 
     def _draw_inputs(self, seed: int) -> Tuple[Dict[str, Any], Dict[str, Any]]:
         import numpy
@@ -173,7 +174,7 @@ class OnnxRuntimeEngine(object):
             tensors.append(
                 {"name": tensor.name, "type": tensor.type, "shape": list(shape), "distribution": distribution}
             )
-        distributions = sorted(set(tensor["distribution"] for tensor in tensors))
+        distributions = sorted({tensor["distribution"] for tensor in tensors})
         return feed, {"distribution": " and ".join(distributions), "seed": seed, "tensors": tensors}
 
     def _save_optimized(self, folder: str) -> bytes:
@@ -216,8 +217,8 @@ def parse_profile(events: List[Dict[str, Any]], discarded: int) -> List[Dict[str
 
     ``discarded``: how many first executions of each node are left out.
     """
-    nodes = []  # type: List[Dict[str, Any]]
-    by_name = {}  # type: Dict[str, List[float]]
+    nodes: List[Dict[str, Any]] = []
+    by_name: Dict[str, List[float]] = {}
     for event in events:
         name = event.get("name", "")
         if event.get("cat") != "Node" or not name.endswith("_kernel_time"):
@@ -266,7 +267,9 @@ def _pin_to(cpus: Optional[List[int]]) -> None:
         os.sched_setaffinity(0, cpus if cpus is not None else every)
     except (OSError, ValueError) as error:
         if cpus is not None:
-            raise AgentError("bad-request", "CPUs %s cannot be used: %s" % (cpus, error), "correct options.affinity")
+            raise AgentError(
+                "bad-request", "CPUs %s cannot be used: %s" % (cpus, error), "correct options.affinity"
+            ) from error
 
 
 def _shapes(inputs: List[Any], given: Any) -> Dict[str, Tuple[int, ...]]:

@@ -3,14 +3,14 @@
 import hashlib
 import json
 import os
-from typing import Any, Dict, List, Optional, Tuple
+from typing import IO, Any, Dict, List, Optional, Tuple
 
 from device_agents import timing
 from device_agents.protocol import AgentError
 from device_agents.records import KernelSpec
 
 # Options' key, board, its open timeline: the board stays warm between loads, as a real one does.
-_board = None  # type: Optional[Tuple[str, Any, IO[str]]]
+_board: Optional[Tuple[str, Any, IO[str]]] = None
 _boards_made = 0
 
 
@@ -30,14 +30,18 @@ def load(subject: Dict[str, Any], options: Dict[str, Any], run_dir: str) -> "Vir
     try:
         kernels = [KernelSpec.from_json(kernel) for kernel in subject["kernels"]]
     except (TypeError, ValueError) as error:
-        raise AgentError("bad-request", "kernel list of %s: %s" % (subject.get("name"), error), "correct the kernel")
+        raise AgentError(
+            "bad-request", "kernel list of %s: %s" % (subject.get("name"), error), "correct the kernel"
+        ) from error
     if not kernels:
         raise AgentError("bad-request", "kernel list of %s is empty" % subject.get("name"), "send at least one kernel")
     board, timeline = _the_board(options, run_dir)
     try:
         board.model.inference_parts(kernels)
     except ValueError as error:
-        raise AgentError("model", "kernel list of %s: %s" % (subject.get("name"), error), "correct the kernel")
+        raise AgentError(
+            "model", "kernel list of %s: %s" % (subject.get("name"), error), "correct the kernel"
+        ) from error
     return VirtualEngine(kernels, board, timeline, options)
 
 
@@ -57,7 +61,9 @@ def _the_board(options: Dict[str, Any], run_dir: str) -> Tuple[Any, str]:
     try:
         model = BoardModel.load(name, surprise=bool(options.get("surprise", False)))
     except (OSError, ValueError) as error:
-        raise AgentError("bad-request", "virtual board %r: %s" % (name, error), "correct runtime.options.board")
+        raise AgentError(
+            "bad-request", "virtual board %r: %s" % (name, error), "correct runtime.options.board"
+        ) from error
     if options.get("perturb") is not None:
         model = model.perturbed(int(options["perturb"]))
     _boards_made += 1

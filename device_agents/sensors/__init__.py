@@ -2,12 +2,12 @@
 
 A sensor module offers ``Sensor(options)`` with
 
-- ``probe() -> (state, reason, fix)``: state is "ok", "absent" (not on this device) or "denied" (there, but not readable);
+- ``probe() -> (state, reason, fix)``: state is "ok", "absent" (not on this device) or "denied" (not readable);
 - ``describe() -> dict``: rate_hz, window_s, step_w, noise_w, gain_uncertainty (relative), boundary, rail, clock;
 - ``open()``, ``close()``;
 - ``poll() -> list of (t_s, w)`` or ``(t_s, w, counter_j)``: every new sample, in order, on the sensor's own clock;
-- ``clock_exchange() -> (sent_s, received_s, replied_s, back_s)`` where that clock is not the device's own: the first and
-  last on the runtime's clock, the middle two on the sensor's;
+- ``clock_exchange() -> (sent_s, received_s, replied_s, back_s)`` where that clock is not the device's own: the first
+  and last on the runtime's clock, the middle two on the sensor's;
 - ``polls_on_demand = True`` where nothing is lost by polling only when asked (virtual time).
 
 Reading fails by raising OSError or AgentError: a failed reading is never a number.

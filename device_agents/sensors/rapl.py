@@ -1,4 +1,4 @@
-"""RAPL: the energy counter of an x86 processor package, from Linux sysfs (Documentation/power/powercap/powercap.rst)."""
+"""RAPL: the energy counter of an x86 processor package (Linux: Documentation/power/powercap/powercap.rst)."""
 
 import os
 from typing import Any, Dict, List, Tuple
@@ -8,7 +8,7 @@ from device_agents.protocol import AgentError, clock_domain, now_s
 SYSFS = "/sys/class/powercap"
 ZONE_PREFIX = "intel-rapl:"
 
-# The counter is updated about every millisecond (Intel SDM vol. 3, 15.10); reading at 50 Hz keeps that below 5 % of a step.
+# The counter is updated about every millisecond (Intel SDM vol. 3, 15.10), a twentieth of the period of reading.
 RATE_HZ = 50.0
 
 
@@ -17,8 +17,8 @@ class Sensor(object):
 
     def __init__(self, options: Dict[str, Any]) -> None:
         self._root = str(options.get("root", SYSFS))
-        self._zones = []  # type: List[_Zone]
-        self._last = None  # type: Any
+        self._zones: List[_Zone] = []
+        self._last: Any = None
 
     def probe(self) -> Tuple[str, str, str]:
         """Whether a package zone is there and may be read."""
@@ -64,7 +64,7 @@ class Sensor(object):
         self.poll()
 
     def poll(self) -> List[Tuple[float, float, float]]:
-        """One sample: mean power since the last poll (W) and the energy since opening (J), at the middle of the reading."""
+        """One sample, stamped at the middle of the reading: mean power since the last (W), energy since opening (J)."""
         before_s = now_s()
         counter_j = sum(zone.energy_j() for zone in self._zones)
         t_s = 0.5 * (before_s + now_s())
@@ -102,7 +102,7 @@ class _Zone(object):
         self.name = name
         self.path = os.path.join(folder, "energy_uj")
         self._range_path = os.path.join(folder, "max_energy_range_uj")
-        self._last_uj = None  # type: Any
+        self._last_uj: Any = None
         self._total_uj = 0
 
     def read_uj(self) -> int:

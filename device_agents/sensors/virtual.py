@@ -1,4 +1,4 @@
-"""The meter of the simulated board: reads the timeline that the virtual runtime writes; everything it yields is simulated."""
+"""The meter of the simulated board: reads the timeline that the virtual runtime writes; all of it is simulated."""
 
 import os
 from typing import Any, Dict, List, Tuple
@@ -7,7 +7,7 @@ from device_agents.protocol import AgentError
 
 
 class Sensor(object):
-    """``options``: timeline (the file that the board writes), seed, and ``meter`` (fields of the simulated meter's data sheet)."""
+    """``options``: timeline (the file that the board writes), seed, ``meter`` (fields of the simulated data sheet)."""
 
     polls_on_demand = True
 
@@ -18,7 +18,7 @@ class Sensor(object):
         try:
             self._meter = VirtualSensor(self._path, options.get("meter"), int(options.get("seed", 0)))
         except ValueError as error:
-            raise AgentError("bad-request", str(error), "correct runtime.options.meter")
+            raise AgentError("bad-request", str(error), "correct runtime.options.meter") from error
 
     def probe(self) -> Tuple[str, str, str]:
         """Always there: the simulated board brings its meter."""
@@ -26,7 +26,7 @@ class Sensor(object):
 
     def describe(self) -> Dict[str, Any]:
         """The simulated meter's data sheet."""
-        description = self._meter.describe()  # type: Dict[str, Any]
+        description: Dict[str, Any] = self._meter.describe()
         return description
 
     def open(self) -> None:
@@ -37,12 +37,12 @@ class Sensor(object):
 
     def poll(self) -> List[Tuple[float, float]]:
         """New samples up to the board's now."""
-        samples = self._meter.poll()  # type: List[Tuple[float, float]]
+        samples: List[Tuple[float, float]] = self._meter.poll()
         return samples
 
     def clock_exchange(self) -> Tuple[float, float, float, float]:
         """Four time stamps of one exchange between board and meter."""
-        stamps = self._meter.clock_exchange()  # type: Tuple[float, float, float, float]
+        stamps: Tuple[float, float, float, float] = self._meter.clock_exchange()
         return stamps
 
     def close(self) -> None:
