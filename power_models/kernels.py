@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import onnx
 
@@ -13,8 +13,17 @@ from power_models.graph_fusion import ONNXRUNTIME, VIRTUAL, Lowering
 from power_models.kernel_builders import Kernel
 from power_models.nchwc_layout import AVX512_BLOCK, onnxruntime_layout
 from power_models.onnx_graph import DynamicShape, InvalidModel, UnsupportedOperator, read_graph
+from power_models.optimized_graph import optimized_kernels
 
-__all__ = ["RULES", "DynamicShape", "InvalidModel", "KernelNode", "UnsupportedOperator", "kernel_graph"]
+__all__ = [
+    "RULES",
+    "DynamicShape",
+    "InvalidModel",
+    "KernelNode",
+    "UnsupportedOperator",
+    "from_optimized",
+    "kernel_graph",
+]
 
 RULES = ("virtual", "onnxruntime")
 
@@ -54,6 +63,23 @@ def kernel_graph(
     else:
         kernels = onnxruntime_layout(Lowering(graph, ONNXRUNTIME).run(), graph.outputs, block)
     return kernel_nodes(kernels, graph.inputs)
+
+
+def from_optimized(
+    optimized: onnx.ModelProto | bytes | str | Path,
+    profile_nodes: Sequence[Mapping[str, Any]] = (),
+    original: onnx.ModelProto | str | Path | None = None,
+    shape: Sequence[int] | None = None,
+) -> list[KernelNode]:
+    """The kernels of ONNX Runtime's own optimized graph, one an entry of ``profile_nodes`` and in that order.
+
+    ``profile_nodes``: the nodes of the agent's ``inspect`` (``name``, ``op_name``); without them the file's order is
+    kept. ``original``: the network before optimization, which brings the logical channel counts of every kernel and
+    the names of the weights; without it a blocked tensor that no reorder ends keeps its padded count. Raises
+    InvalidModel (graph and profile do not fit), UnsupportedOperator.
+    """
+    kernels, inputs = optimized_kernels(optimized, profile_nodes, original, shape)
+    return kernel_nodes(kernels, inputs)
 
 
 def kernel_nodes(kernels: Sequence[Kernel], network_inputs: Sequence[str]) -> list[KernelNode]:

@@ -118,26 +118,15 @@ def read_graph(model: onnx.ModelProto | str | Path, shape: Sequence[int] | None 
     from power_models.onnx_shapes import fold_constant, output_shapes
 
     proto, folder = load_model(model)
-    if not proto.graph.node:
-        raise InvalidModel("the ONNX model has no nodes: nothing to run; export it again")
-    if proto.functions:
-        import onnx.inliner
-
-        proto = onnx.inliner.inline_local_functions(proto)
-    opset = max((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), default=1)
-    graph = Graph([], _constants(proto, folder), [], [v.name for v in proto.graph.output], opset)
-    _bind_inputs(proto, graph, shape)
-    for index, raw in enumerate(proto.graph.node):
-        node = _node(raw, index)
-        missing = [name for name in node.inputs if name and name not in graph.tensors]
-        if missing:
-            raise InvalidModel(
-                f"node {node.name!r} ({node.op}) reads {missing[0]!r}, which nothing before it produces; "
-                "the file is damaged or not sorted: check it with onnx.checker"
+    graph, nodes = load_graph(proto, shape, folder)
+    for node, raw in nodes:
+        if raw.domain not in ("", "ai.onnx"):
+            raise UnsupportedOperator(
+                f"{raw.domain}.{node.op}", node.name, "not a standard ONNX operator (an already optimized file?)"
             )
+        _require_inputs(graph, node)
         if fold_constant(graph, node):
             continue
-        _require_standard(raw, node)
         for name, tensor in zip(node.outputs, output_shapes(graph, node), strict=False):
             graph.tensors[name] = tensor
         graph.nodes.append(node)
@@ -147,10 +136,28 @@ def read_graph(model: onnx.ModelProto | str | Path, shape: Sequence[int] | None 
     return graph
 
 
-def _require_standard(raw: onnx.NodeProto, node: Node) -> None:
-    if raw.domain not in ("", "ai.onnx"):
-        raise UnsupportedOperator(
-            f"{raw.domain}.{raw.op_type}", node.name, "not a standard ONNX operator (an already optimized file?)"
+def load_graph(
+    proto: onnx.ModelProto, shape: Sequence[int] | None = None, folder: Path | None = None
+) -> tuple[Graph, list[tuple[Node, onnx.NodeProto]]]:
+    """A graph with inputs and constants but no nodes yet, and the file's nodes (local functions inlined)."""
+    if not proto.graph.node:
+        raise InvalidModel("the ONNX model has no nodes: nothing to run; export it again")
+    if proto.functions:
+        import onnx.inliner
+
+        proto = onnx.inliner.inline_local_functions(proto)
+    opset = max((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), default=1)
+    graph = Graph([], _constants(proto, folder), [], [v.name for v in proto.graph.output], opset)
+    _bind_inputs(proto, graph, shape)
+    return graph, [(_node(raw, index), raw) for index, raw in enumerate(proto.graph.node)]
+
+
+def _require_inputs(graph: Graph, node: Node) -> None:
+    missing = [name for name in node.inputs if name and name not in graph.tensors]
+    if missing:
+        raise InvalidModel(
+            f"node {node.name!r} ({node.op}) reads {missing[0]!r}, which nothing before it produces; "
+            "the file is damaged or not sorted: check it with onnx.checker"
         )
 
 
