@@ -1,0 +1,146 @@
+"""The power-aware regularizer: MorphNet's penalty with the device's own costs as its weights.
+
+MorphNet (Gordon et al., CVPR 2018, arXiv 1711.06798) charges a layer ``C · (Σ|γ_in| · ΣB + ΣA · Σ|γ_out|)`` with C its
+FLOPs. Here the factor of a group's scales is the marginal of the device's cost tables at the widths now alive (watts at
+a frame rate, joules or seconds), summed over all kernels that see the group. Differences from the paper:
+
+- A channel's scale n is the L2 norm over all batch-norms that are tied in its group, shifts (β) included, so that a channel
+  at zero contributes nothing at all.
+- Σ|γ| becomes the effective width (Σn)²/Σn²: k for k equal channels whatever their scale. The batch-norm behind a layer
+  undoes any common factor, so that plain Σ|γ| falls for nothing while all channels shrink together and none dies.
+- Beside the penalty for a loss there is a step that applies its gradient to the norms and stops at zero: zeros are exact.
+
+``penalty()`` is what is differentiated, ``cost()`` is what the alive channels would cost: never confuse the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from power_models.tables import Array, NetworkTables
+
+Gradient = Callable[[Array], Array]  # totals (4,) → derivative of the limited quantity by each total (4,)
+
+
+class ScaledGroup(Protocol):
+    """What the regularizer needs of a channel group."""
+
+    name: str
+    width: int
+
+    @property
+    def prunable(self) -> bool:
+        """Whether channels may go."""
+
+    @property
+    def scales(self) -> Sequence[Any]:
+        """Records with ``weight``, ``bias``, ``index``, ``root``."""
+
+    def norms(self) -> Tensor:
+        """Norm of each channel, shape (width,)."""
+
+
+class CostRegularizer:
+    """Penalty and true cost of a network's channel groups under a device's tables.
+
+    groups: the channel groups (their batch-norms are the parameters that shrink); tables: the device's costs of this
+    network; gradient: derivative of the resource by the four totals; threshold: a channel is alive above this norm
+    (relative to the greatest norm of its group).
+    """
+
+    def __init__(
+        self, groups: Sequence[ScaledGroup], tables: NetworkTables, gradient: Gradient, threshold: float = 1e-3
+    ) -> None:
+        self.groups = [g for g in groups if g.name in tables.largest]
+        self.tables = tables
+        self.gradient = gradient
+        self.threshold = threshold
+        self._prices: dict[str, float] = {}
+        self._priced_at: dict[str, int] = {}
+        first = self.prices()
+        wide = sum(g.width for g in self.groups if g.prunable)
+        mean = sum(first[g.name] * g.width for g in self.groups if g.prunable) / max(wide, 1)
+        self._unit = mean if mean > 0 else 1.0
+
+    def alive(self) -> dict[str, Tensor]:
+        """Which channels of each group are alive, bool (width,); of a group that must stay, all."""
+        found = {}
+        with torch.no_grad():
+            for group in self.groups:
+                norms = group.norms()
+                top = float(norms.max())
+                alive = norms > self.threshold * max(top, 1e-12) if top > 0 else torch.zeros(group.width, dtype=torch.bool)
+                found[group.name] = alive if group.prunable else torch.ones(group.width, dtype=torch.bool)
+        return found
+
+    def widths(self) -> dict[str, int]:
+        """Alive channels of each group."""
+        return {name: int(alive.sum()) for name, alive in self.alive().items()}
+
+    def cost(self) -> Array:
+        """True totals (4,) of the alive channels, in the order of ``tables.QUANTITIES``."""
+        return self.tables.totals(self.widths())
+
+    def prices(self) -> dict[str, float]:
+        """What one channel of each group costs of the resource, at the widths now alive; recomputed when these change."""
+        widths = self.widths()
+        if widths != self._priced_at:
+            slope = self.gradient(self.tables.totals(widths))
+            marginals = self.tables.marginals(widths)
+            self._prices = {name: max(0.0, float(np.dot(slope, m))) for name, m in marginals.items()}
+            self._priced_at = widths
+        return self._prices
+
+    def penalty(self) -> Tensor:
+        """Relaxed cost, a scalar tensor: Σ over groups of price · effective width. Differentiable in every γ and β."""
+        prices = self.prices()
+        total = torch.zeros(())
+        for group in self.groups:
+            if group.prunable:
+                total = total + prices[group.name] * effective_width(group.norms())
+        return total
+
+    @torch.no_grad()
+    def proximal_step(self, learning_rate: float, strength: float) -> None:
+        """Move each channel's norm down the penalty's gradient by ``learning_rate · strength · relative price``; stop at zero.
+
+        The step is relative to the group's typical norm r = Σn²/Σn: n − step · (r − n). Channels below r shrink, those
+        above gain, and what would cross zero is zero and stays dead.
+        """
+        if strength <= 0:
+            return
+        prices = self.prices()
+        for group in self.groups:
+            if group.prunable:
+                step = min(MAX_STEP, learning_rate * strength * prices[group.name] / self._unit)
+                _shrink(group, step)
+
+
+MAX_STEP = 0.05  # of the typical norm, in one step
+
+
+def effective_width(norms: Tensor) -> Tensor:
+    """(Σn)²/Σn² of channel norms (width,), a scalar: the number of channels that carry the group."""
+    square = (norms**2).sum()
+    return norms.sum() ** 2 / square if float(square.detach()) > 0 else norms.sum()
+
+
+def _shrink(group: ScaledGroup, step: float) -> None:
+    norms = group.norms()
+    whole = float(norms.sum())
+    if whole <= 0:
+        return
+    typical = float((norms**2).sum()) / whole
+    wanted = (norms - step * (typical - norms)).clamp_min(0.0)
+    factor = torch.where(norms > 0, wanted / norms.clamp_min(1e-12), torch.zeros_like(norms))
+    for scale in group.scales:
+        rows = factor[scale.root]
+        shape = (-1,) + (1,) * (scale.weight.dim() - 1)
+        scale.weight[scale.index] = scale.weight[scale.index] * rows.view(shape)
+        if scale.bias is not None:
+            scale.bias[scale.index] = scale.bias[scale.index] * rows

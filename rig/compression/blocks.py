@@ -1,0 +1,152 @@
+"""Residual blocks: removed where that is cheaper than narrowing to save the same cost.
+
+Both are tried for real on the steering split: the loss without the block against the loss with as much cost taken from
+the least important channels of all groups. On blocks of aligned channels hardware likes the first (kernels vanish whole).
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from power_models.tables import NetworkTables
+from rig.compression.budget import Budget
+from rig.compression.surgery import narrow
+from rig.compression.tasks import Task
+from rig.compression.template import Template
+
+STEERING_BATCHES = 4
+MAX_ACCURACY_DROP = 0.005  # of all removals together, before fine-tuning
+
+
+class BlockTrial(NamedTuple):
+    """One block looked at: the loss without it, the loss of narrowing by the same cost, and what was decided."""
+
+    block: str
+    saved: float
+    loss_without: float
+    loss_narrowed: float
+    accuracy_without: float
+    removed: bool
+
+
+def remove_blocks(
+    model: nn.Module,
+    task: Task,
+    template: Template,
+    tables: NetworkTables,
+    budget: Budget,
+    alive: Mapping[str, int],
+    importance: Mapping[str, Tensor],
+) -> tuple[list[str], list[BlockTrial]]:
+    """Names of the blocks to remove, and the record of all trials.
+
+    A block whose inner channels are all dead goes in any case: nothing flows through it.
+    """
+    removed = [b.name for b in template.blocks if any(alive.get(g) == 0 for g in b.inner)]
+    steer = list(itertools.islice(iter(task.loaders("val")), STEERING_BATCHES))
+    floor = _score(model, task, steer)[1] - MAX_ACCURACY_DROP
+    trials: list[BlockTrial] = []
+    for block in sorted((b for b in template.blocks if b.name not in removed), key=lambda b: b.name):
+        trial = _try(block.name, model, task, template, tables, budget, alive, importance, removed, steer)
+        keep_it = trial.loss_without > trial.loss_narrowed or trial.accuracy_without < floor
+        trials.append(trial._replace(removed=not keep_it))
+        if not keep_it:
+            removed.append(block.name)
+    return removed, trials
+
+
+def _try(
+    name: str,
+    model: nn.Module,
+    task: Task,
+    template: Template,
+    tables: NetworkTables,
+    budget: Budget,
+    alive: Mapping[str, int],
+    importance: Mapping[str, Tensor],
+    removed: list[str],
+    steer: list[tuple[Tensor, Tensor]],
+) -> BlockTrial:
+    widths = {**template.seed_widths(), **alive}
+    before = budget.usage(tables.totals(widths, template.removed_kernels(removed)))
+    without = template.removed_kernels([*removed, name])
+    after = budget.usage(tables.totals(widths, without))
+    lost, accuracy = _score(_without(model, task, template, [*removed, name]), task, steer)
+    masked = narrowed_by(model, template, tables, budget, widths, importance, template.removed_kernels(removed), after)
+    if removed:
+        masked = _without(masked, task, template, removed)
+    narrowed, _ = _score(masked, task, steer)
+    return BlockTrial(name, before - after, lost, narrowed, accuracy, False)
+
+
+def _without(model: nn.Module, task: Task, template: Template, removed: list[str]) -> nn.Module:
+    """The network with blocks taken out and every width as it is."""
+    example = torch.zeros(1, *task.input_shape)
+    return narrow(model, task.model, template, {}, template.seed_widths(), removed, example)
+
+
+def narrowed_by(
+    model: nn.Module,
+    template: Template,
+    tables: NetworkTables,
+    budget: Budget,
+    widths: Mapping[str, int],
+    importance: Mapping[str, Tensor],
+    without: frozenset[int],
+    goal: float,
+) -> nn.Module:
+    """A copy whose least important channels (per cost) are silenced until the predicted usage is down to ``goal``."""
+    trial = copy.deepcopy(model)
+    here = dict(widths)
+    slope = budget.gradient(tables.totals(here, without))
+    prices = {g: max(float(slope @ m), 1e-12) for g, m in tables.marginals(here, without).items()}
+    order = sorted(
+        (float(score) / prices[name], name, i)
+        for name, scores in importance.items()
+        for i, score in enumerate(scores)
+        if float(score) > 0
+    )
+    modules: dict[str, nn.Module] = dict(trial.named_modules())
+    silenced: dict[str, list[int]] = {}
+    for count, (_, name, i) in enumerate(order):
+        if here[name] <= 1:
+            continue
+        here[name] -= 1
+        silenced.setdefault(name, []).append(i)
+        if count % 8 == 0 and budget.usage(tables.totals(here, without)) <= goal:
+            break
+    for group in template.groups:
+        _silence(group.members, modules, silenced.get(group.name, []))
+    return trial
+
+
+def _silence(members: list, modules: dict[str, nn.Module], channels: list[int]) -> None:
+    if not channels:
+        return
+    with torch.no_grad():
+        for member in members:
+            module = modules[member.layer]
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                rows = member.index[torch.isin(member.root, torch.tensor(channels))]
+                module.weight[rows] = 0.0
+                module.bias[rows] = 0.0
+
+
+def _score(model: nn.Module, task: Task, batches: list[tuple[Tensor, Tensor]]) -> tuple[float, float]:
+    """Mean loss and accuracy on the steering batches."""
+    model.eval()
+    loss = right = seen = 0.0
+    with torch.inference_mode():
+        for inputs, targets in batches:
+            outputs = model(inputs)
+            loss += float(task.loss(outputs, targets)) * len(targets)
+            if outputs.dim() == 2 and targets.dim() == 1:
+                right += float((outputs.argmax(1) == targets).sum())
+            seen += len(targets)
+    return loss / seen, right / seen

@@ -1,0 +1,57 @@
+"""The controller that drives the regularizer's strength, so that the true cost follows a line down to the target."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+
+class Gains(NamedTuple):
+    """PI gains on the logarithm of the strength; ``rate`` bounds its change per update, ``ramp`` is the share of the steps
+    over which the wanted cost falls from 1 to the target."""
+
+    proportional: float = 6.0
+    integral: float = 0.5
+    rate: float = 0.2
+    ramp: float = 0.75
+    floor: float = 1e-5
+    ceiling: float = 5.0
+
+
+class StrengthController:
+    """PI control of log strength: above the wanted cost it presses harder, below it lets go.
+
+    ``target`` is the wanted share (usage of the budget relative to the baseline's = 1 at the start). The velocity
+    form needs no anti-windup: the strength itself is bounded. At the target the strength is zero: what is dead stays dead.
+    """
+
+    def __init__(self, start: float, target: float, initial: float = 0.03, gains: Gains | None = None) -> None:
+        self.start = start
+        self.target = target
+        self.gains = gains or Gains()
+        self.log_strength = math.log(initial)
+        self._previous_error = 0.0
+
+    def wanted(self, share: float) -> float:
+        """The wanted cost at this share (0 to 1) of the steps."""
+        fallen = min(1.0, share / self.gains.ramp)
+        return self.start + (self.target - self.start) * fallen
+
+    def update(self, cost: float, share: float) -> float:
+        """Strength for the next steps, given the true cost now and the share of the steps done."""
+        error = (cost - self.wanted(share)) / self.start
+        change = self.gains.proportional * (error - self._previous_error) + self.gains.integral * error
+        self._previous_error = error
+        change = max(-self.gains.rate, min(self.gains.rate, change))
+        low, high = math.log(self.gains.floor), math.log(self.gains.ceiling)
+        self.log_strength = max(low, min(high, self.log_strength + change))
+        return 0.0 if cost <= self.target else math.exp(self.log_strength)
+
+    def state(self) -> dict[str, Any]:
+        """Plain data for a checkpoint."""
+        return {"log_strength": self.log_strength, "previous_error": self._previous_error}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take back ``state``."""
+        self.log_strength = float(state["log_strength"])
+        self._previous_error = float(state["previous_error"])

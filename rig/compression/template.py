@@ -1,0 +1,161 @@
+"""A network as kernels whose channels follow the widths of its groups, and the residual blocks that could go.
+
+The kernels come from the exported ONNX graph, as the device's runtime fuses it; the exporter keeps the names of the
+weights, and those lead back to the layers and their channel groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from power_models.kernels import KernelNode
+from power_models.tables import Channels, SizedKernel
+from rig.compression.groups import ChannelGroup
+from rig.errors import ModelError
+
+
+class ResidualBlock(NamedTuple):
+    """A residual branch that could be removed: its kernels, its layers, and the inner group whose width 0 removes it."""
+
+    name: str
+    kernels: frozenset[int]
+    layers: tuple[str, ...]
+    entry: str  # the layer that gets width 0 in model(widths)
+    inner: frozenset[str]  # groups that vanish with the block
+
+
+class Template(NamedTuple):
+    """A network's kernels with symbolic channels, its groups and its removable blocks."""
+
+    kernels: list[SizedKernel]
+    groups: list[ChannelGroup]
+    blocks: list[ResidualBlock]
+
+    def seed_widths(self) -> dict[str, int]:
+        """The widths of the network that the template was made of."""
+        return {g.name: g.width for g in self.groups}
+
+    def layer_widths(self, widths: Mapping[str, int], removed: Sequence[str] = ()) -> dict[str, int]:
+        """The table for ``model(widths)``: every convolution's width, 0 for the entry of each removed block."""
+        gone = {layer for b in self.blocks if b.name in removed for layer in b.layers}
+        table = {
+            layer: int(widths[g.name]) for g in self.groups if g.prunable for layer in g.writers if layer not in gone
+        }
+        table.update({b.entry: 0 for b in self.blocks if b.name in removed})
+        return table
+
+    def removed_kernels(self, removed: Sequence[str]) -> frozenset[int]:
+        """Indices of the kernels that vanish with these blocks."""
+        return frozenset(i for b in self.blocks if b.name in removed for i in b.kernels)
+
+
+def make_template(nodes: Sequence[KernelNode], groups: Sequence[ChannelGroup]) -> Template:
+    """Tie the kernels of an exported network to the channel groups of the torch network that it came from.
+
+    Raises ModelError where a kernel's channels cannot be told from the groups' widths: nothing is guessed.
+    """
+    seed = {g.name: g.width for g in groups}
+    written = {layer: g for g in groups for layer in g.writers}
+    outputs: list[Channels] = []
+    kernels: list[SizedKernel] = []
+    for node in nodes:
+        given = _given(node, outputs)
+        out = _written(node, given, written)
+        for side, channels, count in (("in", given, node.spec.in_channels), ("out", out, node.spec.out_channels)):
+            if channels.at(seed) != count:
+                raise ModelError(
+                    f"kernel {node.name} ({node.spec.label}): its {side} channels are {count}, "
+                    f"but the channel groups give {channels.at(seed)}",
+                    "this layout cannot be priced at other widths; simplify the layers around it",
+                )
+        kernels.append(SizedKernel(node.name, node.spec, given, out))
+        outputs.append(out)
+    return Template(kernels, list(groups), find_blocks(nodes, written))
+
+
+def _given(node: KernelNode, outputs: Sequence[Channels]) -> Channels:
+    """The channels that a kernel reads; a flatten in between multiplies them."""
+    real = [i for i in node.inputs if i >= 0]
+    if not real:
+        return Channels(node.spec.in_channels)
+    if node.spec.kind == "concat":
+        total = Channels(sum(0 for _ in node.inputs))
+        for i in real:
+            total = total.plus(outputs[i])
+        return total
+    return outputs[real[0]]
+
+
+def _written(node: KernelNode, given: Channels, written: Mapping[str, ChannelGroup]) -> Channels:
+    """The channels that a kernel writes."""
+    if node.spec.kind in ("conv", "fc", "depthwise"):
+        layer = (node.weight or "").removesuffix(".weight")
+        group = written.get(layer)
+        if group is not None and group.prunable and node.spec.out_channels == group.width:
+            return Channels(0, ((group.name, 1),))
+        return Channels(node.spec.out_channels)
+    return given
+
+
+def find_blocks(nodes: Sequence[KernelNode], written: Mapping[str, ChannelGroup]) -> list[ResidualBlock]:
+    """Residual branches, found where two paths meet in an addition: one is the shortcut (nothing, or one projection)."""
+    before: list[frozenset[int]] = []
+    for i, node in enumerate(nodes):
+        reach = frozenset([i]).union(*(before[j] for j in node.inputs if j >= 0)) if node.inputs else frozenset([i])
+        before.append(reach)
+    blocks = []
+    for i, node in enumerate(nodes):
+        adds = node.spec.kind == "add" or "add" in node.spec.fused.split("+")
+        if not adds or len(node.inputs) != 2 or min(node.inputs) < 0:
+            continue
+        branch = _branch(nodes, before, i)
+        block = _block(nodes, branch, written) if branch else None
+        if block is not None:
+            blocks.append(block)
+    return blocks
+
+
+def _branch(nodes: Sequence[KernelNode], before: Sequence[frozenset[int]], add: int) -> frozenset[int] | None:
+    """Kernels of the residual branch that ends in kernel ``add``, that kernel included; None if it is no such block."""
+    a, b = nodes[add].inputs
+    only_a, only_b = before[a] - before[b], before[b] - before[a]
+    short, long = sorted((only_a, only_b), key=len)
+    if nodes[add].spec.kind != "add":  # the addition is fused into the branch's last convolution
+        short, long = (only_b, only_a) if len(only_b) <= 1 else (only_a, only_b)
+    if len(short) > 1:
+        return None
+    if short and nodes[next(iter(short))].spec.kind != "conv":
+        return None
+    return (long - short) | {add}
+
+
+def _block(
+    nodes: Sequence[KernelNode], branch: frozenset[int], written: Mapping[str, ChannelGroup]
+) -> ResidualBlock | None:
+    layers = [
+        (nodes[i].weight or "").removesuffix(".weight")
+        for i in sorted(branch)
+        if nodes[i].spec.kind in ("conv", "depthwise")
+    ]
+    if len(layers) < 2 or any(layer not in written for layer in layers):
+        return None
+    inner = [
+        g.name
+        for g in {written[layer].name: written[layer] for layer in layers}.values()
+        if set(g.writers) <= set(layers)
+    ]
+    if written[layers[0]].name not in inner:
+        return None
+    name = _common_prefix(layers)
+    return ResidualBlock(name, branch, tuple(layers), layers[0], frozenset(inner))
+
+
+def _common_prefix(names: Sequence[str]) -> str:
+    parts = [name.split(".")[:-1] for name in names]
+    shared = []
+    for pieces in zip(*parts, strict=False):
+        if len(set(pieces)) > 1:
+            break
+        shared.append(pieces[0])
+    return ".".join(shared) or "+".join(names)
