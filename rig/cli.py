@@ -262,7 +262,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _execute(arguments: Sequence[str]) -> int:
-    asked = app(args=list(arguments), prog_name="rig", standalone_mode=False)
+    # Not app(...): that would put typer's own exception hook in place of ours.
+    command_line = typer.main.get_command(app)
+    asked = command_line.main(args=list(arguments), prog_name="rig", standalone_mode=False)
     if not isinstance(asked, Asked):  # --help, --version
         return int(asked or 0)
     run_module, show_module = COMMANDS[asked.command]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rig.errors import NoCostModelError, StoreError, UnsupportedOperatorError
 
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from power_models.kernel_cost import KernelCostModel
     from power_models.kernels import KernelNode
     from power_models.network_cost import NetworkCost
-    from rig.profiles import DeviceProfile
     from rig.store import Store
 
 MODEL_FILE = "model.json"
@@ -49,18 +48,3 @@ def price(model: KernelCostModel, nodes: Sequence[KernelNode], around: Path) -> 
     except UnpricedKernel as error:
         device = model.configuration.device
         raise UnsupportedOperatorError(str(error), fix=f"rig calibrate --device {device} --around {around}") from error
-
-
-def described_device(profile: DeviceProfile, model: KernelCostModel) -> dict[str, Any]:
-    """The ``device`` of an output that rests on a cost model alone."""
-    configuration = model.configuration
-    return {
-        "name": profile.name,
-        "serial": configuration.serial,
-        "runtime": configuration.runtime,
-        "runtime_version": configuration.runtime_version,
-        "power_mode": configuration.power_mode,
-        "meter": None,
-        "boundary": configuration.boundary,
-        "simulated": model.kind == "simulated",
-    }

@@ -21,6 +21,26 @@ def check_file(path: Path) -> None:
         raise ModelError(f"{path} is empty", fix="export the model again")
 
 
+def check_onnx(path: Path) -> None:
+    """As ``check_file``, and ModelError for what is no ONNX network in one file; for engines that read it themselves."""
+    check_file(path)
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except DecodeError as error:
+        raise ModelError(f"{path}: not an ONNX file, or cut short: {error}", fix="export the model again") from error
+    if not model.graph.node:
+        raise ModelError(f"{path}: holds no network (no nodes)", fix="export the model again")
+    outside = [tensor.name for tensor in model.graph.initializer if tensor.external_data]
+    if outside:
+        raise ModelError(
+            f"{path}: weights lie in another file ({outside[0]} and {len(outside) - 1} more)",
+            fix="save the model as one file: onnx.save(onnx.load(PATH), NEW_PATH)",
+        )
+
+
 def parse_shape(text: str) -> tuple[int, ...]:
     """``1,3,224,224`` or ``1x3x224x224`` as integers; raises BadInputError."""
     parts = text.lower().replace("x", ",").split(",")

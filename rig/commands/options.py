@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -81,3 +83,25 @@ class ReportOptions:
     format: str = "html"
     out: Path | None = None
     json: bool = False
+
+
+POSITIONAL = {"measure": "model", "predict": "model", "report": "run"}
+
+
+def command_words(command: str, options: Any) -> list[str]:
+    """The command line that asks for these options; what has its default value is left out."""
+    words, flags = ["rig", command], []
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if value == field.default or field.name == "json":
+            continue
+        if field.name == POSITIONAL.get(command):
+            words.append(str(value))
+        elif field.name == "resume" and not value:
+            flags.append("--fresh")
+        elif value is True:
+            flags.append(f"--{field.name}")
+        else:
+            for one in value if isinstance(value, tuple) else (value,):
+                flags += [f"--{field.name.replace('_', '-')}", str(one)]
+    return words + flags

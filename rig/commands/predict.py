@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rig.commands.options import PredictOptions
-from rig.cost_models import described_device, load_cost_model, price
+from rig.configuration import described
+from rig.cost_models import load_cost_model, price
 from rig.errors import BadInputError
 from rig.network_file import read_kernels
 from rig.output import warning
@@ -30,7 +31,7 @@ def run(options: PredictOptions) -> dict[str, Any]:
     cost = price(model, nodes, options.model)
     kernels = kernel_rows(nodes, cost, model.kind)
     return {
-        "device": described_device(profile, model),
+        "device": described(model.configuration, None, model.kind == "simulated"),
         "kind": "predicted",
         "basis": model.kind,
         "model": str(options.model),
@@ -87,9 +88,10 @@ def _power(cost: NetworkCost, fps: float | None) -> tuple[float, float, float] |
     if cost.idle_power_w is None:
         return None
     if fps is not None and fps * cost.latency_s[0] > 1:
+        highest = 1 / cost.latency_s[0]
         raise BadInputError(
-            f"--fps {fps:g} leaves {1e3 / fps:.3g} ms a frame, the network takes {1e3 * cost.latency_s[0]:.3g} ms (predicted)",
-            fix=f"--fps {int(1 / cost.latency_s[0])} or less",
+            f"--fps {fps:g} cannot be kept: the network takes {1e3 * cost.latency_s[0]:.3g} ms a frame (predicted)",
+            fix=f"--fps {highest:.2g} or less" if highest < 1 else f"--fps {int(highest)} or less",
         )
     return cost.power_w(fps)
 

@@ -1,0 +1,118 @@
+"""``rig devices``: profiles → what each device has now (asked of its agent), what is missing and why."""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rig.commands.options import DevicesOptions
+from rig.cost_models import calibrated_devices
+from rig.errors import DeviceBusyError, ProfileError, RigError
+from rig.output import warning, warning_of
+from rig.profiles import WITHOUT_A_BOARD, DeviceProfile, config_folder, load_profile, profile_names
+from rig.store import default_root
+from rig.wording import label
+
+if TYPE_CHECKING:
+    from rig.console import Console
+
+AT_ONCE = 4  # devices asked at the same time
+
+
+def run(options: DevicesOptions) -> dict[str, Any]:
+    """Look at every profile; a profile or device that fails is a row and a warning, never the end of the list."""
+    root = default_root()
+    calibrated = set(calibrated_devices(root))
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        rows = list(pool.map(lambda name: _row(name, options.probe, calibrated, root), profile_names()))
+    ready = [row["name"] for row in rows if row["state"] == "ready"]
+    first = WITHOUT_A_BOARD if WITHOUT_A_BOARD in ready else ready[0] if ready else None
+    return {
+        "devices": [{key: value for key, value in row.items() if key != "warnings"} for row in rows],
+        "warnings": [*_without_host(rows), *(note for row in rows for note in row["warnings"])],
+        "next": f"rig calibrate --device {first}" if first else None,
+    }
+
+
+def _without_host(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One warning for all boards whose host is not set; the rows hold each board's own words."""
+    names = [row["name"] for row in rows if row["state"] == "not set up" and row.get("missing")]
+    if not names:
+        return []
+    own = config_folder() / "devices" / f"{names[0] if len(names) == 1 else 'NAME'}.toml"
+    fix = f'write host = "NAME-OR-ADDRESS" in section [transport] of {own}, or use --device {WITHOUT_A_BOARD}'
+    return [warning("no-host", f"{', '.join(names)}: no host is set", fix)]
+
+
+def _row(name: str, probe: bool, calibrated: set[str], root: Path) -> dict[str, Any]:
+    """One device: state, runtime, power sources and what is missing."""
+    row: dict[str, Any] = {"name": name, "state": "bad profile", "description": "", "kind": None}
+    row |= {"runtime": None, "sensors": [], "meter": None, "calibrated": name in calibrated, "warnings": []}
+    try:
+        profile = load_profile(name)
+    except ProfileError as error:
+        return {**row, "warnings": [warning_of(error)]}
+    row |= {"description": profile.description, "runtime": profile.runtime.name}
+    row["kind"] = "simulated" if profile.simulated else "measured"
+    missing = profile.missing_host()
+    if missing is not None:
+        return {**row, "state": "not set up", "missing": missing.message, "fix": missing.fix}
+    if profile.transport.kind == "ssh" and not probe:
+        return {**row, "state": "not asked"}
+    try:
+        return {**row, **_asked(profile)}
+    except DeviceBusyError as error:
+        return {**row, "state": "busy", "warnings": [warning_of(error)]}
+    except RigError as error:
+        return {**row, "state": "unreachable", "warnings": [warning_of(error)]}
+
+
+def _asked(profile: DeviceProfile) -> dict[str, Any]:
+    """What the device's agent says it has."""
+    from rig.session import Session
+
+    with Session(profile, getpass.getuser()) as session:
+        hello = session.hello
+    runtime = hello["runtimes"].get(profile.runtime.name)
+    sensors = [{"name": name, **hello["sensors"].get(name, {"state": "unknown"})} for name in profile.sensors]
+    meter = next((sensor["name"] for sensor in sensors if sensor["state"] == "ok"), None)
+    notes = []
+    if runtime is None or runtime["state"] != "ok":
+        reason = runtime["reason"] if runtime else f"this version has no runtime {profile.runtime.name}"
+        notes.append(warning("no-runtime", f"{profile.name}: {reason}", runtime["fix"] if runtime else None))
+    if meter is None:
+        notes.append(_no_meter(profile, sensors))
+    return {
+        "state": "not set up" if any(note["code"] == "no-runtime" for note in notes) else "ready",
+        "serial": hello.get("serial"),
+        "sensors": sensors,
+        "meter": meter,
+        "warnings": notes,
+    }
+
+
+def _no_meter(profile: DeviceProfile, sensors: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One warning for all the power sources that do not work."""
+    reasons = "; ".join(f"{sensor['name']}: {sensor.get('reason') or sensor['state']}" for sensor in sensors)
+    fixes = [sensor["fix"] for sensor in sensors if sensor.get("fix")]
+    message = f"{profile.name}: no power source, time only ({reasons or 'the profile names none'})"
+    return warning("no-power", message, fixes[0] if fixes else f"name a power source in {profile.own_file}")
+
+
+def show(result: Mapping[str, Any], console: Console) -> None:
+    """One line a device."""
+    rows = [
+        [
+            row["name"],
+            row["state"],
+            row["meter"] or ("none (time only)" if row["state"] == "ready" else "-"),
+            label(row["kind"], None) if row["kind"] else "-",
+            "yes" if row["calibrated"] else "-",
+            row["description"],
+        ]
+        for row in result["devices"]
+    ]
+    console.table(["ID", "STATE", "METER", "KIND", "CALIBRATED", "DESCRIPTION"], rows)
