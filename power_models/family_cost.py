@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from power_models.features import Floats, KernelColumns, shape_features
+from power_models.features import Floats, KernelColumns, fused_class, shape_features
 from power_models.regressors import CANDIDATES, Regressor, make_regressor, under
 from power_models.roofline import NonNegative, Roofline
 
@@ -25,12 +25,39 @@ LEAN = ("flops", "nonnegative", "roofline", "roofline_gp")  # where every candid
 BLEND_GAIN = 0.97  # two candidates are averaged where that lowers the held-out error by 3 %
 
 
+Support = tuple[KernelColumns, Floats, Floats]  # rows, log cost, weight
+
+
+class Rows(NamedTuple):
+    """Measured rows of a family: log latency, log active energy (nan where unknown), weights, all (n,)."""
+
+    columns: KernelColumns
+    log_latency: Floats
+    latency_weight: Floats
+    log_energy: Floats
+    energy_weight: Floats
+
+    def joined(self, other: Rows) -> Rows:
+        """These rows and then those of ``other``."""
+        arrays = [np.concatenate([a, b]) for a, b in zip(self[1:], other[1:], strict=True)]
+        return Rows(self.columns.joined(other.columns), *arrays)
+
+
+class _Task(NamedTuple):
+    columns: KernelColumns
+    kinds: tuple[str, ...]
+    target: Floats
+    weight: Floats
+    folds: Sequence[Index]
+
+
 class Mode(NamedTuple):
-    """Candidates, and the latency (n,) they see when they are fitted and when they predict (None: not given)."""
+    """Candidates, the latency (n,) they see when fitted and when predicting (None: not given), supporting rows."""
 
     candidates: Sequence[str]
     fitted_with: Floats | None = None
     predicted_with: Floats | None = None
+    support: Support | None = None
 
 
 @dataclass(frozen=True)
@@ -90,7 +117,7 @@ class Reach:
             sizes.max(axis=0),
             np.unique(columns.number("stride")),
             np.unique(columns.number("dilation")),
-            tuple(sorted(set(columns.fused.tolist()))),
+            tuple(sorted({fused_class(text) for text in set(columns.fused.tolist())})),
         )
 
     def distance(self, features: Floats) -> Floats:
@@ -110,7 +137,10 @@ class Reach:
     def unseen(self, columns: KernelColumns) -> Floats:
         """1 where stride, dilation or fused operators were never measured in this family (n,)."""
         known = np.isin(columns.number("stride"), self.strides) & np.isin(columns.number("dilation"), self.dilations)
-        result: Floats = (~(known & np.isin(columns.fused, self.fused))).astype(float)
+        texts, inverse = np.unique(columns.fused, return_inverse=True)
+        # Nothing fused at all is within what any fused form was measured with.
+        seen = np.array([fused_class(text) in {"", *self.fused} for text in texts], dtype=bool)[inverse]
+        result: Floats = (~(known & seen)).astype(float)
         return result
 
     def to_arrays(self) -> dict[str, NDArray[np.generic]]:
@@ -188,7 +218,9 @@ def _restore_ensemble(
     if about is None:
         return None
     names = tuple(str(name) for name in about["names"])  # type: ignore[attr-defined]
-    members = [make_regressor(n, kinds).from_arrays(under(arrays, str(i))) for i, n in enumerate(names)]
+    members = [
+        make_regressor(n.partition("@")[0], kinds).from_arrays(under(arrays, str(i))) for i, n in enumerate(names)
+    ]
     anchor_arrays = under(arrays, "anchor")
     anchor: NonNegative | Roofline = Roofline(kinds) if "power" in anchor_arrays else NonNegative(kinds)
     anchor.from_arrays(anchor_arrays)
@@ -197,33 +229,47 @@ def _restore_ensemble(
 
 
 def fit_family(
-    name: str, columns: KernelColumns, targets: Mapping[str, Floats], folds: Sequence[Index], candidates: Sequence[str]
+    name: str, rows: Rows, folds: Sequence[Index], candidates: Sequence[str], support: Rows | None = None
 ) -> FamilyModel:
     """Fit one family by the best of ``candidates``.
 
-    ``targets``: ``latency`` and optionally ``energy``: log costs (n,) (energy may hold nan), and ``latency_weight``,
-    ``energy_weight`` (n,). ``folds``: disjoint index arrays that cover the rows.
+    ``folds``: disjoint index arrays that cover the rows. ``support``: rows of related families, which candidates
+    named ``…@pool`` are fitted to as well (never scored on).
     """
+    columns = rows.columns
     kinds = tuple(sorted(set(columns.kinds.tolist())))
-    log_latency = targets["latency"]
-    latency_choice = _choose(columns, kinds, log_latency, targets["latency_weight"], folds, [Mode(candidates)])
-    latency = _fit_ensemble(columns, kinds, latency_choice, log_latency, targets["latency_weight"])
-    held_out = {"latency": latency_choice.errors, "distance": _held_out_distance(columns, kinds, folds)}
+    timed = _Task(columns, kinds, rows.log_latency, rows.latency_weight, folds)
+    helped = None if support is None else (support.columns, support.log_latency, support.latency_weight)
+    choice = _choose(timed, [Mode(candidates, support=helped)])
+    latency = _fit_ensemble(timed, choice, helped)
+    held_out = {"latency": choice.errors, "distance": _held_out_distance(columns, kinds, folds)}
     energy = None
-    log_energy = targets.get("energy")
-    if log_energy is not None and np.isfinite(log_energy).sum() >= 2:
-        there = np.flatnonzero(np.isfinite(log_energy))
+    there = np.flatnonzero(np.isfinite(rows.log_energy))
+    if len(there) >= 2:
         part, own_folds = columns.take(there), _restrict(folds, there, len(columns))
-        weight, known = targets["energy_weight"][there], np.exp(log_latency[there])
-        guessed = np.exp(log_latency - latency_choice.errors)[there]
-        modes = [Mode(candidates, known, guessed), Mode([name for name in candidates if name in LEAN])]
-        choice = _choose(part, kinds, log_energy[there], weight, own_folds, modes)
-        shown = part.given(known if choice.given_latency else None)
-        energy = _fit_ensemble(shown, kinds, choice, log_energy[there], weight)
+        task = _Task(part, kinds, rows.log_energy[there], rows.energy_weight[there], own_folds)
+        known, guessed = np.exp(rows.log_latency[there]), np.exp(rows.log_latency - choice.errors)[there]
+        given, direct = _energy_support(support)
+        lean = [name for name in candidates if name.split("@")[0] in LEAN]
+        energy_choice = _choose(task, [Mode(candidates, known, guessed, given), Mode(lean, support=direct)])
+        if energy_choice.given_latency:
+            task = task._replace(columns=part.given(known))
+        energy = _fit_ensemble(task, energy_choice, given if energy_choice.given_latency else direct)
         held_out["energy"] = np.full(len(columns), np.nan)
-        held_out["energy"][there] = choice.errors
+        held_out["energy"][there] = energy_choice.errors
         held_out["power"] = held_out["energy"] - held_out["latency"]
     return FamilyModel(name, kinds, len(columns), latency, energy, Reach.of(columns, kinds), held_out)
+
+
+def _energy_support(support: Rows | None) -> tuple[Support | None, Support | None]:
+    """Supporting rows with energy, with their latency given and without."""
+    if support is None:
+        return None, None
+    there = np.flatnonzero(np.isfinite(support.log_energy))
+    if not len(there):
+        return None, None
+    columns, target, weight = support.columns.take(there), support.log_energy[there], support.energy_weight[there]
+    return (columns.given(np.exp(support.log_latency[there])), target, weight), (columns, target, weight)
 
 
 def _restrict(folds: Sequence[Index], there: Index, total: int) -> list[Index]:
@@ -233,50 +279,62 @@ def _restrict(folds: Sequence[Index], there: Index, total: int) -> list[Index]:
     return [fold for fold in restricted if len(fold)]
 
 
-def _choose(
-    columns: KernelColumns,
-    kinds: tuple[str, ...],
-    target: Floats,
-    weight: Floats,
-    folds: Sequence[Index],
-    modes: Sequence[Mode],
-) -> Choice:
+def _choose(task: _Task, modes: Sequence[Mode]) -> Choice:
     """Cross-validate every candidate that has rows enough, in each mode."""
     errors: dict[tuple[str, bool], Floats] = {}
     for mode in modes:
-        names = [n for n in mode.candidates if len(columns) >= CANDIDATES[n][1]] or ["flops"]
-        found = held_out_errors(
-            names, kinds, columns.given(mode.fitted_with), columns.given(mode.predicted_with), target, weight, folds
-        )
+        names = [name for name in mode.candidates if _may_compete(name, len(task.columns), mode.support)]
+        found = held_out_errors(task, mode, names or ["flops"])
         errors |= {(name, mode.fitted_with is not None): own for name, own in found.items()}
     return _best(errors)
 
 
-def held_out_errors(
-    names: Sequence[str],
-    kinds: tuple[str, ...],
-    fit_on: KernelColumns,
-    predict_on: KernelColumns,
-    target: Floats,
-    weight: Floats,
-    folds: Sequence[Index],
-) -> dict[str, Floats]:
+def _may_compete(name: str, rows: int, support: Support | None) -> bool:
+    base, _, pool = name.partition("@")
+    if pool and support is None:
+        return False
+    return rows + (len(support[1]) if pool and support is not None else 0) >= CANDIDATES[base][1]
+
+
+def held_out_errors(task: _Task, mode: Mode, names: Sequence[str]) -> dict[str, Floats]:
     """log(measured/predicted) (n,) of every row by candidates that were fitted without its fold, by name."""
-    errors = {name: np.zeros(len(target)) for name in names}
-    everything = np.arange(len(target))
-    for fold in folds:
+    errors = {name: np.zeros(len(task.target)) for name in names}
+    everything = np.arange(len(task.target))
+    fit_on, predict_on = task.columns.given(mode.fitted_with), task.columns.given(mode.predicted_with)
+    for fold in task.folds:
         rest = np.setdiff1d(everything, fold)
         if len(rest) < 2:
             rest = everything
-        train, test = fit_on.take(rest), predict_on.take(fold)
-        shared = Roofline(kinds).fit(train, target[rest], weight[rest]) if "roofline" in names else None
-        for name in names:
-            if name == "roofline" and shared is not None:
-                errors[name][fold] = target[fold] - shared.predict(test)
-                continue
-            model = make_regressor(name, kinds, shared).fit(train, target[rest], weight[rest])
-            errors[name][fold] = target[fold] - model.predict(test)
+        own = (fit_on.take(rest), task.target[rest], task.weight[rest])
+        models = fit_candidates(names, task.kinds, own, mode.support)
+        test = predict_on.take(fold)
+        for name, model in models.items():
+            errors[name][fold] = task.target[fold] - model.predict(test)
     return errors
+
+
+def fit_candidates(
+    names: Sequence[str], kinds: tuple[str, ...], own: Support, support: Support | None
+) -> dict[str, Regressor]:
+    """Each candidate fitted to ``own`` rows, or to own and supporting ones (``…@pool``); rooflines are shared."""
+    fitted: dict[str, Regressor] = {}
+    for pool in ("", "pool"):
+        members = [name for name in names if name.partition("@")[2] == pool]
+        if not members:
+            continue
+        columns, target, weight = own if not pool or support is None else _join(own, support)
+        shared = Roofline(kinds).fit(columns, target, weight) if len(target) >= CANDIDATES["roofline"][1] else None
+        for name in members:
+            base = name.partition("@")[0]
+            if base == "roofline" and shared is not None:
+                fitted[name] = shared
+            else:
+                fitted[name] = make_regressor(base, kinds, shared).fit(columns, target, weight)
+    return fitted
+
+
+def _join(own: Support, support: Support) -> Support:
+    return own[0].joined(support[0]), np.concatenate([own[1], support[1]]), np.concatenate([own[2], support[2]])
 
 
 def score(errors: Floats) -> float:
@@ -298,16 +356,18 @@ def _best(errors: Mapping[tuple[str, bool], Floats]) -> Choice:
     return choice
 
 
-def _fit_ensemble(
-    columns: KernelColumns, kinds: tuple[str, ...], choice: Choice, target: Floats, weight: Floats
-) -> Ensemble:
-    members = [make_regressor(name, kinds).fit(columns, target, weight) for name in choice.names]
-    anchor: NonNegative | Roofline = (
-        Roofline(kinds) if len(columns) >= CANDIDATES["roofline"][1] else NonNegative(kinds)
+def _fit_ensemble(task: _Task, choice: Choice, support: Support | None) -> Ensemble:
+    own = (task.columns, task.target, task.weight)
+    members = fit_candidates(choice.names, task.kinds, own, support)
+    anchored = own if support is None else _join(own, support)
+    anchor: NonNegative | Roofline = next(
+        (m for m in members.values() if isinstance(m, Roofline)), NonNegative(task.kinds)
     )
-    anchor.fit(columns, target, weight)
-    bound = float(np.abs(target - anchor.predict(columns)).max()) + 0.05
-    return Ensemble(choice.names, choice.given_latency, members, anchor, bound)
+    if isinstance(anchor, NonNegative):
+        enough = len(anchored[1]) >= CANDIDATES["roofline"][1]
+        anchor = (Roofline(task.kinds) if enough else anchor).fit(*anchored)
+    bound = float(np.abs(task.target - anchor.predict(task.columns)).max()) + 0.05
+    return Ensemble(choice.names, choice.given_latency, list(members.values()), anchor, bound)
 
 
 def _held_out_distance(columns: KernelColumns, kinds: tuple[str, ...], folds: Sequence[Index]) -> Floats:

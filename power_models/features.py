@@ -24,7 +24,11 @@ from device_agents.records import DTYPE_BYTES, WEIGHTED_KINDS, KernelSpec
 Floats = NDArray[np.float64]
 
 CHANNEL_BLOCKS = (4, 8, 16, 32)
-CACHE_BYTES = (2**15, 2**17, 2**19, 2**20, 2**21, 2**23)
+CACHE_BYTES = (2**15, 2**16, 2**17, 2**18, 2**19, 2**20, 2**21, 2**22, 2**23)
+CACHE_SHARPNESS = 3.0
+CLAMPS = ("relu", "relu6", "clip")  # ride along with the store of the result, alike on every runtime known
+CONVOLUTIONS = ("conv_1x1", "conv_kxk", "conv_grouped")
+WINDOWED = ("max_pool", "avg_pool")  # of the kinds without weights, those that read a whole window an output
 
 _SIZES = ("batch", "in_channels", "in_height", "in_width", "out_channels", "out_height", "out_width")
 _NUMBERS = (*_SIZES, "kernel_h", "kernel_w", "stride", "padding", "dilation", "groups", "inputs")
@@ -54,6 +58,12 @@ def pool_of(family: str) -> str:
     """The wider family that stands in where ``family`` has too few rows of its own."""
     name, dtype = family.split("/")
     return f"{'memory' if name == 'memory' else 'weighted'}/{dtype}"
+
+
+def supporters_of(family: str) -> tuple[str, ...]:
+    """Families whose rows may help a small ``family``: other convolutions of the same data type."""
+    name, dtype = family.split("/")
+    return tuple(f"{other}/{dtype}" for other in CONVOLUTIONS if other != name) if name in CONVOLUTIONS else ()
 
 
 @dataclass(frozen=True)
@@ -93,6 +103,18 @@ class KernelColumns:
                 taken.__dict__[name] = self.__dict__[name][index]
         return taken
 
+    def joined(self, other: KernelColumns) -> KernelColumns:
+        """These rows and then those of ``other``; latency is kept where both know it."""
+        both = self.latency_s is not None and other.latency_s is not None
+        pairs = [(getattr(self, name), getattr(other, name)) for name in ("numbers", "kinds", "fused", "element_bytes")]
+        numbers, kinds, fused, sizes = (np.concatenate(pair) for pair in pairs)
+        latency_s = np.concatenate([self.latency_s, other.latency_s]) if both else None  # type: ignore[list-item]
+        joined = KernelColumns(numbers, kinds, fused, sizes, latency_s)
+        for name in _TABLES:
+            if name in self.__dict__ and name in other.__dict__:
+                joined.__dict__[name] = np.concatenate([self.__dict__[name], other.__dict__[name]])
+        return joined
+
     def make_tables(self) -> KernelColumns:
         """Make the feature tables now, so that every ``take`` shares them; returns self."""
         for name in _TABLES:
@@ -119,6 +141,12 @@ class KernelColumns:
     def area(self) -> Floats:
         """Kernel height × width."""
         return self.number("kernel_h") * self.number("kernel_w")
+
+    @cached_property
+    def window(self) -> Floats:
+        """Input positions read for one output: the kernel's area, 1 for kinds that slide no window."""
+        windowed = self.weighted | np.isin(self.kinds, WINDOWED)
+        return np.where(windowed, self.area, 1.0)
 
     @cached_property
     def pixels(self) -> Floats:
@@ -177,11 +205,16 @@ class KernelColumns:
         return flags[inverse] if len(known) else np.zeros(0, bool)
 
     @cached_property
-    def has_activation(self) -> NDArray[np.bool_]:
-        """Which kernels absorbed an activation of any name (n,)."""
+    def costly_activation(self) -> NDArray[np.bool_]:
+        """Which kernels absorbed an activation that is more than a clamp (n,)."""
         known, inverse = np.unique(self.fused, return_inverse=True)
-        flags = np.array([bool(set(text.split("+")) - {"", "add"}) for text in known], dtype=bool)
+        flags = np.array([bool(set(text.split("+")) - {"", "add", *CLAMPS}) for text in known], dtype=bool)
         return flags[inverse] if len(known) else np.zeros(0, bool)
+
+    @cached_property
+    def clamped(self) -> NDArray[np.bool_]:
+        """Which kernels absorbed a clamp (n,)."""
+        return np.any([self.has_fused(name) for name in CLAMPS], axis=0)
 
 
 def padded(values: Floats, block: int) -> Floats:
@@ -202,9 +235,11 @@ def physical_terms(columns: KernelColumns, kinds: Sequence[str]) -> tuple[Floats
     compute = columns.work_table
     if len(kinds) > 1:
         compute = np.hstack([compute, np.stack(_terms_per_kind(columns, kinds), 1)])
-    other = np.ones((len(columns), 1 if columns.latency_s is None else 2))
+    other = np.ones((len(columns), 2 if columns.latency_s is None else 3))
+    # A grouped convolution may be as many calls as it has groups; a depthwise one is a kernel of its own.
+    other[:, 1] = np.where(columns.kinds == "conv", columns.number("groups") - 1.0, 0.0)
     if columns.latency_s is not None:
-        other[:, 1] = columns.latency_s
+        other[:, 2] = columns.latency_s
     return compute, columns.traffic_table, other
 
 
@@ -212,8 +247,10 @@ def _traffic_terms(columns: KernelColumns) -> list[Floats]:
     """Bytes by tensor, and bytes of kernels or weights too large for a cache of each candidate size."""
     moved, weights, size = columns.bytes_moved, columns.weight_bytes, columns.element_bytes
     terms = [columns.in_elements * size, columns.out_elements * size, weights]
-    terms += [moved * (moved > limit) for limit in CACHE_BYTES]
-    terms += [weights * (weights > limit) for limit in CACHE_BYTES]
+    maps = moved - weights
+    # What a cache cannot hold goes past it; real caches let go gradually, hence the soft step.
+    terms += [maps / (1.0 + (limit / np.maximum(maps, 1.0)) ** CACHE_SHARPNESS) for limit in CACHE_BYTES]
+    terms += [weights / (1.0 + (limit / np.maximum(weights, 1.0)) ** CACHE_SHARPNESS) for limit in CACHE_BYTES[::3]]
     return terms
 
 
@@ -230,10 +267,11 @@ def _work_terms(columns: KernelColumns) -> list[Floats]:
     for block in (4, 8):
         terms.append(macs * padded(columns.number("out_width"), block) / columns.number("out_width"))
     terms.append(columns.out_elements)
-    terms.append(columns.out_elements * columns.area)
+    terms.append(columns.out_elements * columns.window)
     terms.append(np.where(columns.weighted, pixels * inner * columns.area * columns.number("groups"), 0.0))
     terms.append(columns.in_elements)
-    terms.append(columns.out_elements * columns.has_activation)
+    terms.append(columns.out_elements * columns.clamped)
+    terms.append(columns.out_elements * columns.costly_activation)
     terms.append(columns.out_elements * (columns.has_fused("add") & columns.weighted))
     return terms
 
@@ -245,7 +283,7 @@ def _terms_per_kind(columns: KernelColumns, kinds: Sequence[str]) -> list[Floats
         if kind in WEIGHTED_KINDS:
             terms.append(columns.macs * own)
         else:
-            terms += [columns.in_elements * own, columns.out_elements * columns.area * own]
+            terms += [columns.in_elements * own, columns.out_elements * columns.window * own]
     return terms
 
 
@@ -262,13 +300,13 @@ def _shapes(columns: KernelColumns) -> list[Floats]:
     inner = number("in_channels") / number("groups")
     per_group = number("out_channels") / number("groups")
     moved = columns.bytes_moved
-    work = np.where(columns.macs > 0, columns.macs, columns.out_elements * columns.area)
+    work = np.where(columns.macs > 0, columns.macs, columns.out_elements * columns.window)
     features = [
         np.log(inner),
         np.log(per_group),
         np.log(number("groups")),
         np.log(columns.pixels),
-        np.log(columns.area),
+        np.log(columns.window),
         np.log(number("stride")),
         np.log(number("dilation")),
         np.log(work),
@@ -277,7 +315,8 @@ def _shapes(columns: KernelColumns) -> list[Floats]:
         np.log1p(columns.weight_bytes),
         np.log(number("in_height") * number("in_width")),
         np.log(number("kernel_h") / number("kernel_w")),
-        columns.has_activation.astype(float),
+        columns.clamped.astype(float),
+        columns.costly_activation.astype(float),
         columns.has_fused("add").astype(float),
         number("inputs"),
     ]
@@ -286,3 +325,8 @@ def _shapes(columns: KernelColumns) -> list[Floats]:
     features += [waste(number("out_width"), block) for block in (4, 8)]
     features += [waste(columns.pixels, block) for block in (4, 8)]
     return features
+
+
+def fused_class(fused: str) -> str:
+    """What was fused, clamps under one name: the runtime stores their results alike."""
+    return "+".join(sorted("clamp" if name in CLAMPS else name for name in fused.split("+") if name))

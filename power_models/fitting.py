@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from device_agents.records import Configuration
-from power_models.family_cost import LEAN, FamilyModel, fit_family
-from power_models.features import Floats, KernelColumns, family_of, pool_of
+from power_models.family_cost import LEAN, FamilyModel, Rows, fit_family
+from power_models.features import Floats, KernelColumns, family_of, pool_of, supporters_of
 from power_models.intervals import ErrorScale, blended_quantile, conformal_quantile, fit_scale
 from power_models.regressors import CANDIDATES
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 Index = NDArray[np.intp]
 
 OWN_MODEL_ROWS = 16  # with fewer rows a family is carried by the pooled model
+SUPPORTED_ROWS = 6  # the same where related families lend their rows
+HELPED_ROWS = 40  # with fewer rows a family may be fitted together with related ones
+POOLED = ("roofline", "roofline_trees", "roofline_gp")  # the candidates that may use lent rows
 MODEL_NOISE = 0.02  # relative: rows measured better than this weigh alike
 SHIFT_ROWS = 3.0  # the shift of a carried family is its median error times n / (n + this)
 
@@ -42,13 +45,13 @@ def fit_models(
     by_family: dict[str, list[KernelRow]] = defaultdict(list)
     for row in usable:
         by_family[family_of(row.kernel)].append(row)
-    own = {f for f, members in by_family.items() if len(members) >= OWN_MODEL_ROWS or f == pool_of(f)}
-    models = {family: _fit(family, by_family[family], folds) for family in sorted(own)}
+    prepared = {family: _prepare(members) for family, members in by_family.items()}
+    own = {family for family, members in by_family.items() if len(members) >= _fewest(family, by_family)}
+    models = {family: _fit(family, by_family[family], prepared, folds) for family in sorted(own)}
     for pool in sorted({pool_of(family) for family in by_family} - set(models)):
         # The pooled model is always there: for carried families, and for forms that were never measured.
-        models[pool] = _fit(
-            pool, [row for f, members in by_family.items() if pool_of(f) == pool for row in members], folds
-        )
+        everyone = [row for f, members in by_family.items() if pool_of(f) == pool for row in members]
+        models[pool] = _fit(pool, everyone, {pool: _prepare(everyone)}, folds)
     families = _price_families(models, by_family, own)
     known = tuple(sorted({(row.kernel.kind, row.kernel.dtype) for row in usable}))
     report = {name: _family_report(model) for name, model in models.items()}
@@ -116,15 +119,35 @@ def grouped_folds(rows: Sequence[KernelRow], folds: int, seed: int = 0) -> list[
     return [np.array(sorted(fold), dtype=np.intp) for fold in dealt if fold]
 
 
-def _fit(family: str, rows: Sequence[KernelRow], folds: int) -> FamilyModel:
-    columns = KernelColumns.of([row.kernel for row in rows]).make_tables()
+def _fewest(family: str, by_family: Mapping[str, Sequence[KernelRow]]) -> int:
+    """How many rows a family needs for a model of its own."""
+    if family == pool_of(family):
+        return 0
+    helpers = sum(len(by_family.get(other, ())) for other in supporters_of(family))
+    return SUPPORTED_ROWS if helpers >= OWN_MODEL_ROWS else OWN_MODEL_ROWS
+
+
+def _prepare(rows: Sequence[KernelRow]) -> Rows:
     latency = np.array([row.latency_s for row in rows])
-    targets = {"latency": np.log(latency), "latency_weight": _weights([r.latency_se_s for r in rows], latency)}
     energy = np.array([np.nan if row.energy_active_j is None else row.energy_active_j for row in rows])
-    targets["energy"] = np.log(energy)
-    targets["energy_weight"] = _weights([r.energy_se_j or 0.0 for r in rows], energy)
+    return Rows(
+        KernelColumns.of([row.kernel for row in rows]).make_tables(),
+        np.log(latency),
+        _weights([row.latency_se_s for row in rows], latency),
+        np.log(energy),
+        _weights([row.energy_se_j or 0.0 for row in rows], energy),
+    )
+
+
+def _fit(family: str, rows: Sequence[KernelRow], prepared: Mapping[str, Rows], folds: int) -> FamilyModel:
     candidates = LEAN if family.startswith("weighted") else tuple(CANDIDATES)
-    return fit_family(family, columns, targets, grouped_folds(rows, folds), candidates)
+    support = None
+    if len(rows) < HELPED_ROWS:
+        helpers = [prepared[other] for other in supporters_of(family) if other in prepared]
+        for helper in helpers:
+            support = helper if support is None else support.joined(helper)
+        candidates = (*candidates, *(f"{name}@pool" for name in POOLED if support is not None))
+    return fit_family(family, prepared[family], grouped_folds(rows, folds), candidates, support)
 
 
 def _weights(standard_errors: Sequence[float], values: Floats) -> Floats:

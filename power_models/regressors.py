@@ -55,7 +55,7 @@ class Flops:
         self.coefficients_: Floats = np.zeros(2)
 
     def _terms(self, columns: KernelColumns) -> Floats:
-        work = np.where(columns.macs > 0, columns.macs, columns.out_elements * columns.area)
+        work = np.where(columns.macs > 0, columns.macs, columns.out_elements * columns.window)
         return np.stack([np.ones(len(columns)), work], 1)
 
     def fit(self, columns: KernelColumns, log_cost: Floats, weight: Floats) -> Flops:
@@ -101,7 +101,7 @@ class Polynomial:
         first, second = np.triu_indices(base.shape[1])
         inner = columns.number("in_channels") / columns.number("groups")
         special = [columns.macs, columns.in_elements, columns.out_elements, columns.weight_bytes]
-        special += [columns.out_elements * columns.area, columns.pixels * inner * columns.area]
+        special += [columns.out_elements * columns.window, columns.pixels * inner * columns.area]
         if columns.latency_s is not None:
             special.append(columns.latency_s)
         ones = np.ones((len(columns), 1))
