@@ -5,8 +5,9 @@ import time
 import zlib
 from pathlib import Path
 
+from synthetic_records import synthetic_record
+
 from rig.errors import ModelError, TransientDeviceError
-from tests.synthetic_records import synthetic_record
 
 INVOKE_S, INVOKE_J, QUIET_W = 60e-6, 150e-6, 2.9
 

@@ -10,13 +10,13 @@ import time
 from pathlib import Path
 
 import pytest
+from fake_session import INVOKE_J, INVOKE_S, QUIET_W, FakeSession, kernel_cost
 
 from device_agents.records import KernelSpec, MeasurePlan
 from rig.collect import collect, read_campaign, rows_from_run
 from rig.collect_plan import chain_lengths, kinds_in_turn, plan_campaign
 from rig.errors import BadInputError, StoreError, TransientDeviceError
 from rig.store import Store
-from tests.fake_session import INVOKE_J, INVOKE_S, QUIET_W, FakeSession, kernel_cost
 
 ROOT = Path(__file__).resolve().parent.parent
 PLAN = MeasurePlan(window_s=0.3, min_windows=10, quiet_s=0.5, rel_ci=0.02)
@@ -193,8 +193,8 @@ CAMPAIGN = """
     import sys
     from rig.collect import collect
     from rig.store import Store
-    from tests.fake_session import FakeSession
-    from tests.test_collect import KERNELS, PLAN
+    from fake_session import FakeSession
+    from test_collect import KERNELS, PLAN
     store = Store(sys.argv[1])
     run = store.latest() or store.new_run("calibrate", "fake")
     print("ready", flush=True)
@@ -206,7 +206,7 @@ CAMPAIGN = """
 def test_killed_again_and_again_it_measures_everything_exactly_once(tmp_path):
     """SIGKILL of a real process at different moments; what the device finished is measured once and stored once."""
     command = [sys.executable, "-c", textwrap.dedent(CAMPAIGN), str(tmp_path / "home"), str(tmp_path / "device")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "tests")}
     kills = 0
     for delay_s in (0.1, 0.25, 0.33, 0.41, None):
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=environment)

@@ -5,10 +5,10 @@ import math
 
 import numpy as np
 import pytest
+from synthetic_records import synthetic_record
 
 from rig.quality import assess, compare, difference_chain, paced_line
 from rig.quality_stats import batch_means, quantile
-from tests.synthetic_records import synthetic_record
 
 
 def test_a_clean_record_gives_back_its_truth():
