@@ -48,7 +48,10 @@ def price(work: Any, c: Dict[str, Any]) -> Cost:
     # The share of the traffic that the L2 cannot hold goes to DRAM; likewise of an inner loop's panel and the L1.
     beyond_l2 = 1.0 / (1.0 + (c["l2_bytes"] / work.map_bytes) ** c["l2_sharpness"])
     beyond_l1 = 1.0 / (1.0 + (c["l1_bytes"] / work.panel_bytes) ** c["l1_sharpness"])
-    dram_bytes = work.activation_bytes * beyond_l2 + work.weight_bytes
+    patches_beyond_l2 = 1.0 / (1.0 + (c["patch_l2_bytes"] / work.patch_bytes) ** c["l2_sharpness"])
+    patch_dram_bytes = 2.0 * work.patch_bytes * patches_beyond_l2
+    map_dram_bytes = work.activation_bytes * beyond_l2
+    dram_bytes = map_dram_bytes + work.weight_bytes
     l2_bytes = work.activation_bytes
     depthwise_macs = work.depthwise_macs + work.large_depthwise_macs * c["large_tap_factor"]
     gemm_s = work.gemm_macs * c["gemm_s_per_mac"]
@@ -61,23 +64,37 @@ def price(work: Any, c: Dict[str, Any]) -> Cost:
         + work.gemv_macs * c["gemv_s_per_mac"]
         + work.gemm_outputs * c["output_s_per_element"]
         + work.packed_elements * c["pack_s_per_element"]
-        + work.im2col_elements * c["im2col_s_per_element"]
     )
-    traffic_s = l2_bytes * c["l2_s_per_byte"] + dram_bytes * c["dram_s_per_byte"]
+    traffic_s = (
+        l2_bytes * c["l2_s_per_byte"]
+        + map_dram_bytes * c["dram_s_per_byte"]
+        + work.weight_bytes * c["weight_s_per_byte"]
+    )
     sharp = c["overlap_sharpness"]
     streamed_s = (arithmetic_s**sharp + traffic_s**sharp) ** (1.0 / sharp)
     stalled_s = streamed_s - arithmetic_s
+    patch_stall_s = patch_dram_bytes * c["patch_dram_s_per_byte"]
     dispatch_s = work.launches * c["launch_s"] + work.group_calls * c["group_call_s"]
-    single_s = work.passes * c["pass_s_per_element"] + dispatch_s
-    time_j = arithmetic_s * c["busy_w"] + stalled_s * c["stalled_w"] + single_s * c["single_core_w"]
+    single_s = (
+        work.passes * c["pass_s_per_element"]
+        + work.patch_gathers * c["patch_s_per_gather"]
+        + work.patch_elements * c["patch_s_per_element"]
+        + dispatch_s
+    )
+    time_j = (
+        arithmetic_s * c["busy_w"]
+        + stalled_s * c["stalled_w"]
+        + patch_stall_s * c["patch_stall_w"]
+        + single_s * c["single_core_w"]
+    )
     work_j = (
         work.gemm_macs * c["gemm_j_per_mac"]
         + depthwise_macs * c["depthwise_j_per_mac"]
         + work.gemv_macs * c["gemm_j_per_mac"]
         + l2_bytes * c["l2_j_per_byte"]
-        + dram_bytes * c["dram_j_per_byte"]
+        + (dram_bytes + patch_dram_bytes) * c["dram_j_per_byte"]
     )
-    return Cost(arithmetic_s + single_s, stalled_s, time_j, work_j)
+    return Cost(arithmetic_s + single_s, stalled_s + patch_stall_s, time_j, work_j)
 
 
 def _row_bytes(spec: KernelSpec) -> int:

@@ -40,8 +40,8 @@ class VirtualSensor:
         self._drift = self.config.clock_drift_ppm * 1e-6 * rng.uniform(-1.0, 1.0)
         self._rng = rng
         self._partial = ""
-        self._ends: List[float]  # board time at which each segment ends = []
-        self._energies: List[float]  # energy up to there = []
+        self._ends: List[float] = []  # board time at which each segment ends
+        self._energies: List[float] = []  # energy up to there
         self._start_s = 0.0
         self._start_j = 0.0
         self._next_sample = 0

@@ -63,8 +63,10 @@ class Work(NamedTuple):
     large_depthwise_macs: float  # taps beyond 3 × 3: a slower path
     gemv_macs: float  # of fully connected layers with few rows
     gemm_outputs: float  # output elements of matrix products: requantised or clamped and stored
-    packed_elements: float  # elements of the left matrix laid out for the product
-    im2col_elements: float  # elements gathered into patches first
+    packed_elements: float  # input elements laid out for the product
+    patch_gathers: float  # contiguous runs copied into patches first (im2col), on one core
+    patch_elements: float  # elements of those patches
+    patch_bytes: float  # the patch buffer: beyond the L2 it is written to DRAM and read back
     passes: float  # element passes on one core
     activation_bytes: float  # feature maps read and written
     weight_bytes: float  # weights and biases read
@@ -134,6 +136,7 @@ def _base(spec: KernelSpec) -> Dict[str, float]:
         map_bytes=moved,
         weight_bytes=float(spec.weight_bytes),
         panel_bytes=1.0,
+        patch_bytes=1.0,
     )
     return counts
 
@@ -153,10 +156,13 @@ def _matrix(spec: KernelSpec, blocks: BlockSizes, counts: Dict[str, float]) -> N
         per_tile = blocks.rows * blocks.out_channels * _up(depth, blocks.depth)
         counts["gemm_macs"] = float(groups * tiles * per_tile)
     counts["gemm_outputs"] = outputs
-    counts["packed_elements"] = float(groups * rows * depth)
+    counts["packed_elements"] = float(spec.batch * spec.in_channels * spec.in_height * spec.in_width)
     if spec.kernel_h * spec.kernel_w > 1 or spec.stride > 1:
-        # Dilated taps gather from further apart: half the speed.
-        counts["im2col_elements"] = float(groups * rows * depth) * (2.0 if spec.dilation > 1 else 1.0)
+        # A row of taps is one contiguous run, unless dilation pulls its taps apart.
+        runs = spec.kernel_h * (spec.kernel_w if spec.dilation > 1 else 1)
+        counts["patch_gathers"] = float(groups * rows * runs)
+        counts["patch_elements"] = float(groups * rows * depth)
+        counts["patch_bytes"] = float(groups * rows * depth * element_bytes)
     counts["group_calls"] = float(groups - 1)
     counts["panel_bytes"] = float(depth * (blocks.out_channels + blocks.rows) * element_bytes)
     counts["passes"] = outputs * fused_passes(spec.fused)
