@@ -14,6 +14,7 @@ from rig.errors import BadInputError
 from rig.plotting.figure import Paragraph, ReportFigure, ReportTable, Section, svg_text, write_csv, write_png
 from rig.plotting.pages import write_pdf
 from rig.plotting.trace_data import TraceData, trace_data
+from rig.quality import assess
 from rig.report_sections import ReportInput, sections
 from rig.results import RunResult, read_result
 from rig.store import Run
@@ -66,7 +67,9 @@ def _traces(result: RunResult, run: Run) -> dict[str, TraceData]:
 
 
 def _trace(record: dict[str, Any]) -> TraceData:
-    return trace_data(record, record.get("trace"), record.get("rejected"))
+    checked = assess(record)
+    idle_w = None if checked.idle_power_w is None else checked.idle_power_w.value
+    return trace_data(record, record.get("trace"), checked.reason, idle_w)
 
 
 def _place(run_path: Path, fmt: str, out: Path | None) -> tuple[Path, str]:
@@ -88,7 +91,8 @@ def _title(result: RunResult) -> str:
         "rig.measure/1": "Measured on",
         "rig.calibrate/1": "Calibration of",
     }
-    return f"{what[result.schema_name]} {result.device.name}: run {result.run_id}{' (SIMULATED)' if result.simulated else ''}"
+    mark = " (SIMULATED)" if result.simulated else ""
+    return f"{what[result.schema_name]} {result.device.name}: run {result.run_id}{mark}"
 
 
 def _lead(data: ReportInput) -> list[Paragraph]:

@@ -96,7 +96,8 @@ def _prediction(result: RunResult) -> Iterable[Block]:
         yield error_table(panels)
     elif result.schema_name == "rig.optimize/1":
         yield Paragraph(
-            "No held-out comparison is stored with this run, so the prediction cannot be judged here. rig calibrate makes one.",
+            "No held-out comparison is stored with this run, so the prediction cannot be judged here. "
+            "rig calibrate makes one.",
             "note",
         )
 
@@ -128,7 +129,8 @@ def facts(data: ReportInput) -> Iterable[tuple[str, Any]]:
     )
     yield (
         "Device",
-        f"{device.name}{f', serial {device.serial}' if device.serial else ''}{' (SIMULATED)' if device.simulated else ''}",
+        f"{device.name}{f', serial {device.serial}' if device.serial else ''}"
+        f"{' (SIMULATED)' if device.simulated else ''}",
     )
     yield "Runtime", f"{device.runtime} {device.runtime_version or ''}".strip()
     yield (
@@ -169,5 +171,4 @@ def _versions(result: RunResult, manifest: dict[str, Any]) -> Iterable[tuple[str
     merged.pop("calibration", None)
     hashes = {k: v for k, v in merged.items() if "sha" in k or "hash" in k or "commit" in k}
     yield "Versions", ", ".join(f"{k} {v}" for k, v in sorted(merged.items()) if k not in hashes and v is not None)
-    for name, value in sorted(hashes.items()):
-        yield name, value
+    yield from sorted(hashes.items())

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from rig.plotting.budget import NAMES, UNITS, value_of
 from rig.plotting.energy import REMAINDER, energy_data
 from rig.plotting.figure import ReportTable, listed, plural
-from rig.plotting.numbers import bare, compact, display_unit, percent
+from rig.plotting.numbers import bare, display_unit, percent
 from rig.plotting.prediction import prediction_data, summarize
 from rig.plotting.trace_data import TraceData
 from rig.results import BudgetLimit, Network, RunResult
@@ -23,18 +23,21 @@ def headline(result: RunResult) -> str:
     mark = "SIMULATED: " if result.simulated else ""
     if result.result is not None and result.baseline is not None and result.verdict is not None:
         against = listed([_against(limit, result.result) for limit in result.budget])
-        return f"{mark}{result.verdict.upper()}: {against}.{_accuracy_sentence(result.baseline, result.result)}{_used_sentence(result)}"
+        accuracy = _accuracy_sentence(result.baseline, result.result)
+        return f"{mark}{result.verdict.upper()}: {against}.{accuracy}{_used_sentence(result)}"
     if result.network is not None:
         network = result.network
         rate = f"at {network.fps:g} fps" if network.fps else "back to back"
         if network.power_w is None:
-            return f"{mark}{network.name}: latency {bare(network.latency_s, 's')} {rate}. This device has no power meter: power and energy are not known."
+            why = "This device has no power meter: power and energy are not known."
+            return f"{mark}{network.name}: latency {bare(network.latency_s, 's')} {rate}. {why}"
         energy = (
             ""
             if network.energy_active_j is None
             else f"; energy above idle {bare(network.energy_active_j, 'J')} per inference"
         )
-        return f"{mark}{network.name}: {bare(network.power_w, 'W')} {rate}{energy}; latency {bare(network.latency_s, 's')}."
+        latency = bare(network.latency_s, "s")
+        return f"{mark}{network.name}: {bare(network.power_w, 'W')} {rate}{energy}; latency {latency}."
     parts = []
     for data in prediction_data(result.validation):
         s = summarize(data.points)
@@ -45,20 +48,18 @@ def headline(result: RunResult) -> str:
 def _against(limit: BudgetLimit, network: Network) -> str:
     factor, unit = display_unit([limit.limit], UNITS[limit.quantity])
     rate = f" at {limit.fps:g} fps" if limit.fps else ""
-    asked = (
-        f" ({percent(limit.relative)} of the baseline{'’s active part' if limit.quantity in ('power', 'energy') else ''})"
-        if limit.relative
-        else ""
-    )
+    of_what = "the baseline’s active part" if limit.quantity in ("power", "energy") else "the baseline"
+    asked = f" ({percent(limit.relative)} of {of_what})" if limit.relative else ""
     value = value_of(network, limit.quantity)
     shown = bare(value, limit.unit) if limit.quantity != "params" else f"{network.params:,}"
-    return f"{NAMES[limit.quantity].lower()} {shown}{rate} against a target of {compact(limit.limit / factor)} {unit}{asked}"
+    return f"{NAMES[limit.quantity].lower()} {shown}{rate} against a target of {limit.limit / factor:.4g} {unit}{asked}"
 
 
 def _accuracy_sentence(before: Network, after: Network) -> str:
     if before.accuracy_test is None or after.accuracy_test is None:
         return ""
-    return f" Test accuracy {bare(after.accuracy_test, '%')}, {points_text(before.accuracy_test, after.accuracy_test)} against the baseline."
+    points = points_text(before.accuracy_test, after.accuracy_test)
+    return f" Test accuracy {bare(after.accuracy_test, '%')}, {points} against the baseline."
 
 
 def _used_sentence(result: RunResult) -> str:
@@ -117,15 +118,18 @@ def networks_table(result: RunResult) -> ReportTable | None:
 
 
 def _interval_note() -> str:
-    return "± and [ ] are 95 % intervals; n of an interval is the number of independent windows. 1 MAC = 2 FLOP; 1 MB = 10⁶ bytes."
+    return "± and [ ] are 95 % intervals over independent windows. 1 MAC = 2 FLOP; 1 MB = 10⁶ bytes."
 
 
 def _quantity_rows(before: Network | None, after: Network) -> Iterable[_Row]:
     rate = f"at {after.fps:g} fps" if after.fps else "back to back"
     for name, field, unit in (
-        (f"Power {rate}", "power_w", "W"), ("Idle (quiet) power", "idle_power_w", "W"), ("Energy above idle, per inference", "energy_active_j", "J"),
-        ("Energy in all, per inference back to back", "energy_j", "J"), ("Latency, mean", "latency_s", "s"),
-    ):  # fmt: skip
+        (f"Power {rate}", "power_w", "W"),
+        ("Idle (quiet) power", "idle_power_w", "W"),
+        ("Energy above idle, per inference", "energy_active_j", "J"),
+        ("Energy in all, back to back", "energy_j", "J"),
+        ("Latency, mean", "latency_s", "s"),
+    ):
         old, new = (None if n is None else getattr(n, field) for n in (before, after))
         yield _Row(name, _shown(old, unit), _shown(new, unit), change_text(old, new))
     if after.accuracy_test is not None:
@@ -163,8 +167,10 @@ def _missed(network: Network, mark: str) -> str:
 
 def _size_rows(before: Network | None, after: Network) -> Iterable[_Row]:
     for name, field, scale, unit, digits in (
-        ("Multiply-accumulates (MAC)", "macs", 1e6, "MMAC", 2), ("Parameters", "params", 1, "", 0), ("Model file", "size_bytes", 1e6, "MB", 3),
-    ):  # fmt: skip
+        ("Multiply-accumulates (MAC)", "macs", 1e6, "MMAC", 2),
+        ("Parameters", "params", 1, "", 0),
+        ("Model file", "size_bytes", 1e6, "MB", 3),
+    ):
         old, new = (None if n is None else getattr(n, field) for n in (before, after))
         if new is None:
             continue
@@ -180,20 +186,23 @@ def caveats(result: RunResult, traces: Iterable[TraceData]) -> list[str]:
         found.append(
             (
                 9.0,
-                f"One training seed ({result.seed}): another seed may give another network. Repeat with --seed to see the spread.",
+                f"One training seed ({result.seed}): another seed may give another network. "
+                "Repeat with --seed to see the spread.",
             )
         )
     if result.device.boundary:
         found.append(
             (
                 10.0,
-                f"Power is of the {result.device.boundary.replace('_', ' ')}: what lies outside it (supply losses, peripherals) is not counted.",
+                f"Power is of the {result.device.boundary.replace('_', ' ')}: what lies outside it "
+                "(supply losses, peripherals) is not counted.",
             )
         )
     found.append(
         (
             11.0,
-            "The result holds for this device, runtime, thread count and power mode; another configuration must be measured anew.",
+            "The result holds for this device, runtime, thread count and power mode; "
+            "another configuration must be measured anew.",
         )
     )
     ordered = sorted(found, key=lambda item: item[0])
@@ -204,7 +213,8 @@ def _origin_caveats(result: RunResult) -> Iterable[tuple[float, str]]:
     if result.simulated:
         yield (
             0.0,
-            f"Simulated: every watt, joule and second comes from the virtual board {result.device.name}, none from hardware. Repeat on a real board before quoting.",
+            f"Simulated: every watt, joule and second comes from the virtual board {result.device.name}, none from "
+            "hardware. Repeat on a real board before quoting.",
         )
     if not result.has_power:
         yield 1.0, "This device has no power meter: latency stands in place of energy, and says nothing about watts."
@@ -219,11 +229,20 @@ def _origin_caveats(result: RunResult) -> Iterable[tuple[float, str]]:
 
 
 def _trace_caveats(traces: Iterable[TraceData]) -> Iterable[tuple[float, str]]:
+    traces = list(traces)
+    left_out = {
+        t.subject: sorted({s.reason for s in t.spans if not s.used and not s.idle and s.reason != "warm-up"})
+        for t in traces
+        if t.rejected is None
+    }
+    touched = [subject for subject, reasons in left_out.items() if reasons]
+    if touched:
+        reasons = sorted({reason for subject in touched for reason in left_out[subject]})
+        yield 2.5, f"Windows of {listed(touched)} were left out ({listed(reasons)}): see section 2."
     for trace in traces:
-        reasons = sorted({s.reason for s in trace.spans if not s.used and not s.idle and s.reason != "warm-up"})
-        if reasons:
-            yield 2.5, f"Windows of {trace.subject} were left out ({listed(reasons)}): see section 2."
-        if len(trace.windows) < 3:
+        if trace.rejected is not None:
+            yield 0.5, f"The measurement of {trace.subject} was rejected: {trace.rejected}."
+        elif len(trace.windows) < 3:
             yield (
                 3.0,
                 f"{trace.subject}: only {plural(len(trace.windows), 'measured window')}, so its interval is weak.",
@@ -243,7 +262,8 @@ def _share_caveats(result: RunResult) -> Iterable[tuple[float, str]]:
     if kernels:
         yield (
             4.5,
-            f"{plural(len(kernels), 'kernel')} of the network lie outside the calibrated range; their shares (▲ in section 3) are extrapolated.",
+            f"{plural(len(kernels), 'kernel')} of the network outside the calibrated range: "
+            "what section 3 says of them (▲) is extrapolated.",
         )
     last, whole = data.rows[-1], data.totals[1]
     if last.label == REMAINDER and last.after is not None and whole is not None and whole.value:
@@ -251,7 +271,8 @@ def _share_caveats(result: RunResult) -> Iterable[tuple[float, str]]:
         if abs(share) > 0.10:
             yield (
                 6.0,
-                f"{percent(share)} of the measured {data.quantity} is not explained by its kernels (the remainder in section 3).",
+                f"{percent(share)} of the measured {data.quantity} is not explained by its kernels "
+                "(the remainder in section 3).",
             )
 
 
@@ -261,10 +282,11 @@ def _prediction_caveats(result: RunResult) -> Iterable[tuple[float, str]]:
         if s.bounded >= 20 and s.covered / s.bounded < 0.90:
             yield (
                 3.5,
-                f"{data.quantity}: the 95 % intervals of the prediction cover only {percent(s.covered / s.bounded)} of the held-out subjects: they are too narrow.",
+                f"{data.quantity}: the 95 % intervals of the prediction cover only {percent(s.covered / s.bounded)} "
+                "of the held-out subjects: they are too narrow.",
             )
         if s.median > 0.10:
             yield (
                 3.6,
-                f"{data.quantity}: the prediction is off by {percent(s.median)} in the median; rely on the measurement.",
+                f"{data.quantity}: the median prediction is off by {percent(s.median)}; rely on the measurement.",
             )

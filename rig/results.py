@@ -55,7 +55,7 @@ class Device(_Part):
 
 
 class BudgetLimit(_Part):
-    """One limit; ``limit`` is absolute in SI ``unit`` (FLOP = 2 × MAC), ``relative`` what the user wrote, if a share."""
+    """One limit; ``limit`` is absolute in SI ``unit`` (1 MAC = 2 FLOP), ``relative`` the share a user wrote."""
 
     quantity: Literal["power", "energy", "latency", "flops", "params"]
     limit: float

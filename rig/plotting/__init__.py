@@ -1,1 +1,1 @@
-"""Figures of the report: pure functions from results to figure data, and one drawing function a panel (data, ax → ax)."""
+"""Figures of the report: pure functions make figure data of results, drawing functions are data, ax → ax."""

@@ -46,7 +46,7 @@ UNITS = {"power": "W", "energy": "J", "latency": "s", "flops": "FLOP", "params":
 
 
 def budget_panels(result: RunResult) -> list[BudgetPanel]:
-    """Bars for every limit of an optimize run; for a measure run the network's power, or its latency without a meter."""
+    """Bars for every limit of an optimize run; of a measure run the power, or the latency without a meter."""
     if result.baseline is not None and result.result is not None:
         networks = [("baseline", result.baseline, True), ("result", result.result, False)]
         return [_panel(limit.quantity, limit, networks) for limit in result.budget]
@@ -74,9 +74,7 @@ def _panel(quantity: str, limit: BudgetLimit | None, networks: list[tuple[str, N
     if limit is None:
         return BudgetPanel(quantity, shown, None, "", bars)
     rate = f" at {limit.fps:g} fps" if limit.fps else ""
-    return BudgetPanel(
-        quantity, shown, limit.limit / factor, f"target {compact(limit.limit / factor)} {shown}{rate}", bars
-    )
+    return BudgetPanel(quantity, shown, limit.limit / factor, f"target {limit.limit / factor:.4g} {shown}{rate}", bars)
 
 
 def _bar(label: str, network: Network, before: bool, q: Quantity, quantity: str, factor: float) -> BudgetBar:
@@ -104,10 +102,16 @@ def draw_budget(panel: BudgetPanel, ax: Axes) -> Axes:
             if value > 0.16 * reach and len(bar.parts) > 1:
                 solid = name != "idle" and not bar.before and not bar.simulated
                 ax.text(
-                    left + value / 2, row, f"{name} {compact(value)}", ha="center", va="center",
+                    left + value / 2,
+                    row,
+                    f"{name} {compact(value)}",
+                    ha="center",
+                    va="center",
                     color="white" if solid else INK,
-                    bbox=None if solid else {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.85},
-                )  # fmt: skip
+                    bbox=None
+                    if solid
+                    else {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.85},
+                )
             left += value
         end = bar.total.value
         if bar.total.lo is not None and bar.total.hi is not None:
@@ -119,9 +123,14 @@ def draw_budget(panel: BudgetPanel, ax: Axes) -> Axes:
     if panel.target is not None:
         ax.axvline(panel.target, color=VERMILLION, linestyle=(0, (5, 3)), linewidth=1.4)
         ax.text(
-            panel.target, 1.02, panel.target_text, color=VERMILLION, ha="center", va="bottom",
+            panel.target,
+            1.02,
+            panel.target_text,
+            color=VERMILLION,
+            ha="center",
+            va="bottom",
             transform=ax.get_xaxis_transform(),
-        )  # fmt: skip
+        )
     names = [f"{bar.label}\n(SIMULATED)" if bar.simulated else bar.label for bar in panel.bars]
     ax.set_yticks(range(len(panel.bars)), names)
     ax.set_ylim(len(panel.bars) - 0.5, -0.5)

@@ -1,4 +1,4 @@
-"""Section 3: where did the energy go? Paired bars a kernel family, with a remainder that makes them sum to what was measured."""
+"""Section 3: where did the energy go? Paired bars a kernel family, and a remainder: they sum to what was measured."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from matplotlib.axes import Axes
-from matplotlib.figure import FigureBase
 
 from rig.plotting.figure import ReportFigure, ReportTable
 from rig.plotting.numbers import Interval, compact, display_unit, interval, percent, total
@@ -108,9 +107,12 @@ def _merge(shares: Sequence[Share]) -> Share | None:
         return None
     sources = ", ".join(sorted({s.source for s in shares if s.source}))
     return Share(
-        sum(s.calls for s in shares), sum(s.macs for s in shares), total([s.cost for s in shares]),
-        any(s.extrapolated for s in shares), sources,
-    )  # fmt: skip
+        sum(s.calls for s in shares),
+        sum(s.macs for s in shares),
+        total([s.cost for s in shares]),
+        any(s.extrapolated for s in shares),
+        sources,
+    )
 
 
 def _weight(groups: Sequence[dict[str, Share]], name: str) -> float:
@@ -191,16 +193,19 @@ def energy_figure(data: EnergyData) -> ReportFigure:
     return ReportFigure(
         key="energy",
         title=f"Where did the {'energy' if data.unit.endswith('J') else 'time'} go?",
-        caption=f"{mark}Mostly into {first.label}: {_pair_text(first)} {data.unit} of {sums} {data.unit} measured in all. Kernels of one operation "
-        f"and resolution are summed, their intervals added in full (errors of one kind go together); kernel values are "
-        f"{_kinds(data)}. The remainder is measured − sum of kernels, so that every column sums to the measured total.{triangle}",
-        alt=f"{mark}Horizontal bars of {data.quantity} per inference in {data.unit}{', before and after' if data.paired else ''}: "
-        + "; ".join(f"{row.label} {_pair_text(row)}" for row in data.rows) + ".",
+        caption=f"{mark}Mostly into {first.label}: {_pair_text(first)} {data.unit} of {sums} {data.unit} in all. "
+        "Kernels of one operation and resolution are summed, their intervals added in full (errors of one kind go "
+        f"together); kernel values are {_kinds(data)}. "
+        f"The remainder is measured − sum of kernels: every column sums to the measured total.{triangle}",
+        alt=f"{mark}Horizontal bars of {data.quantity} per inference in {data.unit}"
+        f"{', before and after' if data.paired else ''}: "
+        + "; ".join(f"{row.label} {_pair_text(row)}" for row in data.rows)
+        + ".",
         columns=("kernels", "network", "calls", "macs", "value", "lo", "hi", "extrapolated", "source"),
         rows=rows,
         draw=lambda figure: draw_energy(data, figure.subplots()),
         height_mm=22 + (8.4 if data.paired else 5.6) * len(data.rows),
-    )  # fmt: skip
+    )
 
 
 def _kinds(data: EnergyData) -> str:
@@ -227,7 +232,7 @@ def energy_table(data: EnergyData) -> ReportTable:
         present: list[Share] = [s for s in shares if isinstance(s, Share)]
         whole = data.totals[index]
         calls, macs = sum(s.calls for s in present), sum(s.macs for s in present)
-        sums += [f"{calls}", f"{macs / 1e6:,.2f}", "n/a" if whole is None else compact(whole.value), "100 %"]
+        sums += [f"{calls}", compact(macs / 1e6), "n/a" if whole is None else compact(whole.value), "100 %"]
     rows.append((*sums, ""))
     numeric = (False, *([True] * (4 * len(sides))), False)
     return ReportTable(
@@ -246,7 +251,7 @@ def _table_row(row: EnergyRow, data: EnergyData, sides: Sequence[int]) -> tuple[
         counted = share.calls > 0
         cells += [
             str(share.calls) if counted else "–",
-            f"{share.macs / 1e6:,.2f}" if counted else "–",
+            compact(share.macs / 1e6) if counted else "–",
             compact(share.cost.value),
             percent(share.cost.value / whole.value) if whole is not None and whole.value else "n/a",
         ]

@@ -1,4 +1,4 @@
-"""A figure with everything that must travel with it (question, answer, alt text, numbers), and its SVG and PNG forms."""
+"""A figure with all that must travel with it (question, answer, alt text, numbers), and its SVG and PNG forms."""
 
 from __future__ import annotations
 
@@ -87,7 +87,10 @@ def svg_text(figure: ReportFigure) -> str:
     text = re.sub(r'id="([^"]+)"', rf'id="{figure.key}-\1"', text)
     text = re.sub(r'href="#([^"]+)"', rf'href="#{figure.key}-\1"', text)
     text = re.sub(r"url\(#([^)]+)\)", rf"url(#{figure.key}-\1)", text)
-    return text.replace("<svg ", f'<svg role="img" aria-label="{html.escape(figure.alt, quote=True)}" ', 1)
+    text = re.sub(r'<svg([^>]*?) width="[^"]*"', r"<svg\1", text, count=1)
+    text = re.sub(r'<svg([^>]*?) height="[^"]*"', r"<svg\1", text, count=1)
+    width = f'style="width:{100 * min(1.0, figure.width_mm / WIDE_MM):.0f}%"'
+    return text.replace("<svg ", f'<svg role="img" aria-label="{html.escape(figure.alt, quote=True)}" {width} ', 1)
 
 
 def write_png(figure: ReportFigure, path: Path) -> Path:

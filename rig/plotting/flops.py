@@ -38,7 +38,7 @@ class IsoPair(NamedTuple):
 
 
 class FlopsData(NamedTuple):
-    """Distinct kernels with weights, and the pairs to point out; ``source``: kinds of the costs (hollow unless measured)."""
+    """Distinct kernels with weights, and the pairs to point out; ``source``: kinds of the costs."""
 
     quantity: str
     unit: str
@@ -121,10 +121,15 @@ def draw_flops(data: FlopsData, ax: Axes) -> Axes:
             [pair.dear.mmac, pair.cheap.mmac], [pair.dear.cost, pair.cheap.cost], color=INK, linewidth=1.3, zorder=1
         )
         ax.annotate(
-            f"×{pair.ratio:.2g} at {compact(x)} MMAC", (pair.dear.mmac, pair.dear.cost), xytext=(-6, 9), textcoords="offset points", ha="right",
-            va="bottom", bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.85},
+            f"×{compact(pair.ratio)} at {compact(x)} MMAC",
+            (pair.dear.mmac, pair.dear.cost),
+            xytext=(-6, 9),
+            textcoords="offset points",
+            ha="right",
+            va="bottom",
+            bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.85},
             arrowprops={"arrowstyle": "-", "color": SOFT_INK, "linewidth": 0.6},
-        )  # fmt: skip
+        )
     ax.set(xscale="log", yscale="log")
     ax.margins(x=0.12, y=0.15)
     for axis in (ax.xaxis, ax.yaxis):
@@ -141,19 +146,28 @@ def flops_figure(data: FlopsData) -> ReportFigure:
     noun = "Energy" if data.unit == "mJ" else "Time"
     if data.pairs:
         best = max(data.pairs, key=lambda p: p.ratio)
-        answer = f"No: {best.dear.label} takes ×{best.ratio:.2g} the {noun.lower()} of {best.cheap.label} at the same MACs (within {100 * SAME_MACS:.0f} %)."
+        answer = (
+            f"No: {best.dear.label} takes ×{compact(best.ratio)} the {noun.lower()} of {best.cheap.label} "
+            f"at the same MACs (within {100 * SAME_MACS:.0f} %)."
+        )
         if best.ratio < 1.1:
-            answer = f"Nearly, here: kernels of the same MACs differ by at most ×{best.ratio:.2g}."
+            answer = f"Nearly, here: kernels of the same MACs differ by at most ×{compact(best.ratio)}."
     else:
         answer = "Not shown here: no two kernels have the same MACs within 2 %."
-    pairs = "; ".join(f"{p.dear.label} and {p.cheap.label}, ratio {p.ratio:.2g}" for p in data.pairs)
+    pairs = "; ".join(f"{p.dear.label} and {p.cheap.label}, ratio {compact(p.ratio)}" for p in data.pairs)
     mark = "SIMULATED. " if data.simulated else ""
     paired = {label: i for i, p in enumerate(data.pairs, start=1) for label in (p.dear.label, p.cheap.label)}
     return ReportFigure(
-        key="flops", title=f"Do FLOPs suffice to tell the {noun.lower()}?",
-        caption=f"{mark}{answer} {noun} per MAC spans ×{data.spread:.2g} over {plural(len(data.points), 'distinct kernel')} of both networks; costs are {data.source}. Kernels without weights (no MACs) are not drawn.",
-        alt=f"{mark}Dots on logarithmic axes: {plural(len(data.points), 'kernel')}, {data.points[0].mmac:.3g} to {data.points[-1].mmac:.3g} MMAC. Pairs of equal MACs: {pairs or 'none'}.",
+        key="flops",
+        title=f"Do FLOPs suffice to tell the {noun.lower()}?",
+        caption=f"{mark}{answer} {noun} per MAC spans ×{compact(data.spread)} over "
+        f"{plural(len(data.points), 'distinct kernel')}; costs are {data.source}. "
+        "Kernels without weights (no MACs) are not drawn.",
+        alt=f"{mark}Dots on logarithmic axes: {plural(len(data.points), 'kernel')}, {data.points[0].mmac:.3g} to "
+        f"{data.points[-1].mmac:.3g} MMAC. Pairs of equal MACs: {pairs or 'none'}.",
         columns=("kernel", "kind", "mmac", f"cost_{data.unit.lower()}", "pair"),
         rows=tuple((p.label, p.kind, p.mmac, p.cost, paired.get(p.label)) for p in data.points),
-        draw=lambda figure: draw_flops(data, figure.subplots()), height_mm=100, width_mm=150,
-    )  # fmt: skip
+        draw=lambda figure: draw_flops(data, figure.subplots()),
+        height_mm=100,
+        width_mm=150,
+    )

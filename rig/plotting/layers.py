@@ -16,7 +16,7 @@ PER_FIGURE = 45
 
 
 class LayersData(NamedTuple):
-    """Layers of one figure in network order; ``ties``: (group, row numbers) of channel groups with more than one layer."""
+    """Layers of one figure in network order; ``ties``: (group, row numbers) of groups of several layers."""
 
     layers: tuple[Layer, ...]
     ties: tuple[tuple[str, tuple[int, ...]], ...]
@@ -49,8 +49,14 @@ def draw_layers(data: LayersData, ax: Axes) -> Axes:
     gone = [(row, layer) for row, layer in zip(rows, data.layers, strict=True) if layer.removed]
     reach = max(layer.before for layer in data.layers)
     for row, layer in zip(rows, data.layers, strict=True):
-        ax.plot([layer.after if not layer.removed else 0, layer.before], [row, row], color="#CCCCCC" if not layer.removed else VERMILLION,
-                linewidth=2.0 if not layer.removed else 1.0, linestyle="-" if not layer.removed else ":", zorder=1)  # fmt: skip
+        ax.plot(
+            [layer.after if not layer.removed else 0, layer.before],
+            [row, row],
+            color="#CCCCCC" if not layer.removed else VERMILLION,
+            linewidth=2.0 if not layer.removed else 1.0,
+            linestyle="-" if not layer.removed else ":",
+            zorder=1,
+        )
     ax.plot(
         [la.before for la in data.layers],
         list(rows),
@@ -86,7 +92,7 @@ def draw_layers(data: LayersData, ax: Axes) -> Axes:
         ax.text(layer.before + 0.025 * reach, row, layer_note(layer), va="center", color=SOFT_INK)
     ax.set_yticks(list(rows), [layer.name for layer in data.layers])
     ax.set_ylim(len(data.layers) - 0.4, -0.6)
-    ax.set_xlim(0, 1.32 * reach)
+    ax.set_xlim(-0.025 * reach, 1.32 * reach)
     ax.tick_params(axis="y", length=0)
     ax.xaxis.grid(True)
     ax.set_xlabel("Output channels")
@@ -134,11 +140,17 @@ def layers_figure(data: LayersData) -> ReportFigure:
     part = f" (part {data.part} of {data.parts})" if data.parts > 1 else ""
     notes = "; ".join(f"{layer.name} {layer_note(layer)}" for layer in data.layers)
     return ReportFigure(
-        key=f"layers_{data.part}", title=f"What was removed?{part}",
+        key=f"layers_{data.part}",
+        title=f"What was removed?{part}",
         caption=f"{share[0].upper()}{share[1:]} ({before} → {after}); {plural(removed, 'layer')} removed whole; "
-        f"{plural(len(data.layers) - len(prunable), 'layer')} not prunable; {plural(len(data.ties), 'channel group')} with several layers (dotted lines join them).",
+        f"{plural(len(data.layers) - len(prunable), 'layer')} not prunable; "
+        f"{plural(len(data.ties), 'channel group')} with several layers (dotted lines join them).",
         alt=f"Dumbbells of output channels before and after, in network order: {notes}.",
         columns=("layer", "group", "before", "after", "prunable", "removed", "why"),
-        rows=tuple((la.name, la.group, la.before, 0 if la.removed else la.after, la.prunable, la.removed, la.why) for la in data.layers),
-        draw=lambda figure: draw_layers(data, figure.subplots()), height_mm=26 + 4.4 * len(data.layers),
-    )  # fmt: skip
+        rows=tuple(
+            (la.name, la.group, la.before, 0 if la.removed else la.after, la.prunable, la.removed, la.why)
+            for la in data.layers
+        ),
+        draw=lambda figure: draw_layers(data, figure.subplots()),
+        height_mm=26 + 4.4 * len(data.layers),
+    )

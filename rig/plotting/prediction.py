@@ -84,27 +84,41 @@ def summarize(points: Sequence[Point]) -> ErrorSummary:
     errors = [p.error for p in points]
     known = [p.covered for p in points if p.covered is not None]
     return ErrorSummary(
-        len(points), quantile([abs(e) for e in errors], 0.5), quantile([abs(e) for e in errors], 0.9),
-        quantile(errors, 0.5), sum(known), len(known),
-    )  # fmt: skip
+        len(points),
+        quantile([abs(e) for e in errors], 0.5),
+        quantile([abs(e) for e in errors], 0.9),
+        quantile(errors, 0.5),
+        sum(known),
+        len(known),
+    )
 
 
 def draw_scatter(data: PredictionData, ax: Axes) -> Axes:
-    """Predicted against measured, log–log, equality dashed; kernels circles, networks squares, extrapolated triangles."""
+    """Predicted against measured, log–log, equality dashed; circles kernels, squares networks."""
     simulated = any(p.simulated for p in data.points)
     styles = (
-        ("kernel", False, "o", BLUE, "kernel"), ("network", False, "s", GREEN, "network"), (None, True, "^", VERMILLION, "extrapolated"),
-    )  # fmt: skip
+        ("kernel", False, "o", BLUE, "kernel"),
+        ("network", False, "s", GREEN, "network"),
+        (None, True, "^", VERMILLION, "extrapolated"),
+    )
     for what, extrapolated, marker, colour, label in styles:
         points = [p for p in data.points if p.extrapolated == extrapolated and what in (None, p.what)]
         if not points:
             continue
         x, y = [p.measured.value for p in points], [p.predicted.value for p in points]
         ax.errorbar(
-            x, y, xerr=interval_arms(x, [p.measured.lo for p in points], [p.measured.hi for p in points]),
+            x,
+            y,
+            xerr=interval_arms(x, [p.measured.lo for p in points], [p.measured.hi for p in points]),
             yerr=interval_arms(y, [p.predicted.lo for p in points], [p.predicted.hi for p in points]),
-            fmt=marker, markersize=4, ecolor=colour, elinewidth=0.6, alpha=0.85, label=label + word(simulated), **marks(simulated, colour),
-        )  # fmt: skip
+            fmt=marker,
+            markersize=4,
+            ecolor=colour,
+            elinewidth=0.6,
+            alpha=0.85,
+            label=label + word(simulated),
+            **marks(simulated, colour),
+        )
     values = [v for p in data.points for v in (p.measured.value, p.predicted.value) if v > 0]
     low, high = min(values) / 1.6, max(values) * 1.6
     ax.plot([low, high], [low, high], color=INK, linestyle=(0, (5, 3)), linewidth=0.9, zorder=0)
@@ -189,20 +203,42 @@ def prediction_figure(panels: list[PredictionData]) -> ReportFigure:
         for p in data.points
     )
     return ReportFigure(
-        key="prediction", title="Can I trust the prediction?",
-        caption=mark + " ".join(_answer(data) for data in panels) + " Only subjects held out of the fit. Whiskers are 95 % intervals of both; the dashed line is equality.",
-        alt=f"{mark}Predicted against measured on logarithmic axes with histograms of the signed error. " + " ".join(_answer(data) for data in panels),
-        columns=("quantity", "unit", "name", "what", "kind", "measured", "measured_lo", "measured_hi", "predicted", "predicted_lo",
-                 "predicted_hi", "relative_error", "covered", "extrapolated", "simulated"),
-        rows=rows, draw=draw, height_mm=150,
-    )  # fmt: skip
+        key="prediction",
+        title="Can I trust the prediction?",
+        caption=mark
+        + " ".join(_answer(data) for data in panels)
+        + " Only subjects held out of the fit. Whiskers are 95 % intervals of both; the dashed line is equality.",
+        alt=f"{mark}Predicted against measured on logarithmic axes with histograms of the signed error. "
+        + " ".join(_answer(data) for data in panels),
+        columns=(
+            "quantity",
+            "unit",
+            "name",
+            "what",
+            "kind",
+            "measured",
+            "measured_lo",
+            "measured_hi",
+            "predicted",
+            "predicted_lo",
+            "predicted_hi",
+            "relative_error",
+            "covered",
+            "extrapolated",
+            "simulated",
+        ),
+        rows=rows,
+        draw=draw,
+        height_mm=150,
+    )
 
 
 def _answer(data: PredictionData) -> str:
     s = summarize(data.points)
     extra = sum(p.extrapolated for p in data.points)
     return (
-        f"{data.quantity}: of {plural(s.n, 'subject')} the median error is {percent(s.median, 1)}, nine in ten are within {percent(s.p90, 1)}; {coverage_text(s)}"
+        f"{data.quantity}: of {plural(s.n, 'subject')} the median error is {percent(s.median, 1)}, "
+        f"nine in ten are within {percent(s.p90, 1)}; {coverage_text(s)}"
         f"{f'; {extra} extrapolated (triangles)' if extra else ''}."
     )
 

@@ -56,10 +56,13 @@ def rounds_data(result: RunResult) -> RoundsData | None:
     if not result.rounds:
         return None
     return RoundsData(
-        tuple(r.round for r in result.rounds), tuple(_series(limit, result) for limit in result.budget),
+        tuple(r.round for r in result.rounds),
+        tuple(_series(limit, result) for limit in result.budget),
         tuple(None if r.accuracy_val is None else 100 * r.accuracy_val for r in result.rounds),
-        tuple(r.width for r in result.rounds), tuple(r.verdict for r in result.rounds), result.simulated,
-    )  # fmt: skip
+        tuple(r.width for r in result.rounds),
+        tuple(r.verdict for r in result.rounds),
+        result.simulated,
+    )
 
 
 def _series(limit: BudgetLimit, result: RunResult) -> RoundSeries:
@@ -79,11 +82,12 @@ def controller_data(result: RunResult) -> ControllerData | None:
     if not steps:
         return None
     return ControllerData(
-        tuple(s.step for s in steps), tuple(s.true_cost / s.target_cost for s in steps),
+        tuple(s.step for s in steps),
+        tuple(s.true_cost / s.target_cost for s in steps),
         tuple(None if s.relaxed_cost is None else s.relaxed_cost / s.target_cost for s in steps),
         tuple(s.log_strength for s in steps),
         tuple(None if s.alive_share is None else 100 * s.alive_share for s in steps),
-    )  # fmt: skip
+    )
 
 
 def draw_round_series(series: RoundSeries, rounds: tuple[int, ...], simulated: bool, ax: Axes) -> Axes:
@@ -115,7 +119,7 @@ def draw_round_series(series: RoundSeries, rounds: tuple[int, ...], simulated: b
         color=VERMILLION,
         linestyle=(0, (5, 3)),
         linewidth=1.2,
-        label=f"target {compact(series.target)} {series.unit}",
+        label=f"target {series.target:.4g} {series.unit}",
     )
     ax.margins(y=0.2)
     ax.set_ylabel(f"{series.name.capitalize()},\n{series.unit}")
@@ -171,14 +175,19 @@ def controller_figure(data: ControllerData, simulated: bool) -> ReportFigure:
         else f"It ended {percent(data.true_ratio[-1] - 1)} above the target"
     )
     return ReportFigure(
-        key="controller", title="Did the controller drive the cost to the target?",
+        key="controller",
+        title="Did the controller drive the cost to the target?",
         caption=f"{mark}{answer}; last step: cost {percent(data.true_ratio[-1])} of the target"
-        f"{'' if data.alive_percent[-1] is None else f', {data.alive_percent[-1]:.0f} % of the channels alive'}. Cost by the cost model (predicted), not measured.",
-        alt=f"{mark}Lines over {plural(len(data.steps), 'step')}: cost over target from {data.true_ratio[0]:.2f} to {data.true_ratio[-1]:.2f}; "
+        f"{'' if data.alive_percent[-1] is None else f', {data.alive_percent[-1]:.0f} % of the channels alive'}. "
+        "Cost by the cost model (predicted), not measured.",
+        alt=f"{mark}Lines over {plural(len(data.steps), 'step')}: cost over target from {data.true_ratio[0]:.2f} to "
+        f"{data.true_ratio[-1]:.2f}; "
         f"log strength from {data.log_strength[0]:.2f} to {data.log_strength[-1]:.2f}.",
         columns=("step", "true_cost_over_target", "relaxed_cost_over_target", "log_strength", "alive_percent"),
-        rows=tuple(zip(*data, strict=True)), draw=draw, height_mm=92,
-    )  # fmt: skip
+        rows=tuple(zip(*data, strict=True)),
+        draw=draw,
+        height_mm=92,
+    )
 
 
 def rounds_figure(data: RoundsData) -> ReportFigure:
@@ -209,11 +218,21 @@ def rounds_figure(data: RoundsData) -> ReportFigure:
         figure.align_ylabels(axes)
 
     rows = tuple(
-        (data.rounds[i], s.name, s.unit, s.target, side, *(values[i] or (None, None, None)), data.accuracy_percent[i], data.width[i], data.verdicts[i])
+        (
+            data.rounds[i],
+            s.name,
+            s.unit,
+            s.target,
+            side,
+            *(values[i] or (None, None, None)),
+            data.accuracy_percent[i],
+            data.width[i],
+            data.verdicts[i],
+        )
         for s in data.series
         for side, values in (("predicted", s.predicted), ("measured", s.measured))
         for i in range(len(data.rounds))
-    )  # fmt: skip
+    )
     mark = "SIMULATED. " if data.simulated else ""
     told = listed([f"round {r} {v}" for r, v in zip(data.rounds, data.verdicts, strict=True)])
     series = "; ".join(
@@ -222,13 +241,30 @@ def rounds_figure(data: RoundsData) -> ReportFigure:
         for s in data.series
     )
     return ReportFigure(
-        key="rounds", title="Why this network: what did each round on the device decide?",
-        caption=f"{mark}{told[0].upper()}{told[1:]}. Hollow diamonds are predicted, {'hollow circles simulated measurements' if data.simulated else 'filled circles measured'}; "
-        "whiskers are 95 % intervals. Accuracy is of the validation split, which steers; the test set was used once, at the end. Axes of dots and lines do not start at zero.",
+        key="rounds",
+        title="Why this network: what did each round on the device decide?",
+        caption=f"{mark}{told[0].upper()}{told[1:]}. Hollow diamonds are predicted, "
+        f"{'hollow circles simulated measurements' if data.simulated else 'filled circles measured'}; "
+        "whiskers are 95 % intervals. Accuracy is of the validation split, which steers; the test set was used once, "
+        "at the end. Axes of dots and lines do not start at zero.",
         alt=f"{mark}Over {plural(len(data.rounds), 'round')}: {series}. {told}.",
-        columns=("round", "limit", "unit", "target", "series", "value", "lo", "hi", "accuracy_val_percent", "width", "verdict"), rows=rows,
-        draw=draw, height_mm=48 * len(data.series) + 20 * (has_width + has_accuracy) + 8,
-    )  # fmt: skip
+        columns=(
+            "round",
+            "limit",
+            "unit",
+            "target",
+            "series",
+            "value",
+            "lo",
+            "hi",
+            "accuracy_val_percent",
+            "width",
+            "verdict",
+        ),
+        rows=rows,
+        draw=draw,
+        height_mm=48 * len(data.series) + 20 * (has_width + has_accuracy) + 8,
+    )
 
 
 def _pair(predicted: Interval | None, measured: Interval | None) -> str:

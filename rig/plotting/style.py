@@ -1,4 +1,4 @@
-"""How every figure looks: type, widths, colours, and the marks of simulated data. Deterministic output (Agg, fixed salt)."""
+"""How every figure looks: type, widths, colours, marks of simulated data. Deterministic (Agg, fixed salt)."""
 
 from __future__ import annotations
 

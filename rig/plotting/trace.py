@@ -45,9 +45,9 @@ def draw_trace(data: TraceData, ax: Axes) -> Axes:
             data.idle_level, color=INK, linestyle=(0, (5, 3)), linewidth=1.0, label=f"idle {compact(data.idle_level)} W"
         )
     ax.set_ylim(0, ax.get_ylim()[1] * 1.02)
-    ax.set_xlim(data.spans[0].t0_s, data.spans[-1].t1_s)
+    ax.set_xlim(data.spans[0].t0_s, 1.01 * data.spans[-1].t1_s)
     ax.set_ylabel(f"{data.quantity.capitalize()}, {data.unit}")
-    legend_above(ax, columns=4)
+    legend_above(ax, columns=2)
     return ax
 
 
@@ -65,9 +65,15 @@ def _shade_spans(data: TraceData, ax: Axes) -> None:
         wide = (t1 - t0) > 0.022 * len(reason) * duration
         place = {"ha": "center"} if wide else {"ha": "center", "rotation": 90}
         ax.text(
-            0.5 * (t0 + t1), 0.03, reason, transform=ax.get_xaxis_transform(), va="bottom", color=SOFT_INK,
-            bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.9}, **place,
-        )  # fmt: skip
+            0.5 * (t0 + t1),
+            0.03,
+            reason,
+            transform=ax.get_xaxis_transform(),
+            va="bottom",
+            color=SOFT_INK,
+            bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.9},
+            **place,
+        )
 
 
 def merged_spans(data: TraceData) -> list[tuple[float, float, bool, bool, str]]:
@@ -131,7 +137,7 @@ def window_text(data: TraceData) -> str:
 def drift_text(data: TraceData) -> str:
     """Change between the first and the second half of the windows, in per cent of the mean."""
     half = len(data.windows) // 2
-    if half == 0:
+    if half == 0 or data.window_mean.value == 0:
         return "too few windows to judge drift"
     first, second = data.windows[:half], data.windows[-half:]
     drift = (math.fsum(second) - math.fsum(first)) / half / data.window_mean.value
@@ -165,19 +171,24 @@ def trace_figure(data: TraceData, role: str) -> ReportFigure:
     mark = "SIMULATED. " if data.simulated else ""
     missing = [n for n, present in (("temperature", has_temp), ("clock", has_clock)) if not present]
     caption = (
-        f"{mark}{'Yes' if used >= 2 and not _bad(excluded) else 'With care'}: {plural(used, 'window')} used"
-        f"{'; not used: ' + listed(excluded) if excluded else ', none excluded'}; {drift_text(data)}. "
-        f"{data.note + ' ' if data.note else ''}Source: {data.source}; measurement {data.measurement_id}."
+        f"{mark}{_answer(data, excluded)} {data.note + ' ' if data.note else ''}Source: {data.source}; "
+        f"measurement {data.measurement_id}."
         f"{' Not reported by this device: ' + listed(missing) + '.' if missing else ''}"
     )
     return ReportFigure(
-        key=f"trace_{role}", title=f"Was the {role} measured in a steady state?", caption=caption,
-        alt=f"{mark}{data.quantity.capitalize()} over {data.spans[-1].t1_s:.0f} s: mean of the windows {window_text(data)}"
-        f"{f', idle {compact(data.idle_level)} W' if data.idle_level is not None else ''}; {plural(used, 'window')} shaded; "
+        key=f"trace_{role}",
+        title=f"Was the {role} measured in a steady state?",
+        caption=caption,
+        alt=f"{mark}{data.quantity.capitalize()} over {data.spans[-1].t1_s:.0f} s: "
+        f"mean of the windows {window_text(data) if data.windows else 'not available'}"
+        f"{f', idle {compact(data.idle_level)} W' if data.idle_level is not None else ''}; "
+        f"{plural(used, 'window')} shaded; "
         f"excluded: {listed(excluded) or 'none'}.",
-        columns=("series", "time_s", f"mean_{_suffix(data)}", f"low_{_suffix(data)}", f"high_{_suffix(data)}"), rows=tuple(rows),
-        draw=draw, height_mm=62 + 16 * len(extra),
-    )  # fmt: skip
+        columns=("series", "time_s", f"mean_{_suffix(data)}", f"low_{_suffix(data)}", f"high_{_suffix(data)}"),
+        rows=tuple(rows),
+        draw=draw,
+        height_mm=62 + 16 * len(extra),
+    )
 
 
 def windows_figure(data: TraceData, role: str) -> ReportFigure:
@@ -185,18 +196,29 @@ def windows_figure(data: TraceData, role: str) -> ReportFigure:
     mark = "SIMULATED. " if data.simulated else ""
     text = window_text(data)
     return ReportFigure(
-        key=f"windows_{role}", title=f"Do the windows of the {role} agree?",
-        caption=f"{mark}{plural(len(data.windows), 'window')}: {text}; {drift_text(data)}. The vertical axis does not start at zero: "
+        key=f"windows_{role}",
+        title=f"Do the windows of the {role} agree?",
+        caption=f"{mark}{plural(len(data.windows), 'window')}: {text}; {drift_text(data)}. "
+        "The vertical axis does not start at zero: "
         "dots, not bars. The interval here is sampling alone; the tables add calibration and clock.",
         alt=f"{mark}Dots: mean {data.quantity} of {plural(len(data.windows), 'window')} in order, mean {text}.",
-        columns=("window", f"mean_{_suffix(data)}"), rows=tuple(enumerate(data.windows, start=1)),
-        draw=lambda figure: draw_windows(data, figure.subplots()), height_mm=45,
-    )  # fmt: skip
+        columns=("window", f"mean_{_suffix(data)}"),
+        rows=tuple(enumerate(data.windows, start=1)),
+        draw=lambda figure: draw_windows(data, figure.subplots()),
+        height_mm=45,
+    )
 
 
 def _suffix(data: TraceData) -> str:
     return "w" if data.unit == "W" else "ms"
 
 
-def _bad(excluded: list[str]) -> bool:
-    return any(reason != "warm-up" for reason in excluded)
+def _answer(data: TraceData, excluded: list[str]) -> str:
+    """Yes, no, or with care, and why."""
+    used = sum(span.used for span in data.spans)
+    if data.rejected is not None:
+        return f"No: the measurement was rejected ({data.rejected}); nothing of it is used."
+    beyond_warmup = [reason for reason in excluded if reason != "warm-up"]
+    answer = "Yes" if used >= 3 and not beyond_warmup else "With care"
+    left_out = f"; not used: {listed(excluded)}" if excluded else ", none excluded"
+    return f"{answer}: {plural(used, 'window')} used{left_out}; {drift_text(data)}."

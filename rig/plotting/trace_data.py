@@ -12,8 +12,23 @@ from rig.plotting.numbers import Interval
 
 MEAN_BIN_S = 0.1
 MAX_BINS = 1200
-T95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262, 10: 2.228, 12: 2.179,
-       15: 2.131, 20: 2.086, 30: 2.042, 60: 2.000}  # fmt: skip
+T95 = {
+    1: 12.706,
+    2: 4.303,
+    3: 3.182,
+    4: 2.776,
+    5: 2.571,
+    6: 2.447,
+    7: 2.365,
+    8: 2.306,
+    9: 2.262,
+    10: 2.228,
+    12: 2.179,
+    15: 2.131,
+    20: 2.086,
+    30: 2.042,
+    60: 2.000,
+}
 
 
 class Span(NamedTuple):
@@ -37,7 +52,7 @@ class StatePoint(NamedTuple):
 class TraceData(NamedTuple):
     """One measurement for drawing. ``level``: power in W from the meter, or latency in ms on a time-only device.
 
-    ``envelope``: (time, low, high) per bin; ``mean``: (time, mean) per bin of ``bin_s``; times in s from the first phase.
+    ``envelope``: (time, low, high) per bin; ``mean``: (time, mean) per bin of ``bin_s``; times from the first phase.
     ``windows``: mean of each measured window in order; ``window_mean``: their mean with its 95 % interval.
     """
 
@@ -56,12 +71,16 @@ class TraceData(NamedTuple):
     windows: tuple[float, ...]
     window_mean: Interval
     note: str
+    rejected: str | None
 
 
-def trace_data(record: dict[str, Any], trace: dict[str, Any] | None, rejected: str | None = None) -> TraceData:
+def trace_data(
+    record: dict[str, Any], trace: dict[str, Any] | None, rejected: str | None = None, idle_w: float | None = None
+) -> TraceData:
     """Reduce a MeasureRecord and its trace (PowerTrace JSON, None on a time-only device).
 
     ``rejected``: why the quality check refused the measurement, if it did; every window is then drawn as excluded.
+    ``idle_w``: quiet power as assessed; by default the mean of the quiet phases.
     """
     phases = record["phases"]
     start = phases[0]["t0_s"]
@@ -73,6 +92,7 @@ def trace_data(record: dict[str, Any], trace: dict[str, Any] | None, rejected: s
         "simulated": record["kind"] == "simulated",
         "spans": spans,
         "states": states,
+        "rejected": rejected,
     }
     if trace is None:
         return _latency_trace(record, start, fields)
@@ -85,11 +105,18 @@ def trace_data(record: dict[str, Any], trace: dict[str, Any] | None, rejected: s
     idle = [_mean(times, power, s.t0_s, s.t1_s) for s in spans if s.idle]
     sensor = record.get("sensor") or {}
     return TraceData(
-        quantity="power", unit="W", source=f"{sensor.get('name', trace['source'])}, {trace['boundary'].replace('_', ' ')}",
-        bin_s=bin_s, envelope=_envelope(times, power, bin_s), mean=_means(times, power, bin_s),
-        idle_level=math.fsum(idle) / len(idle) if idle else None, windows=windows, window_mean=mean_interval(windows),
-        note="", **fields,
-    )  # fmt: skip
+        quantity="power",
+        unit="W",
+        source=f"{sensor.get('name', trace['source'])}, {trace['boundary'].replace('_', ' ')}",
+        bin_s=bin_s,
+        envelope=_envelope(times, power, bin_s),
+        mean=_means(times, power, bin_s),
+        idle_level=idle_w if idle_w is not None else math.fsum(idle) / len(idle) if idle else None,
+        windows=windows,
+        window_mean=mean_interval(windows),
+        note="",
+        **fields,
+    )
 
 
 def _latency_trace(record: dict[str, Any], start: float, fields: dict[str, Any]) -> TraceData:
@@ -108,11 +135,18 @@ def _latency_trace(record: dict[str, Any], start: float, fields: dict[str, Any])
     )
     why = record.get("trace_problem") or "this device has no power meter"
     return TraceData(
-        quantity="latency", unit="ms", source=f"{record['runtime']} {record.get('runtime_version') or ''}".strip(),
-        bin_s=math.nan, envelope=envelope, mean=tuple((t, 1e3 * p["latency_mean_s"]) for t, p in zip(middle, busy, strict=True)),
-        idle_level=None, windows=windows, window_mean=mean_interval(windows),
-        note=f"No power: {why}. Latency is shown in its place.", **fields,
-    )  # fmt: skip
+        quantity="latency",
+        unit="ms",
+        source=f"{record['runtime']} {record.get('runtime_version') or ''}".strip(),
+        bin_s=math.nan,
+        envelope=envelope,
+        mean=tuple((t, 1e3 * p["latency_mean_s"]) for t, p in zip(middle, busy, strict=True)),
+        idle_level=None,
+        windows=windows,
+        window_mean=mean_interval(windows),
+        note=f"No power: {why}. Latency is shown in its place.",
+        **fields,
+    )
 
 
 def _span(phase: dict[str, Any], start: float, rejected: str | None) -> Span:
@@ -124,7 +158,7 @@ def _span(phase: dict[str, Any], start: float, rejected: str | None) -> Span:
         return Span(t0, t1, False, False, "warm-up" if name == "warmup" else name)
     if phase.get("throttled"):
         return Span(t0, t1, False, False, "throttled: " + ", ".join(phase["throttled"]))
-    return Span(t0, t1, rejected is None, False, rejected or "")
+    return Span(t0, t1, rejected is None, False, "" if rejected is None else f"rejected: {rejected.split(':')[0]}")
 
 
 def _state(phase: dict[str, Any], start: float) -> StatePoint:
