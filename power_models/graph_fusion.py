@@ -7,6 +7,7 @@ one ``batch_norm`` kernel. ``x * sigmoid(x)`` and ``x * hard_sigmoid(x)`` are on
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from device_agents.records import WEIGHTED_KINDS
@@ -30,30 +31,36 @@ class FusionRules(NamedTuple):
     """What an engine does with a graph before any layout is chosen.
 
     ``keeps_views``: reshapes are executed. ``folds_affine``: kernel kinds into which batch normalization, scale and
-    shift are folded. ``fuses_activation``: kernel kinds that take one activation out of ``activations`` with them.
+    shift are folded. ``activations``: of each kernel kind, the activations of which it takes one along.
+    ``fuses_pad``: convolutions and average pools do the zero padding before them.
     """
 
     name: str
     keeps_views: bool
     folds_affine: frozenset[str]
-    fuses_activation: frozenset[str]
-    activations: frozenset[str]
-    fuses_pad: bool = False
+    activations: Mapping[str, frozenset[str]]
+    fuses_pad: bool
 
+
+_ANY_ACTIVATION = frozenset({*ACTIVATIONS.values(), "relu6"})
+_CONV_ACTIVATIONS = frozenset({"relu", "relu6", "clip", "leaky_relu", "sigmoid", "hardsigmoid", "tanh"})
 
 VIRTUAL = FusionRules(
     "virtual",
     keeps_views=False,
     folds_affine=frozenset({*WEIGHTED_KINDS, "batch_norm"}),
-    fuses_activation=frozenset({*WEIGHTED_KINDS, "add", "batch_norm"}),
-    activations=frozenset(ACTIVATIONS.values()) | {"relu6"},
+    activations=dict.fromkeys((*WEIGHTED_KINDS, "add", "batch_norm"), _ANY_ACTIVATION),
+    fuses_pad=False,
 )
 ONNXRUNTIME = FusionRules(
     "onnxruntime",
     keeps_views=True,
     folds_affine=frozenset({"conv", "depthwise"}),
-    fuses_activation=frozenset({*WEIGHTED_KINDS}),
-    activations=frozenset({"relu", "relu6", "clip", "leaky_relu", "sigmoid", "hardsigmoid", "tanh"}),
+    activations={
+        "conv": _CONV_ACTIVATIONS,
+        "depthwise": _CONV_ACTIVATIONS,
+        "fc": frozenset({"relu", "leaky_relu", "sigmoid", "tanh", "hardsigmoid", "elu", "selu", "softplus"}),
+    },
     fuses_pad=True,
 )
 
@@ -147,9 +154,9 @@ class Lowering:
     def _activation(self, node: Node, name: str) -> None:
         function = activation_name(self.graph, node)
         index = self._absorber(name)
-        if index is not None and function in self.rules.activations:
+        if index is not None:
             kernel = self.kernels[index]
-            if kernel.kind in self.rules.fuses_activation and not kernel.fused:
+            if function in self.rules.activations.get(kernel.kind, ()) and not kernel.fused:
                 kernel.fused.append(function)
                 self._absorb(index, node)
                 return

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from power_models.kernel_builders import Kernel
 
 AVX512_BLOCK = 16
+GLOBAL_POOLS = ("GlobalAveragePool", "GlobalMaxPool")
 ALIGNMENT = 4  # the reorder of an input wants the channel count to be a multiple of this
 
 # Element-wise kernels that run on blocked tensors as they are; of these, all but silu are taken along by a blocked
@@ -48,6 +49,7 @@ class _Layout:
         self.blocked: dict[str, _Blocked] = {}
         self.reordered: dict[str, str] = {}
         self.converted: set[int] = set()
+        self.written = {name for kernel in kernels for name in kernel.writes}
         self.readers: dict[str, int] = dict.fromkeys(outputs, 1)
         for kernel in kernels:
             for name in kernel.reads:
@@ -68,6 +70,8 @@ class _Layout:
             self._convolution(kernel)
         elif self.block and kernel.kind in ("max_pool", "avg_pool"):
             self._pool(kernel)
+        elif self.block and kernel.op in GLOBAL_POOLS and kernel.reads[0] not in self.written:
+            self._pool(kernel)  # of a network input the runtime treats it as it does the other pools
         elif all(name in self.blocked for name in kernel.reads):
             self._follower(kernel)
         else:
@@ -144,7 +148,7 @@ class _Layout:
             self._join(kernel)
         elif kernel.kind == "batch_norm" or (kernel.kind == "mul" and len(kernel.reads) == 1):
             self._as_convolution(kernel)
-        elif kernel.op in ("GlobalAveragePool", "GlobalMaxPool", "Concat") and self._aligned(kernel):
+        elif kernel.op in (*GLOBAL_POOLS, "Concat") and self._aligned(kernel):
             self._join(kernel)
         else:
             self.kernels.append(kernel)

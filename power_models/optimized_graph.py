@@ -205,13 +205,14 @@ def in_profile_order(
             nameless.setdefault(kernel.op, []).append(kernel)
     ordered = []
     for entry in profile_nodes:
-        kernel: Kernel | None = by_name.pop(entry["name"]) if entry["name"] in by_name else None
-        if kernel is None and nameless.get(str(entry.get("op_name"))):
-            kernel = nameless[str(entry["op_name"])].pop(0)
-            kernel.name = entry["name"]
-        if kernel is None:
-            raise InvalidModel(f"the profile names node {entry['name']!r}, which the optimized graph has not")
-        ordered.append(kernel)
+        name, alike = str(entry["name"]), nameless.get(str(entry.get("op_name")), [])
+        if name in by_name:
+            ordered.append(by_name.pop(name))
+        elif alike:
+            ordered.append(alike.pop(0))
+            ordered[-1].name = name
+        else:
+            raise InvalidModel(f"the profile names node {name!r}, which the optimized graph has not")
     missing = [*by_name, *(kernel.name for group in nameless.values() for kernel in group)]
     if missing:
         raise InvalidModel(f"the profile lacks node {missing[0]!r} of the optimized graph: not of the same network?")
