@@ -22,7 +22,7 @@ def check_file(path: Path) -> None:
 
 
 def check_onnx(path: Path) -> None:
-    """As ``check_file``, and ModelError for what is no ONNX network in one file; for engines that read it themselves."""
+    """As ``check_file``, and ModelError for what is no ONNX network in one file."""
     check_file(path)
     import onnx
     from google.protobuf.message import DecodeError

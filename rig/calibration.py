@@ -1,0 +1,196 @@
+"""The steps of a calibration: which kernels, which run is gone on with, the fit, its held-out error, what is saved."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rig.cost_models import MODEL_FILE
+from rig.errors import BadInputError, StoreError
+from rig.units import Quantity
+
+if TYPE_CHECKING:
+    from device_agents.records import KernelSpec
+    from power_models.kernel_cost import KernelCostModel, KernelRow
+    from power_models.validate import ErrorSummary, Prediction
+    from rig.collect import Collected
+    from rig.commands.options import CalibrateOptions
+    from rig.profiles import DeviceProfile
+    from rig.store import Run, Store
+
+DEFAULT_KERNELS = 200
+HELD_OUT_SHARE = 0.15
+FEWEST_HELD_OUT = 6
+UNFINISHED = ("running", "interrupted", "time-limit")
+
+NORMAL_95 = 1.96
+
+
+class Grid(NamedTuple):
+    """The kernels to measure: those to fit, and those held out to check the fit."""
+
+    fitted: list[KernelSpec]
+    held_out: list[KernelSpec]
+
+
+class Fitted(NamedTuple):
+    """A model with its held-out predictions and their summaries, by quantity."""
+
+    model: KernelCostModel
+    predictions: Mapping[str, Sequence[Prediction]]
+    summaries: Mapping[str, ErrorSummary]
+
+
+def kernel_count(profile: DeviceProfile, options: CalibrateOptions) -> int:
+    """How many kernels to measure: as asked, else the profile's ``grid.kernels``, else a default."""
+    count = options.kernels or profile.grid.get("kernels", DEFAULT_KERNELS)
+    if not isinstance(count, int) or count < 1:
+        raise BadInputError(f"{profile.name}: grid.kernels is {count!r}", fix="write a whole number, as kernels = 200")
+    return count
+
+
+def choose_kernels(count: int, seed: int, around: Sequence[KernelSpec]) -> Grid:
+    """A space-filling design (near ``around`` too), of which a random part is held out, none of a kind's only ones."""
+    from rig.grid import design
+
+    chosen = design(count, seed, around=around)
+    by_kind: dict[str, list[KernelSpec]] = {}
+    for spec in chosen:
+        by_kind.setdefault(spec.kind, []).append(spec)
+    # A kind with few kernels needs them all in the fit: a kind that was never fitted has no price.
+    spare = [spec for members in by_kind.values() if len(members) >= 4 for spec in members[1:]]
+    wanted = min(max(FEWEST_HELD_OUT, round(count * HELD_OUT_SHARE)), len(spare) // 2)
+    held = set(random.Random(f"held-out-{seed}").sample(spare, wanted))
+    return Grid([spec for spec in chosen if spec not in held], [spec for spec in chosen if spec in held])
+
+
+def request_of(profile: DeviceProfile, options: CalibrateOptions) -> dict[str, Any]:
+    """What makes two calibrations the same campaign, so that the second goes on with the first."""
+    return {
+        "kernels": kernel_count(profile, options),
+        "seed": options.seed,
+        "around": [hashlib.sha256(path.read_bytes()).hexdigest() for path in options.around],
+        "runtime": profile.runtime.model_dump(),
+        "plan": profile.plan.model_dump(),
+    }
+
+
+def unfinished_run(store: Store, device: str, request: Mapping[str, Any]) -> Run | None:
+    """The newest run of the same campaign that did not finish."""
+    for manifest in reversed(store.runs()):
+        same = manifest["device"] == device and manifest.get("request") == request
+        if same and manifest["command"] == "calibrate" and manifest["state"] in UNFINISHED:
+            return store.open_run(manifest["id"])
+    return None
+
+
+def fit_and_check(collected: Collected, held_out: Sequence[KernelSpec], device: str) -> Fitted:
+    """Fit to the rows that are not held out; predict those that are. StoreError where too little was measured."""
+    from power_models.kernel_cost import KernelCostModel
+    from power_models.validate import predict_rows, summarize
+
+    held = set(held_out)
+    training = [row for row in collected.rows if row.kernel not in held]
+    if not training or collected.configuration is None:
+        raise StoreError(
+            f"{device}: no kernel has been measured completely, so there is nothing to fit",
+            fix=f"rig calibrate --device {device} with more --time",
+        )
+    model = KernelCostModel.fit(
+        training,
+        collected.configuration,
+        collected.kind,
+        idle_power_w=collected.idle_power_w,
+        overhead=collected.overhead,
+    )
+    known = set(model.known_kinds)
+    checked = [row for row in _held_rows(collected.rows, held) if (row.kernel.kind, row.kernel.dtype) in known]
+    predictions = {name: found for name, found in predict_rows(model, checked).items() if found} if checked else {}
+    return Fitted(model, predictions, {name: summarize(found) for name, found in predictions.items()})
+
+
+def _held_rows(rows: Sequence[KernelRow], held: set[KernelSpec]) -> list[KernelRow]:
+    return [row for row in rows if row.kernel in held and row.source == "chain"]
+
+
+def save_better(fitted: Fitted, collected: Collected, held_out: Sequence[KernelSpec], folder: Path) -> bool:
+    """Save the model unless the saved one of the same configuration does better on the same held-out kernels.
+
+    Both are scored by the mean of the median errors of their quantities; the saved model may have seen some of these
+    kernels, which favours it. Returns whether the new model was saved.
+    """
+    from power_models.kernel_cost import KernelCostModel
+    from power_models.validate import predict_rows, summarize
+
+    if (folder / MODEL_FILE).is_file() and fitted.summaries:
+        try:
+            old = KernelCostModel.load(folder)
+            known = set(old.known_kinds)
+            rows = _held_rows(collected.rows, set(held_out))
+            priced = [row for row in rows if (row.kernel.kind, row.kernel.dtype) in known]
+            same = old.configuration == fitted.model.configuration and len(priced) == len(rows)
+            found = predict_rows(old, priced) if same else {}
+        except ValueError:
+            found = {}  # a damaged or older file: the new model takes its place
+        before = {name: summarize(predictions) for name, predictions in found.items() if predictions}
+        covers_less = set(fitted.model.known_kinds) < (set(old.known_kinds) if before else set())
+        if before and (covers_less or _score(before) < _score(fitted.summaries)):
+            return False
+    fitted.model.save(folder)
+    return True
+
+
+def _score(summaries: Mapping[str, ErrorSummary]) -> float:
+    return sum(summary.median for summary in summaries.values()) / len(summaries)
+
+
+def validation_rows(fitted: Fitted, rows: Sequence[KernelRow], kind: str) -> list[dict[str, Any]]:
+    """The held-out kernels, measured against predicted, as ``validation`` of docs/design.md."""
+    errors = {row.kernel.label: row for row in rows}
+    found = []
+    for quantity, predictions in fitted.predictions.items():
+        for one in predictions:
+            row = errors[one.name]
+            se = row.latency_se_s if quantity == "latency_s" else row.energy_se_j
+            predicted = Quantity(one.predicted, one.lo, one.hi, kind="predicted", basis=kind)
+            found.append(
+                {
+                    "name": one.name,
+                    "what": "kernel",
+                    "kind": row.kernel.kind,
+                    "quantity": quantity,
+                    "measured": _with_error(one.measured, se, kind).to_json(),
+                    "predicted": predicted.to_json(),
+                    "extrapolated": one.extrapolated,
+                }
+            )
+    return found
+
+
+def measured_kernels(rows: Sequence[KernelRow], kind: str) -> list[dict[str, Any]]:
+    """Every measured kernel, as ``kernels.before`` of docs/design.md."""
+    return [
+        {
+            "name": row.kernel.label,
+            "label": row.kernel.label,
+            "kind": row.kernel.kind,
+            "calls": 1,
+            "macs": row.kernel.macs,
+            "latency_s": _with_error(row.latency_s, row.latency_se_s, kind).to_json(),
+            "energy_active_j": None
+            if row.energy_active_j is None
+            else _with_error(row.energy_active_j, row.energy_se_j, kind).to_json(),
+            "extrapolated": False,
+            "source": row.source,
+        }
+        for row in rows
+    ]
+
+
+def _with_error(value: float, standard_error: float | None, kind: str) -> Quantity:
+    half = NORMAL_95 * standard_error if standard_error is not None else math.inf
+    return Quantity.around(value, half, kind=kind)

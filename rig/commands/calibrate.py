@@ -1,0 +1,264 @@
+"""``rig calibrate``: kernels → measured on the device → cost model → checked on kernels held out → saved if better."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from rig import calibration
+from rig.commands.options import CalibrateOptions, command_words
+from rig.configuration import configuration_of, described
+from rig.errors import DeviceBusyError
+from rig.network_file import read_kernels
+from rig.output import Interrupted, warning
+from rig.profiles import DeviceProfile, load_profile
+from rig.store import Run, RunInfo, Store, utc_now
+from rig.units import parse_duration
+
+if TYPE_CHECKING:
+    from device_agents.records import KernelSpec
+    from rig.collect import Collected
+    from rig.collect import Progress as Measured
+    from rig.console import Console, Progress
+    from rig.session import Session
+
+BUSY_PAUSE_S = 1.0
+
+
+def run(options: CalibrateOptions) -> dict[str, Any]:
+    """Calibrate; raises BadInputError, DeviceError, StoreError, Interrupted (with the resuming command)."""
+    profile = load_profile(options.device)
+    profile.require_host()
+    limit_s = parse_duration(options.time) if options.time is not None else None
+    around = _around(profile, options)
+    count = calibration.kernel_count(profile, options)
+    grid = calibration.choose_kernels(count, options.seed, around)
+    store = Store()
+    stored, resumed = _run_folder(store, profile, options)
+    words = shlex.join(command_words("calibrate", options))
+    from rig.console import Progress
+
+    with Progress() as progress:
+        try:
+            collected = _collect(profile, options, stored, resumed, grid, limit_s, progress)
+        except KeyboardInterrupt:
+            stored.update(state="interrupted", finished_utc=utc_now())
+            done = len(stored.measurement_ids())
+            raise Interrupted(f"interrupted; {done} measurements are saved in {stored.id}", resume=words) from None
+        progress.stage(f"fitting the cost model to {len(collected.rows)} kernels")
+        fitted = calibration.fit_and_check(collected, grid.held_out, profile.name)
+    folder = store.model_folder(profile.name)
+    saved = calibration.save_better(fitted, collected, grid.held_out, folder)
+    result = _result(profile, options, stored, collected, fitted, saved)
+    result["artifacts"] = {"run": str(stored.path), "cost_model": str(folder)}
+    stored.write_json("result.json", {**result, "schema": "rig.calibrate/1"})
+    stored.update(state="done" if result["complete"] else "time-limit", finished_utc=utc_now())
+    return {**result, "warnings": [*result["warnings"], *store.problems, *stored.problems]}
+
+
+def _around(profile: DeviceProfile, options: CalibrateOptions) -> list[KernelSpec]:
+    return [node.spec for path in options.around for node in read_kernels(path, profile.runtime.name)]
+
+
+def _run_folder(store: Store, profile: DeviceProfile, options: CalibrateOptions) -> tuple[Run, bool]:
+    """The unfinished run of the same campaign, or a new one; whether it is the former."""
+    request = calibration.request_of(profile, options)
+    if options.resume:
+        unfinished = calibration.unfinished_run(store, profile.name, request)
+        if unfinished is not None:
+            return unfinished, True
+    words = command_words("calibrate", options)
+    return store.new_run("calibrate", profile.name, argv=words, request=request), False
+
+
+def _collect(
+    profile: DeviceProfile,
+    options: CalibrateOptions,
+    stored: Run,
+    resumed: bool,
+    grid: calibration.Grid,
+    limit_s: float | None,
+    progress: Progress,
+) -> Collected:
+    """Measure what the run lacks."""
+    from rig.collect import Context, collect, read_campaign
+    from rig.session import Session
+
+    began_s = time.monotonic()
+    plan = profile.plan.to_plan()
+    contexts = [] if profile.simulated else [Context(path.stem, path) for path in options.around]
+    verb = f"going on with {stored.id}" if resumed else f"run {stored.id}"
+    progress.stage(f"{verb}: asking {profile.name} what it is")
+    with Session(profile, "rig calibrate") as session:
+        _fix_configuration(session, profile, stored, resumed, grid.fitted[0], progress)
+        kernels = [*grid.fitted, *grid.held_out]
+        progress.stage(f"measuring {len(kernels)} kernels on {profile.name}")
+        stored.update(state="running")
+        left_s = None if limit_s is None else max(limit_s - (time.monotonic() - began_s), 0.0)
+        collect(
+            session,
+            stored,
+            kernels,
+            plan,
+            runtime=profile.runtime.name,
+            contexts=contexts,
+            seed=options.seed,
+            time_limit_s=left_s,
+            progress=_teller(progress),
+        )
+    return read_campaign(stored)
+
+
+def _fix_configuration(
+    session: Session, profile: DeviceProfile, stored: Run, resumed: bool, kernel: KernelSpec, progress: Progress
+) -> None:
+    """Measure one kernel first, which tells under which configuration this run measures; another one is refused."""
+    from rig.collect_plan import ChainJob
+    from rig.collect_subjects import subject_of
+
+    # A probe needs no precision: only what it says about device, runtime and power source is used.
+    plan = profile.plan.to_plan()._replace(max_s=min(profile.plan.max_s, 3 * profile.plan.window_s), min_windows=3)
+    plan = plan._replace(rel_ci=0.5, warmup_max_s=profile.plan.warmup_s or profile.plan.window_s)
+    identity = f"probe-{len(stored.measurement_ids())}-first"
+
+    def ask() -> dict[str, Any]:
+        with subject_of(ChainJob(identity, kernel, 2), profile.runtime.name) as subject:
+            return session.measure(subject, plan, request_id=identity)
+
+    record = _when_free(ask, profile, progress) if resumed else ask()
+    stored.add_measurement(record)
+    session.ack([record["id"]])
+    configuration = configuration_of(profile, record)
+    agent = session.hello["agent"]["agent_hash"]
+    stored.set_info(RunInfo(configuration, agent, record["started_utc"], record["kind"]))
+
+
+def _when_free(ask: Callable[[], dict[str, Any]], profile: DeviceProfile, progress: Progress) -> dict[str, Any]:
+    """Wait for the agent of a command that was killed: it finishes the measurement in hand, then leaves the device."""
+    plan = profile.plan
+    deadline_s = time.monotonic() + plan.cooldown_s + 2 * plan.quiet_s + plan.warmup_max_s + plan.max_s
+    told = False
+    while True:
+        try:
+            return ask()
+        except DeviceBusyError as error:
+            if time.monotonic() > deadline_s:
+                raise
+            if not told:
+                progress.stage(f"waiting: {error.message}")
+            told = True
+            time.sleep(BUSY_PAUSE_S)
+
+
+def _teller(progress: Progress) -> Callable[[Measured], None]:
+    def tell(at: Measured) -> None:
+        left = "" if at.eta_s is None else f", about {_duration(at.eta_s)} left"
+        trouble = f"; {at.subject}: {at.reason}" if at.reason else ""
+        progress.update(f"{at.done} of {at.total} measurements{left}{trouble}")
+
+    return tell
+
+
+def _duration(seconds: float) -> str:
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 90
+        else f"{seconds / 60:.0f} min"
+        if seconds < 5400
+        else f"{seconds / 3600:.1f} h"
+    )
+
+
+def _result(
+    profile: DeviceProfile,
+    options: CalibrateOptions,
+    stored: Run,
+    collected: Collected,
+    fitted: calibration.Fitted,
+    saved: bool,
+) -> dict[str, Any]:
+    model = fitted.model
+    from rig.collect_rows import load_campaign
+
+    asked = len(load_campaign(stored).chains)
+    measured = len({row.kernel for row in collected.rows if row.source == "chain"})
+    unusable = len(collected.problems)
+    complete = measured + unusable >= asked
+    meter = next((r["sensor"]["name"] for r in stored.measurements(arrays=False) if r.get("sensor")), None)
+    again = shlex.join(command_words("calibrate", options))
+    return {
+        "run_id": stored.id,
+        "command_line": again,
+        "device": described(model.configuration, meter, profile.simulated),
+        "kind": collected.kind,
+        "basis": None,
+        "seed": options.seed,
+        "kernels": {"before": calibration.measured_kernels(collected.rows, collected.kind)},
+        "counts": {"asked": asked, "measured": measured, "unusable": unusable},
+        "complete": complete,
+        "held_out": {name: dict(summary._asdict()) for name, summary in fitted.summaries.items()},
+        "validation": calibration.validation_rows(fitted, collected.rows, collected.kind),
+        "idle_power_w": _idle(collected),
+        "overhead": {"latency_s": collected.overhead[0], "energy_active_j": collected.overhead[1]},
+        "saved": saved,
+        "measurements": sorted(stored.measurement_ids()),
+        "versions": stored.manifest["environment"],
+        "warnings": _warnings(profile, collected, fitted, complete, saved, again),
+        "next": f"rig optimize --device {profile.name} --task fashion-mnist --target-power 50% --fps 60"
+        if collected.idle_power_w
+        else f"rig optimize --device {profile.name} --task fashion-mnist --target-latency 50%",
+    }
+
+
+def _idle(collected: Collected) -> dict[str, Any] | None:
+    from rig.units import Quantity
+
+    return Quantity(*collected.idle_power_w, kind=collected.kind).to_json() if collected.idle_power_w else None
+
+
+def _warnings(
+    profile: DeviceProfile,
+    collected: Collected,
+    fitted: calibration.Fitted,
+    complete: bool,
+    saved: bool,
+    again: str,
+) -> list[dict[str, Any]]:
+    found = []
+    for reason, number in Counter(problem.reason for problem in collected.problems).most_common(5):
+        where = next(problem.subject for problem in collected.problems if problem.reason == reason)
+        more = f" and {number - 1} more" if number > 1 else ""
+        found.append(warning("unusable-kernel", f"{where}{more}: {reason}", again))
+    if collected.idle_power_w is None:
+        message = f"{profile.name} has no power source: the model knows time, not energy"
+        found.append(warning("no-power", message, "rig devices says what is missing"))
+    if not fitted.summaries:
+        found.append(warning("unchecked", "no held-out kernel was measured, so the model is unchecked", again))
+    if not complete:
+        found.append(warning("incomplete", "the time was up before every kernel was measured", again))
+    if not saved:
+        message = "the cost model that was there does better on the held-out kernels, and was kept"
+        found.append(warning("kept-model", message, again))
+    return found
+
+
+def show(result: Mapping[str, Any], console: Console) -> None:
+    """How much was measured and how well the model predicts kernels it has not seen."""
+    from rig.wording import boundary_words, figure, label
+
+    counts = result["counts"]
+    mark = f"{label(result['kind'], result['basis'])}, {boundary_words(result['device']['boundary'])}"
+    console.line(f"Measured  {counts['measured']} of {counts['asked']} kernels, {counts['unusable']} problems   {mark}")
+    if result["idle_power_w"]:
+        console.line(f"Quiet     {figure(result['idle_power_w'], 'W')} (loaded and waiting)")
+    names = {"latency_s": "latency", "energy_active_j": "active energy"}
+    for quantity, summary in result["held_out"].items():
+        errors = f"median error {100 * summary['median']:.1f} %, P90 {100 * summary['p90']:.1f} %"
+        covered = f"intervals cover {100 * summary['coverage']:.0f} % of {summary['n']} kernels"
+        console.line(f"Held out  {names[quantity]}: {errors}, {covered}")
+    console.line(
+        f"Model     {'saved to' if result['saved'] else 'not saved; kept'} {result['artifacts']['cost_model']}"
+    )
