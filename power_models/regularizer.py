@@ -74,7 +74,9 @@ class CostRegularizer:
             for group in self.groups:
                 norms = group.norms()
                 top = float(norms.max())
-                alive = norms > self.threshold * max(top, 1e-12) if top > 0 else torch.zeros(group.width, dtype=torch.bool)
+                alive = (
+                    norms > self.threshold * max(top, 1e-12) if top > 0 else torch.zeros(group.width, dtype=torch.bool)
+                )
                 found[group.name] = alive if group.prunable else torch.ones(group.width, dtype=torch.bool)
         return found
 

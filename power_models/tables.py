@@ -193,7 +193,14 @@ class NetworkTables:
     def _table(self, kernel: SizedKernel, price: Price) -> WidthTable:
         tied = kernel.channels_in.terms == kernel.channels_out.terms and bool(kernel.channels_out.terms)
         most_in, most_out = kernel.channels_in.at(self.largest), kernel.channels_out.at(self.largest)
-        key = (resized(kernel.spec, 1, 1), tied, most_in, most_out, not kernel.channels_in.terms, not kernel.channels_out.terms)
+        key = (
+            resized(kernel.spec, 1, 1),
+            tied,
+            most_in,
+            most_out,
+            not kernel.channels_in.terms,
+            not kernel.channels_out.terms,
+        )
         if key not in self._tables:
             grid_out = width_grid(most_out) if kernel.channels_out.terms else np.array([most_out])
             grid_in = width_grid(most_in) if kernel.channels_in.terms and not tied else np.array([most_in])

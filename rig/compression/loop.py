@@ -1,0 +1,460 @@
+"""The loop that closes on the device: survey → feasibility → baseline → shrink → blocks → widths → device → fine-tune → device.
+
+    seed network, untrained ──► measured: P0, latency, energy        (costs do not depend on the values of weights)
+    feasibility               ──► said before anything is trained
+    baseline, trained         ──► shrink (regularizer under its controller) ──► blocks removed
+    widths to the budget      ──► narrow network ──► measured beside the baseline ──► corrected, at most ``rounds`` times
+    fine-tuned, exported      ──► fresh confirmation beside the baseline ──► verdict
+
+Training is checkpointed by epoch, measurements are found again by id, decisions are kept in ``state.json``: a stopped run
+continues where it was.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from power_models.kernel_cost import KernelCostModel, UnpricedKernel
+from power_models.regularizer import CostRegularizer
+from power_models.tables import Array, NetworkTables
+from rig.compression import blocks, export
+from rig.compression.bench import Bench
+from rig.compression.budget import Budget, check_feasible, resolve
+from rig.compression.controller import StrengthController
+from rig.compression.groups import ChannelGroup, find_groups
+from rig.compression.importance import taylor
+from rig.compression.morphnet import Shrinker
+from rig.compression.surgery import keep_channels, narrow
+from rig.compression.tasks import Task
+from rig.compression.template import Template, make_template
+from rig.compression.training import TrainingPlan, load_state, save_atomically, train
+from rig.compression.trial import Trial, judge
+from rig.compression.widths import WidthChooser
+from rig.errors import BadInputError, NoCostModelError, UnsupportedOperatorError
+from rig.network_file import read_kernels
+from rig.profiles import DeviceProfile
+from rig.quality import paced_line
+from rig.store import Run
+from rig.units import Limit
+
+GROWTH = 1.5  # how much wider than the seed network a group may become
+SHRINK_RATE, FINETUNE_RATE = 0.05, 0.05
+WELL_USED = 0.955  # of the active budget: below it there is room worth another round
+CANDIDATE_ROUNDS, CONFIRM_ROUNDS, CONFIRM_ROUNDS_MOST = 3, 4, 12
+FIRST_MARGIN = 0.012
+
+
+class Settings(NamedTuple):
+    """What was asked: limits, frame rate, seed, epochs of the three trainings, rounds on the device.
+
+    ``gradient_on`` False is the ablation in which the regularizer does nothing and only magnitudes choose channels.
+    """
+
+    limits: tuple[Limit, ...]
+    fps: float | None
+    seed: int
+    epochs_baseline: int
+    epochs_shrink: int
+    epochs_finetune: int
+    rounds: int
+    gradient_on: bool = True
+
+
+class Survey(NamedTuple):
+    """The seed network on the device, before training: measured and predicted totals (4,), and its template."""
+
+    path: Path
+    template: Template
+    tables: NetworkTables
+    measured: Array
+    predicted: Array
+    idle_power_w: float
+    trial: Trial
+
+
+class Candidate(NamedTuple):
+    """Widths that were built and measured in one round."""
+
+    round: int
+    widths: dict[str, int]
+    network: nn.Module
+    path: Path
+    predicted: Array
+    trial: Trial
+    accuracy_val: float
+
+
+class Loop:
+    """One optimize run; ``go`` works through the stages and returns what ``outcome.result`` reports."""
+
+    def __init__(
+        self,
+        run: Run,
+        profile: DeviceProfile,
+        task: Task,
+        cost_model: KernelCostModel,
+        settings: Settings,
+        progress: Any,
+        baselines: Path,
+    ) -> None:
+        self.run = run
+        self.profile = profile
+        self.task = task
+        self.cost_model = cost_model
+        self.settings = settings
+        self.progress = progress
+        self.baselines = baselines
+        self.bench = Bench(profile, run, progress.update)
+        self.example = torch.zeros(1, *task.input_shape)
+        self.stages: list[dict[str, Any]] = []
+        self.rounds: list[Candidate] = []
+        self.groups: list[ChannelGroup] = []
+        self.held_out: list[dict[str, Any]] = []
+        self.state: dict[str, Any] = self._read_state()
+
+    # --- before training --------------------------------------------------------------------------------------------
+
+    def survey(self) -> Survey:
+        """Export the untrained seed network, price it, and measure it on the device."""
+        self.progress.stage(f"measuring the baseline network on {self.profile.name}, before any training")
+        torch.manual_seed(self.settings.seed)
+        network = self.task.model()
+        path = self.run.path / "artifacts" / "seed.onnx"
+        if not path.exists():
+            export.save_checked(network, self.task.input_shape, path)
+        template = make_template(read_kernels(path, self.profile.runtime.name), find_groups(network, self.example))
+        tables = self._tables(template)
+        seed = template.seed_widths()
+        with self.bench as bench:
+            if any(limit.quantity in ("power", "energy") for limit in self.settings.limits):
+                bench.need_power()
+            trial = Trial.measure(bench, {"baseline": path}, "survey", self._rates(tables.totals(seed)), rounds=2)
+            self._check_configuration()
+            self._paced_line(path, trial)
+        measured = tables.totals(seed).copy()
+        measured[0] = trial.latency_s("baseline")
+        measured[1] = trial.energy_active_j("baseline")
+        return Survey(path, template, tables, measured, tables.totals(seed), trial.idle_power_w("baseline"), trial)
+
+    def _paced_line(self, path: Path, trial: Trial) -> None:
+        """Power over the frame rate at three rates, fitted and its linearity tested (quiet power holds between frames?)."""
+        fps = self.settings.fps
+        if ("baseline", fps) not in trial.found or fps is None:
+            return
+        slower = self.bench.in_turn({"baseline": path}, "line", [fps / 2, fps / 4], 1)
+        line = paced_line([m for several in (trial.found["baseline", fps], *slower.values()) for m in several])
+        self.state["paced_line"] = {
+            "idle_power_w": line.idle_power_w.to_json(),
+            "energy_active_j": line.energy_active_j.to_json(),
+            "linear": line.linear,
+            "worst_residual_w": line.worst_residual_w,
+            "fps": list(line.fps),
+        }
+
+    def _rates(self, totals: Array) -> list[float | None]:
+        """Back to back, and the asked frame rate where the network can keep it."""
+        fps = self.settings.fps
+        return [None, fps] if fps and fps * float(totals[0]) < 0.97 and self.bench.meter else [None]
+
+    def _tables(self, template: Template) -> NetworkTables:
+        def price(specs: Any) -> tuple[Array, Array]:
+            costs = self.cost_model.predict(specs)
+            return costs.latency_s, costs.energy_j
+
+        largest = {g.name: round(g.width * GROWTH) if g.prunable else g.width for g in template.groups}
+        try:
+            return NetworkTables(template.kernels, price, largest, *self.cost_model.overhead)
+        except UnpricedKernel as error:
+            fix = f"rig calibrate --device {self.profile.name} --around {self.run.path / 'artifacts' / 'seed.onnx'}"
+            raise UnsupportedOperatorError(str(error), fix) from error
+
+    def _check_configuration(self) -> None:
+        found = self.bench.configuration
+        if found is None:
+            return
+        differing = found.differences(self.cost_model.configuration)
+        if differing:
+            shown = "; ".join(f"{field} is {a!r}, was {b!r} when calibrated" for field, a, b in differing)
+            raise NoCostModelError(
+                f"{self.profile.name} is not in the configuration of its cost model: {shown}",
+                f"rig calibrate --device {self.profile.name}",
+            )
+
+    def budget(self, survey: Survey) -> Budget:
+        """The limits in absolute terms; raises before any training where they cannot be met."""
+        settings = self.settings
+        budget = resolve(settings.limits, settings.fps, survey.idle_power_w, survey.measured)
+        narrowest = {g.name: 1 if g.prunable else g.width for g in survey.template.groups}
+        without = survey.template.removed_kernels([b.name for b in survey.template.blocks])
+        reach = survey.tables.totals(narrowest, without)
+        reach[:2] *= survey.measured[:2] / survey.predicted[:2]
+        check_feasible(budget, reach, settings.fps)
+        self.state["reachable"] = {b.name: [b.value(reach), b.value(survey.measured)] for b in budget.bounds}
+        return budget
+
+    # --- training and shrinking -------------------------------------------------------------------------------------
+
+    def baseline(self) -> nn.Module:
+        """The seed network, trained once per task, network, epochs and seed, and kept for other runs."""
+        settings = self.settings
+        plan = TrainingPlan(settings.epochs_baseline, seed=settings.seed)
+        key = hashlib.sha256(repr((self.task.name, self.task.model_name, plan)).encode()).hexdigest()[:12]
+        cached = self.baselines / f"{self.task.name}-{self.task.model_name}-{key}.pt"
+        torch.manual_seed(settings.seed)
+        network = self.task.model()
+        if cached.exists():
+            self.progress.stage("baseline: taken from an earlier run with the same settings")
+            network.load_state_dict(load_state(cached))
+            network.eval()
+        else:
+            self._train("baseline", network, plan, self.run.path / "stages" / "baseline.pt")
+            save_atomically(network.state_dict(), cached)
+        return network
+
+    def _train(self, name: str, network: nn.Module, plan: TrainingPlan, checkpoint: Path, hook: Any = None) -> None:
+        self.progress.stage(f"{name}: training {plan.epochs:g} epochs")
+        start = time.monotonic()
+
+        def report(step: int, total: int, loss: float) -> None:
+            left = (time.monotonic() - start) / step * (total - step)
+            self.progress.update(f"step {step} of {total}, loss {loss:.3f}, {left:.0f} s left")
+
+        train(network, self.task, plan, hook=hook, checkpoint=checkpoint, progress=report)
+        self.stages.append({"name": name, "seconds": time.monotonic() - start})
+
+    def shrink(self, baseline: nn.Module, survey: Survey, budget: Budget) -> tuple[nn.Module, Shrinker, Template]:
+        """MorphNet's shrinking from the trained baseline, until the predicted cost is at the target."""
+        network = copy.deepcopy(baseline)
+        groups = find_groups(network, self.example)
+        template = survey.template._replace(groups=groups)
+        self.groups = groups
+        aimed = budget.scaled(self._corrections(survey, budget, FIRST_MARGIN))
+        regularizer = CostRegularizer(groups, survey.tables, aimed.gradient)
+        start = aimed.usage(survey.predicted)
+        shrinker = Shrinker(regularizer, aimed, StrengthController(start, 1.0), self.settings.gradient_on)
+        plan = TrainingPlan(
+            self.settings.epochs_shrink, SHRINK_RATE, warmup_share=0.1, final_share=0.1, seed=self.settings.seed + 1
+        )
+        self._train("shrink", network, plan, self.run.path / "stages" / "shrink.pt", shrinker)
+        reached = aimed.usage(regularizer.cost())
+        self._note("shrink", network, reached=(start - reached) / (start - 1.0), usage=reached)
+        return network, shrinker, template
+
+    def _corrections(self, survey: Survey, budget: Budget, margin: float) -> dict[str, float]:
+        """Per bound, the factor on its active part that turns a measured limit into a predicted one, less a margin."""
+        found = {}
+        for bound in budget.bounds:
+            ratio = bound.used(bound.value(survey.measured)) / bound.used(bound.value(survey.predicted))
+            found[bound.name] = (1.0 - margin) / ratio
+        return found
+
+    def remove_blocks(
+        self, network: nn.Module, template: Template, survey: Survey, budget: Budget, shrinker: Shrinker
+    ) -> tuple[list[str], dict[str, Tensor]]:
+        """Blocks whose removal is cheaper than narrowing, and the importance of every channel."""
+        importance = taylor(network, self.task, template.groups)
+        if "removed" not in self.state:
+            self.progress.stage("blocks: trying removal against narrowing")
+            alive = shrinker.regularizer.widths()
+            removed, trials = blocks.remove_blocks(
+                network, self.task, template, survey.tables, shrinker.budget, alive, importance
+            )
+            self.state.update(removed=removed, trials=[t._asdict() for t in trials], alive=alive)
+            self.save_state()
+        return list(self.state["removed"]), importance
+
+    # --- widths, device, fine-tuning --------------------------------------------------------------------------------
+
+    def candidates(
+        self,
+        network: nn.Module,
+        template: Template,
+        survey: Survey,
+        budget: Budget,
+        importance: Mapping[str, Tensor],
+        factors: dict[str, float],
+    ) -> Candidate:
+        """Choose widths, build, measure beside the baseline, correct: until met and well used, or out of rounds."""
+        removed = list(self.state["removed"])
+        best: Candidate | None = None
+        while True:
+            candidate = self._candidate(network, template, survey, budget, importance, factors, removed)
+            self.rounds.append(candidate)
+            usage = max(candidate.trial.usages.values(), key=lambda q: q.value or 0.0)
+            met = candidate.trial.verdict == "met"
+            if met and (best is None or best.trial.most_used() < candidate.trial.most_used()):
+                best = candidate
+            if (met and (usage.value or 0.0) >= WELL_USED) or len(self.rounds) >= self.settings.rounds:
+                return best or candidate
+            for bound in budget.bounds:
+                seen = candidate.trial.usages[bound.name]
+                predicted = bound.used(bound.value(candidate.predicted))
+                margin = max(0.006, 1.2 * (seen.half_width or 0.0)) + 0.002
+                factors[bound.name] = (1.0 - margin) * predicted / max(seen.value or 0.0, 1e-9)
+
+    def _candidate(
+        self,
+        network: nn.Module,
+        template: Template,
+        survey: Survey,
+        budget: Budget,
+        importance: Mapping[str, Tensor],
+        factors: Mapping[str, float],
+        removed: list[str],
+    ) -> Candidate:
+        number = len(self.rounds) + 1
+        self.progress.stage(f"round {number}: choosing widths, measuring beside the baseline")
+        frozen = frozenset(g for b in template.blocks if b.name in removed for g in b.inner)
+        chooser = WidthChooser(
+            survey.tables,
+            budget.scaled(dict(factors)),
+            importance,
+            template.seed_widths(),
+            template.removed_kernels(removed),
+            frozen,
+        )
+        widths = chooser.choose(self.state["alive"])
+        kept = {}
+        for group in template.groups:
+            if group.prunable and group.name not in frozen:
+                # Dead channels have no importance; among the living the Taylor score decides.
+                score = importance[group.name] + 1e-6 * (group.norms().detach() > 0)
+                kept[group.name] = keep_channels(group, score, widths[group.name])
+        narrowed = narrow(network, self.task.model, template, kept, widths, removed, self.example)
+        path = self.run.path / "artifacts" / f"candidate-{number}.onnx"
+        export.save_checked(narrowed, self.task.input_shape, path)
+        predicted = survey.tables.totals(widths, template.removed_kernels(removed))
+        with self.bench as bench:
+            trial = Trial.measure(
+                bench,
+                {"baseline": survey.path, "candidate": path},
+                f"round{number}",
+                self._rates(survey.measured),
+                CANDIDATE_ROUNDS,
+            )
+        trial = judge(trial, budget, "candidate", self.counts(narrowed, path))
+        accuracy = self.task.evaluate(narrowed, "val")
+        self.progress.update(f"round {number}: {trial.verdict}, {100 * trial.most_used():.1f} % of the active budget")
+        return Candidate(number, widths, narrowed, path, predicted, trial, accuracy)
+
+    def counts(self, network: nn.Module, path: Path) -> tuple[int, int]:
+        """(MACs of an inference, parameters) of a network and its exported file."""
+        nodes = read_kernels(path, self.profile.runtime.name)
+        return sum(n.spec.macs for n in nodes), sum(p.numel() for p in network.parameters())
+
+    def finetune(self, candidate: Candidate) -> Path:
+        """Train the narrow network on and export it; returns the ONNX file."""
+        plan = TrainingPlan(self.settings.epochs_finetune, FINETUNE_RATE, seed=self.settings.seed + 2)
+        checkpoint = self.run.path / "stages" / f"finetune-{candidate.round}.pt"
+        self._train("fine-tune", candidate.network, plan, checkpoint)
+        path = self.run.path / "artifacts" / "compressed.onnx"
+        difference = export.save_checked(candidate.network, self.task.input_shape, path)
+        self._note("fine-tune", candidate.network, onnx_difference=difference)
+        return path
+
+    def confirm(self, baseline: Path, result: Path, budget: Budget, network: nn.Module, turn: int) -> Trial:
+        """A fresh measurement of the fine-tuned network beside the trained baseline, until the verdict is clear."""
+        self.progress.stage(f"confirmation: measuring on {self.profile.name}")
+        counts = self.counts(network, result)
+
+        def enough(found: Any) -> bool:
+            judged = judge(Trial(found), budget, "result", counts)
+            return (
+                judged.verdict != "undecided"
+                and all((q.relative or 0.0) <= 0.03 for q in judged.usages.values())
+                and (len(next(iter(found.values()))) >= CONFIRM_ROUNDS)
+            )
+
+        networks = {"baseline": baseline, "result": result}
+        with self.bench as bench:
+            rates = self._rates(np.array([self._baseline_latency_s, 0, 0, 0]))
+            trial = Trial.measure(bench, networks, f"confirm{turn}", rates, CONFIRM_ROUNDS_MOST, enough)
+        return judge(trial, budget, "result", counts)
+
+    # --- the whole line ---------------------------------------------------------------------------------------------
+
+    def go(self, finish: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+        """All stages in order; ``finish`` makes the result of what they gave (``outcome.result``)."""
+        survey = self.survey()
+        self._baseline_latency_s = float(survey.measured[0])
+        budget = self.budget(survey)
+        self._announce(budget, survey)
+        baseline = self.baseline()
+        self._note("baseline", baseline)
+        baseline_path = self.run.path / "artifacts" / "baseline.onnx"
+        export.save_checked(baseline, self.task.input_shape, baseline_path)
+        shrunk, shrinker, template = self.shrink(baseline, survey, budget)
+        removed, importance = self.remove_blocks(shrunk, template, survey, budget, shrinker)
+        factors = self._corrections(survey, budget, FIRST_MARGIN)
+        while True:
+            candidate = self.candidates(shrunk, template, survey, budget, importance, factors)
+            self._note_removal(shrunk, candidate)
+            path = self.finetune(candidate)
+            trial = self.confirm(baseline_path, path, budget, candidate.network, candidate.round)
+            if trial.verdict == "met" or len(self.rounds) >= self.settings.rounds:
+                break
+            for bound in budget.bounds:
+                factors[bound.name] *= (1.0 - FIRST_MARGIN) / max(trial.usages[bound.name].hi or 1.0, 1e-9)
+        return finish(
+            loop=self,
+            survey=survey,
+            budget=budget,
+            baseline=baseline,
+            shrinker=shrinker,
+            template=template,
+            removed=removed,
+            candidate=candidate,
+            trial=trial,
+            paths=(baseline_path, path),
+        )
+
+    def _announce(self, budget: Budget, survey: Survey) -> None:
+        for bound in budget.bounds:
+            low, high = self.state["reachable"][bound.name]
+            rate = f" at {bound.fps:g} fps" if bound.fps else ""
+            self.progress.stage(
+                f"target {bound.quantity} ≤ {bound.limit:.4g} {bound.unit}{rate}: baseline {high:.4g}, reachable "
+                f"{low:.4g} to {high:.4g} {bound.unit} (predicted): feasible"
+            )
+
+    def _note(self, name: str, network: nn.Module, **facts: float) -> None:
+        accuracy = self.task.evaluate(network, "val")
+        entry = next((s for s in self.stages if s["name"] == name), None)
+        if entry is None:
+            entry = {"name": name, "seconds": 0.0}
+            self.stages.append(entry)
+        entry.update(accuracy_val=accuracy, **facts)
+
+    def _note_removal(self, shrunk: nn.Module, candidate: Candidate) -> None:
+        before = self.task.evaluate(shrunk, "val")
+        drop = before - candidate.accuracy_val
+        self.stages.append(
+            {"name": "removal", "seconds": 0.0, "accuracy_val": candidate.accuracy_val, "accuracy_drop": drop}
+        )
+
+    def _read_state(self) -> dict[str, Any]:
+        return dict(self.run.read_json("state.json")) if (self.run.path / "state.json").exists() else {}
+
+    def save_state(self) -> None:
+        """Write the decisions made so far into the run folder."""
+        from rig.output import plain
+
+        self.run.write_json("state.json", plain(self.state))
+
+
+def need_limits(limits: tuple[Limit, ...]) -> None:
+    """Raise BadInputError where no target was given."""
+    if not limits:
+        raise BadInputError(
+            "no target was given",
+            "add --target-power 3.6W --fps 60, or --target-energy, --target-latency, --target-flops",
+        )

@@ -1,0 +1,256 @@
+"""What an optimize run found, in the form of docs/design.md (``result.json``)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import nn
+
+from power_models.network_cost import price_network
+from rig.compression.trial import Trial
+from rig.network_file import read_kernels
+from rig.output import warning
+from rig.units import Quantity
+
+if TYPE_CHECKING:
+    from rig.compression.budget import Budget
+    from rig.compression.loop import Candidate, Loop, Survey
+    from rig.compression.morphnet import Shrinker
+    from rig.compression.template import Template
+
+
+def result(
+    loop: Loop,
+    survey: Survey,
+    budget: Budget,
+    baseline: nn.Module,
+    shrinker: Shrinker,
+    template: Template,
+    removed: list[str],
+    candidate: Candidate,
+    trial: Trial,
+    paths: tuple[Path, Path],
+) -> dict[str, Any]:
+    """The whole result; evaluates the test set, once for each of the two rows."""
+    kind = "simulated" if loop.profile.simulated else "measured"
+    before = _network(loop, trial, "baseline", baseline, paths[0])
+    after = _network(loop, trial, "result", candidate.network, paths[1])
+    tightest = max(trial.usages.values(), key=lambda q: q.value or 0.0)
+    return {
+        "kind": kind,
+        "basis": None,
+        "task": loop.task.name,
+        "model": loop.task.model_name,
+        "seed": loop.settings.seed,
+        "budget": [bound.to_json() for bound in budget.bounds],
+        "reachable": loop.state["reachable"],
+        "verdict": trial.verdict,
+        "usage": {name: usage.to_json() for name, usage in trial.usages.items()},
+        "budget_used": tightest.to_json(),
+        "baseline": before,
+        "result": after,
+        "accuracy_change": _change(before, after),
+        "rounds": [_round(loop, budget, c) for c in loop.rounds],
+        "controller": shrinker.history,
+        "stages": loop.stages,
+        "blocks": {"removed": removed, "trials": loop.state["trials"]},
+        "layers": _layers(template, candidate, removed),
+        "widths": template.layer_widths(candidate.widths, removed),
+        "kernels": {"before": _kernels(loop, paths[0]), "after": _kernels(loop, paths[1])},
+        "validation": _validation(loop, trial, paths),
+        "measurements": sorted(loop.run.measurement_ids()),
+        "paced_line": loop.state.get("paced_line"),
+        "warnings": _warnings(loop, budget, before, after, trial),
+        "timings": {stage["name"]: stage["seconds"] for stage in loop.stages},
+    }
+
+
+def accuracy_quantity(share: float, count: int) -> Quantity:
+    """An accuracy with its 95 % Wilson interval."""
+    z, n = 1.96, max(count, 1)
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * float(np.sqrt(share * (1 - share) / n + z * z / (4 * n * n)))
+    return Quantity(share, centre - half, centre + half, n=count)
+
+
+def _network(loop: Loop, trial: Trial, name: str, network: nn.Module, path: Path) -> dict[str, Any]:
+    fps = loop.settings.fps
+    rate = fps if (name, fps) in trial.found else None
+    macs, params = loop.counts(network, path)
+    shown = trial.found[name, rate]
+    flat = trial.found[name, None]
+    quantities = {
+        "power_w": trial.quantity(name, "power_w", rate),
+        "idle_power_w": trial.quantity(name, "idle_power_w", rate),
+        "energy_j": trial.quantity(name, "energy_j"),
+        "energy_active_j": trial.quantity(name, "energy_active_j"),
+        "latency_s": trial.quantity(name, "latency_s"),
+    }
+    return {
+        "name": loop.task.model_name if name == "baseline" else f"{loop.task.model_name}, compressed",
+        "accuracy_test": accuracy_quantity(loop.task.evaluate(network, "test"), loop.task.test_count).to_json(),
+        "accuracy_val": loop.task.evaluate(network, "val"),
+        "macs": macs,
+        "params": params,
+        "size_bytes": path.stat().st_size,
+        **{key: q.to_json() if q is not None else None for key, q in quantities.items()},
+        "latency_p50_s": _mean(m.latency_median_s.value for m in flat),
+        "latency_p99_s": _mean(m.latency_p99_s.value for m in flat),
+        "fps": rate,
+        "missed_deadlines": sum(m.missed for m in shown),
+        "frames": sum(m.count + m.missed for m in shown),
+        "measurement_id": shown[-1].id,
+        "onnx": str(path),
+    }
+
+
+def _mean(values: Any) -> float | None:
+    found = [v for v in values if v is not None]
+    return float(np.mean(found)) if found else None
+
+
+def _change(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """Test accuracy after minus before, a fraction, with the 95 % interval of independent errors (conservative)."""
+    a, b = before["accuracy_test"], after["accuracy_test"]
+    half = float(np.hypot((a["hi"] - a["lo"]) / 2, (b["hi"] - b["lo"]) / 2))
+    return Quantity.around(b["value"] - a["value"], half, n=a["n"]).to_json()
+
+
+def _round(loop: Loop, budget: Budget, candidate: Candidate) -> dict[str, Any]:
+    kind = "simulated" if loop.profile.simulated else "measured"
+    predicted = {
+        b.name: Quantity(b.value(candidate.predicted), kind="predicted", basis=kind).to_json() for b in budget.bounds
+    }
+    seed = sum(g.width for g in budget_groups(loop))
+    width = sum(candidate.widths[g.name] for g in budget_groups(loop)) / seed
+    return {
+        "round": candidate.round,
+        "width": width,
+        "predicted": predicted,
+        "measured": {name: value.to_json() for name, value in candidate.trial.values.items()},
+        "usage": {name: usage.to_json() for name, usage in candidate.trial.usages.items()},
+        "accuracy_val": candidate.accuracy_val,
+        "verdict": candidate.trial.verdict,
+    }
+
+
+def budget_groups(loop: Loop) -> list[Any]:
+    """The groups whose widths were chosen."""
+    return [g for g in loop.groups if g.prunable]
+
+
+def _layers(template: Template, candidate: Candidate, removed: list[str]) -> list[dict[str, Any]]:
+    after = template.layer_widths(candidate.widths, removed)
+    gone = {layer for b in template.blocks if b.name in removed for layer in b.layers}
+    rows = []
+    for group in template.groups:
+        for layer in group.writers:
+            rows.append(
+                {
+                    "name": layer,
+                    "group": group.name,
+                    "before": group.width,
+                    "after": 0 if layer in gone else after.get(layer, group.width),
+                    "prunable": group.prunable,
+                    "removed": layer in gone,
+                    "why": group.why_fixed or None,
+                }
+            )
+    order = {kernel.name: i for i, kernel in enumerate(template.kernels)}
+    return sorted(rows, key=lambda r: (order.get(str(r["name"]), 0), str(r["name"])))
+
+
+def _kernels(loop: Loop, path: Path) -> list[dict[str, Any]]:
+    """Each distinct kernel of a network as the cost model prices it; ``calls`` of it together."""
+    nodes = read_kernels(path, loop.profile.runtime.name)
+    costs = loop.cost_model.predict([n.spec for n in nodes], [n.name for n in nodes])
+    basis = "simulated" if loop.profile.simulated else "measured"
+    rows: dict[Any, dict[str, Any]] = {}
+    for i, node in enumerate(nodes):
+        calls = rows[node.spec]["calls"] + 1 if node.spec in rows else 1
+
+        def priced(values: Any, i: int = i, calls: int = calls) -> dict[str, Any] | None:
+            value, low, high = (float(v[i]) * calls for v in values)
+            if not np.isfinite(value):
+                return None
+            return Quantity(value, low, high, n=None, kind="predicted", basis=basis).to_json()
+
+        rows[node.spec] = {
+            "name": node.name,
+            "label": node.spec.label,
+            "kind": node.spec.kind,
+            "calls": calls,
+            "macs": node.spec.macs * calls,
+            "latency_s": priced((costs.latency_s, costs.latency_lo_s, costs.latency_hi_s)),
+            "energy_active_j": priced((costs.energy_j, costs.energy_lo_j, costs.energy_hi_j)),
+            "extrapolated": bool(costs.extrapolated[i]),
+            "source": "cost model",
+        }
+    return list(rows.values())
+
+
+def _validation(loop: Loop, trial: Trial, paths: tuple[Path, Path]) -> list[dict[str, Any]]:
+    """Networks of this run, predicted against measured, behind what the calibration held out."""
+    rows = list(loop.held_out)
+    basis = "simulated" if loop.profile.simulated else "measured"
+    for name, path in zip(("baseline", "result"), paths, strict=True):
+        nodes = read_kernels(path, loop.profile.runtime.name)
+        cost = price_network(loop.cost_model, [n.spec for n in nodes], [n.name for n in nodes])
+        pairs = (("latency_s", cost.latency_s), ("energy_active_j", cost.energy_j))
+        for quantity, (value, low, high) in pairs:
+            measured = trial.quantity(name, quantity)
+            if measured is None or not np.isfinite(value):
+                continue
+            rows.append(
+                {
+                    "name": f"{loop.task.model_name} ({name})",
+                    "what": "network",
+                    "quantity": quantity,
+                    "measured": measured.to_json(),
+                    "predicted": Quantity(value, low, high, kind="predicted", basis=basis).to_json(),
+                    "extrapolated": bool(cost.kernels.extrapolated.any()),
+                }
+            )
+    return rows
+
+
+def _warnings(
+    loop: Loop, budget: Budget, before: Mapping[str, Any], after: Mapping[str, Any], trial: Trial
+) -> list[dict[str, Any]]:
+    notes = []
+    fps = loop.settings.fps
+    if fps and before["fps"] is None and loop.bench.meter:
+        notes.append(
+            warning(
+                "baseline-rate",
+                f"the baseline cannot keep {fps:g} fps, so its power is given back to back",
+                "compare energies above idle",
+            )
+        )
+    if trial.verdict == "undecided":
+        notes.append(
+            warning(
+                "undecided",
+                "the interval still straddles the target after the longest measurement allowed",
+                "stop other work on the device, or raise plan.max_s of its profile",
+            )
+        )
+    idle, power = after["idle_power_w"], after["power_w"]
+    if any(b.quantity == "power" for b in budget.bounds) and idle and power and power["value"]:
+        share = idle["value"] / power["value"]
+        notes.append(
+            warning("idle", f"quiet power is {100 * share:.0f} % of what remains; compression cannot remove it", None)
+        )
+    line = loop.state.get("paced_line")
+    if line and not line["linear"]:
+        notes.append(
+            warning(
+                "not-linear",
+                f"power does not rise in a line with the frame rate (off by {1e3 * line['worst_residual_w']:.0f} mW)",
+                "targets at other frame rates than the measured one are not covered by this run",
+            )
+        )
+    return notes
