@@ -20,7 +20,7 @@ from power_models.roofline import NonNegative, Roofline
 
 Index = NDArray[np.intp]
 
-RANGE_FEATURES = 13  # the leading shape features are sizes: outside their range is extrapolation
+RANGE_FEATURES = 15  # the leading shape features are sizes: outside their range is extrapolation
 LEAN = ("flops", "nonnegative", "roofline", "roofline_gp")  # where every candidate is not worth its fitting time
 BLEND_GAIN = 0.97  # two candidates are averaged where that lowers the held-out error by 3 %
 

@@ -25,7 +25,8 @@ Floats = NDArray[np.float64]
 
 CHANNEL_BLOCKS = (4, 8, 16, 32)
 CACHE_BYTES = (2**15, 2**16, 2**17, 2**18, 2**19, 2**20, 2**21, 2**22, 2**23)
-CACHE_SHARPNESS = 3.0
+CACHE_SHARPNESS = 2.0
+PANEL_BYTES = (2**13, 2**15, 2**17)  # what the inner loop of a matrix product wants to keep at hand
 CLAMPS = ("relu", "relu6", "clip")  # ride along with the store of the result, alike on every runtime known
 CONVOLUTIONS = ("conv_1x1", "conv_kxk", "conv_grouped")
 WINDOWED = ("max_pool", "avg_pool")  # of the kinds without weights, those that read a whole window an output
@@ -105,10 +106,11 @@ class KernelColumns:
 
     def joined(self, other: KernelColumns) -> KernelColumns:
         """These rows and then those of ``other``; latency is kept where both know it."""
-        both = self.latency_s is not None and other.latency_s is not None
         pairs = [(getattr(self, name), getattr(other, name)) for name in ("numbers", "kinds", "fused", "element_bytes")]
         numbers, kinds, fused, sizes = (np.concatenate(pair) for pair in pairs)
-        latency_s = np.concatenate([self.latency_s, other.latency_s]) if both else None  # type: ignore[list-item]
+        latency_s = None
+        if self.latency_s is not None and other.latency_s is not None:
+            latency_s = np.concatenate([self.latency_s, other.latency_s])
         joined = KernelColumns(numbers, kinds, fused, sizes, latency_s)
         for name in _TABLES:
             if name in self.__dict__ and name in other.__dict__:
@@ -158,6 +160,21 @@ class KernelColumns:
         """Multiply-accumulates, 0 without weights."""
         per_output = self.area * self.number("in_channels") / self.number("groups")
         return np.where(self.weighted, self.pixels * self.number("out_channels") * per_output, 0.0)
+
+    @cached_property
+    def patch_elements(self) -> Floats:
+        """Elements gathered into patches before a matrix product (im2col); 0 where the map is used as it lies."""
+        depth = self.area * self.number("in_channels")
+        return np.where(self._gathered, self.pixels * depth, 0.0)
+
+    @cached_property
+    def patch_gathers(self) -> Floats:
+        """Contiguous runs copied for the patches, with channels innermost: one a tap, output position and group."""
+        return np.where(self._gathered, self.pixels * self.area * self.number("groups"), 0.0)
+
+    @cached_property
+    def _gathered(self) -> NDArray[np.bool_]:
+        return (self.kinds == "conv") & ((self.area > 1) | (self.number("stride") > 1))
 
     @cached_property
     def in_elements(self) -> Floats:
@@ -214,7 +231,8 @@ class KernelColumns:
     @cached_property
     def clamped(self) -> NDArray[np.bool_]:
         """Which kernels absorbed a clamp (n,)."""
-        return np.any([self.has_fused(name) for name in CLAMPS], axis=0)
+        result: NDArray[np.bool_] = np.any([self.has_fused(name) for name in CLAMPS], axis=0)
+        return result
 
 
 def padded(values: Floats, block: int) -> Floats:
@@ -247,11 +265,17 @@ def _traffic_terms(columns: KernelColumns) -> list[Floats]:
     """Bytes by tensor, and bytes of kernels or weights too large for a cache of each candidate size."""
     moved, weights, size = columns.bytes_moved, columns.weight_bytes, columns.element_bytes
     terms = [columns.in_elements * size, columns.out_elements * size, weights]
-    maps = moved - weights
-    # What a cache cannot hold goes past it; real caches let go gradually, hence the soft step.
-    terms += [maps / (1.0 + (limit / np.maximum(maps, 1.0)) ** CACHE_SHARPNESS) for limit in CACHE_BYTES]
-    terms += [weights / (1.0 + (limit / np.maximum(weights, 1.0)) ** CACHE_SHARPNESS) for limit in CACHE_BYTES[::3]]
+    maps, patches = moved - weights, columns.patch_elements * size
+    terms += [maps * _beyond(maps, limit) for limit in CACHE_BYTES]
+    terms += [weights * _beyond(weights, limit) for limit in CACHE_BYTES[::3]]
+    terms += [patches * _beyond(patches, limit) for limit in CACHE_BYTES[1:]]
     return terms
+
+
+def _beyond(size_bytes: Floats, limit: float) -> Floats:
+    """The share of an array that a cache of ``limit`` bytes cannot hold; real caches let go gradually."""
+    result: Floats = 1.0 / (1.0 + (limit / np.maximum(size_bytes, 1.0)) ** CACHE_SHARPNESS)
+    return result
 
 
 def _work_terms(columns: KernelColumns) -> list[Floats]:
@@ -269,6 +293,10 @@ def _work_terms(columns: KernelColumns) -> list[Floats]:
     terms.append(columns.out_elements)
     terms.append(columns.out_elements * columns.window)
     terms.append(np.where(columns.weighted, pixels * inner * columns.area * columns.number("groups"), 0.0))
+    terms.append(columns.patch_elements)
+    terms.append(columns.patch_gathers)
+    panel = inner * columns.area * 8 * columns.element_bytes
+    terms += [macs * _beyond(panel, limit) for limit in PANEL_BYTES]
     terms.append(columns.in_elements)
     terms.append(columns.out_elements * columns.clamped)
     terms.append(columns.out_elements * columns.costly_activation)
@@ -313,6 +341,8 @@ def _shapes(columns: KernelColumns) -> list[Floats]:
         np.log(moved),
         np.log(work / moved),
         np.log1p(columns.weight_bytes),
+        np.log(inner * columns.window),
+        np.log1p(columns.patch_elements),
         np.log(number("in_height") * number("in_width")),
         np.log(number("kernel_h") / number("kernel_w")),
         columns.clamped.astype(float),

@@ -9,13 +9,13 @@ intervals. A kind that was never measured has no price at all: ``UnpricedKernel`
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from device_agents.records import WEIGHTED_KINDS, Configuration, KernelSpec
+from device_agents.records import Configuration, KernelSpec
 from power_models import model_files
 from power_models.family_cost import FamilyModel
 from power_models.features import Floats, KernelColumns, family_of, shape_features
@@ -72,6 +72,14 @@ class KernelCosts:
 
     def __len__(self) -> int:
         return len(self.latency_s)
+
+    def take(self, index: NDArray[np.intp]) -> KernelCosts:
+        """The costs of ``index``, in its order."""
+        table: dict[str, Any] = {}
+        for item in fields(self):
+            value = getattr(self, item.name)
+            table[item.name] = [value[i] for i in index.tolist()] if isinstance(value, list) else value[index]
+        return KernelCosts(**table)
 
 
 @dataclass(frozen=True)
@@ -196,8 +204,8 @@ class KernelCostModel:
             node = f" (node {names[i]})" if names is not None else ""
             priced = ", ".join(sorted(f"{kind}/{dtype}" for kind, dtype in known))
             raise UnpricedKernel(
-                f"no price for kernel {spec.label}{node} on {self.configuration.device}: {spec.kind}/{spec.dtype} was never"
-                f" measured; measured kinds: {priced}. Calibrate the device with kernels of that kind."
+                f"no price for kernel {spec.label}{node} on {self.configuration.device}: {spec.kind}/{spec.dtype} was"
+                f" never measured; measured kinds: {priced}. Calibrate the device with kernels of that kind."
             )
 
     def save(self, folder: object) -> None:
@@ -208,8 +216,3 @@ class KernelCostModel:
     def load(cls, folder: object) -> KernelCostModel:
         """Read what ``save`` wrote; raises ValueError for another format version or a damaged file."""
         return model_files.read(cls, folder)
-
-
-def is_weighted(kind: str) -> bool:
-    """Whether kernels of the kind carry weights."""
-    return kind in WEIGHTED_KINDS

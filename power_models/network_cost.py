@@ -80,7 +80,7 @@ def price_network(
     spread_j = _spread(counts * costs.energy_j, costs.energy_sd, costs.families, shares)
     spread_w = _spread(counts * costs.energy_j, costs.power_sd, costs.families, shares)
     return NetworkCost(
-        _repeated(costs, repeat),
+        costs.take(repeat),
         _bounds(latency, spread_s),
         _bounds(energy, spread_j),
         model.idle_power_w,
@@ -106,13 +106,3 @@ def _spread(parts: Floats, relative: Floats, families: Sequence[str], shares: di
 def _bounds(value: float, spread: float) -> Bounds:
     factor = float(np.exp(NORMAL_95 * spread / value)) if value > 0 else float("nan")
     return value, value / factor, value * factor
-
-
-def _repeated(costs: KernelCosts, repeat: np.ndarray) -> KernelCosts:  # type: ignore[type-arg]
-    fields = vars(costs)
-    return KernelCosts(
-        **{
-            name: [value[i] for i in repeat.tolist()] if isinstance(value, list) else value[repeat]
-            for name, value in fields.items()
-        }
-    )

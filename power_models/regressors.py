@@ -17,7 +17,7 @@ imported only by ``fit``. ``kinds`` (given at construction) are the sorted kinds
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -235,7 +235,7 @@ class RooflineGaussian(Hybrid):
 
 
 # name → (class, fewest rows with which it may compete)
-CANDIDATES: dict[str, tuple[type, int]] = {
+CANDIDATES: dict[str, tuple[Callable[..., Regressor], int]] = {
     "flops": (Flops, 2),
     "nonnegative": (NonNegative, 4),
     "roofline": (Roofline, 8),
@@ -244,6 +244,7 @@ CANDIDATES: dict[str, tuple[type, int]] = {
     "roofline_trees": (RooflineTrees, 24),
     "roofline_gp": (RooflineGaussian, 16),
 }
+HYBRIDS = ("roofline_trees", "roofline_gp")
 
 
 def make_regressor(name: str, kinds: Sequence[str], fitted: Roofline | None = None) -> Regressor:
@@ -253,6 +254,5 @@ def make_regressor(name: str, kinds: Sequence[str], fitted: Roofline | None = No
     """
     if name not in CANDIDATES:
         raise KeyError(f"no regressor {name!r}; known: {', '.join(sorted(CANDIDATES))}")
-    kind = CANDIDATES[name][0]
-    made: Regressor = kind(kinds, fitted) if issubclass(kind, Hybrid) else kind(kinds)
-    return made
+    make = CANDIDATES[name][0]
+    return make(kinds, fitted) if name in HYBRIDS else make(kinds)

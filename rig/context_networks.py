@@ -1,0 +1,257 @@
+"""Random image networks in which kernels are profiled in context: real neighbours, warm caches, real layouts.
+
+Six families (VGG-like, residual, bottleneck residual, depthwise separable, fire modules, densely connected), drawn
+from a seed; widths are the round ones of designed networks or the odd ones that pruning leaves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import exp, log, sqrt
+
+import numpy as np
+import onnx
+
+from rig.errors import BadInputError
+from rig.onnx_builder import NetworkBuilder
+
+SIDES = (28, 32, 48, 64, 96, 128, 160, 224)
+LEAST_MACS, MOST_MACS = 4e6, 7e8  # about 1 to 200 ms on one core, from a desktop to a small board
+TRIAL_WIDTH = 24
+WIDTHS = (6, 96)  # of the first stage; stages double it
+
+
+@dataclass
+class _Plan:
+    """What is drawn once, so that a network can be built at several widths."""
+
+    family: str
+    channels: int
+    side: int
+    classes: int
+    blocks: list[int]
+    growth: float
+    unaligned: bool
+    activation: str
+    jitter: list[float]
+
+
+class _Stack:
+    """The network so far: its last tensor, that tensor's channels and side, and what was spent."""
+
+    def __init__(self, plan: _Plan, seed: int) -> None:
+        self.network = NetworkBuilder(seed)
+        self.plan = plan
+        self.x = self.network.input(1, plan.channels, plan.side, plan.side)
+        self.channels, self.side = plan.channels, plan.side
+        self.macs = 0
+        self._drawn = 0
+
+    def width(self, wanted: float) -> int:
+        """A width near ``wanted``: a multiple of 8, or as pruning leaves it."""
+        jitter = self.plan.jitter[self._drawn % len(self.plan.jitter)]
+        self._drawn += 1
+        if self.plan.unaligned:
+            return max(3, round(wanted * jitter))
+        return max(8, 8 * round(wanted / 8))
+
+    def conv(self, out: int, kernel: int = 3, stride: int = 1, groups: int = 1, active: bool = True) -> None:
+        """A convolution, with the network's activation unless told otherwise."""
+        gain = 1.41 if active else 0.7
+        self.x = self.network.conv(self.x, (self.channels, out), (kernel, kernel), stride, None, groups, gain)
+        self.side = (self.side + 2 * (kernel // 2) - kernel) // stride + 1
+        self.macs += self.side**2 * out * (self.channels // groups) * kernel**2
+        self.channels = out
+        if active:
+            self.x = self.network.activation(self.plan.activation, self.x)
+
+    def pool(self) -> None:
+        """Halve the map, while there is one."""
+        if self.side >= 4:
+            self.x = self.network.max_pool(self.x, 2, 2)
+            self.side //= 2
+
+    def add(self, other: str, active: bool = True) -> None:
+        """Add a tensor of the same shape."""
+        self.x = self.network.node("Add", self.x, other)
+        if active:
+            self.x = self.network.activation("relu", self.x)
+
+    def fc(self, out: int, active: bool = False) -> None:
+        """A fully connected layer on a flat tensor."""
+        self.x = self.network.fc(self.x, self.channels * self.side**2, out, 1.41 if active else 1.0)
+        self.macs += self.channels * self.side**2 * out
+        self.channels, self.side = out, 1
+        if active:
+            self.x = self.network.activation("relu", self.x)
+
+    def classifier(self) -> onnx.ModelProto:
+        """Global average pool, fully connected layer, and now and then a softmax."""
+        self.x = self.network.node("Flatten", self.network.node("GlobalAveragePool", self.x))
+        self.side = 1
+        self.fc(self.plan.classes)
+        return self.finished()
+
+    def finished(self) -> onnx.ModelProto:
+        """The model, with a softmax behind every other one."""
+        x = self.network.node("Softmax", self.x) if self.plan.classes % 2 else self.x
+        return self.network.model(x)
+
+
+def _vgg(stack: _Stack, width: float) -> onnx.ModelProto:
+    for stage, blocks in enumerate(stack.plan.blocks):
+        for _ in range(blocks):
+            stack.conv(stack.width(width * 2 ** min(stage, 3)))
+        stack.pool()
+    while stack.side > 8:
+        stack.pool()
+    stack.x = stack.network.node("Flatten", stack.x)
+    stack.fc(stack.width(8 * width), active=True)
+    stack.fc(stack.plan.classes)
+    return stack.finished()
+
+
+def _stem(stack: _Stack, width: float) -> None:
+    """A first layer for large images halves twice; for small ones it keeps the map."""
+    if stack.side >= 96:
+        stack.conv(stack.width(width), 7 if stack.plan.growth > 0.5 else 3, 2)
+        stack.pool()
+    else:
+        stack.conv(stack.width(width))
+
+
+def _residual(stack: _Stack, width: float) -> onnx.ModelProto:
+    _stem(stack, width)
+    for stage, blocks in enumerate(stack.plan.blocks):
+        out = stack.width(width * 2**stage)
+        for block in range(blocks):
+            _residual_block(stack, out, 2 if stage and not block and stack.side >= 4 else 1, bottleneck=False)
+    return stack.classifier()
+
+
+def _bottleneck(stack: _Stack, width: float) -> onnx.ModelProto:
+    _stem(stack, width)
+    for stage, blocks in enumerate(stack.plan.blocks):
+        out = stack.width(2.5 * width * 2**stage)
+        for block in range(blocks):
+            _residual_block(stack, out, 2 if stage and not block and stack.side >= 4 else 1, bottleneck=True)
+    return stack.classifier()
+
+
+def _residual_block(stack: _Stack, out: int, stride: int, bottleneck: bool) -> None:
+    before, channels, side = stack.x, stack.channels, stack.side
+    if bottleneck:
+        inner = stack.width(out / 4)
+        stack.conv(inner, 1)
+        stack.conv(inner, 3, stride)
+        stack.conv(out, 1, active=False)
+    else:
+        stack.conv(stack.width(out), 3, stride)
+        stack.conv(out, 3, active=False)
+    after = stack.x, stack.channels, stack.side
+    if stride != 1 or channels != out:
+        stack.x, stack.channels, stack.side = before, channels, side
+        stack.conv(out, 1, stride, active=False)
+        before = stack.x
+    stack.x, stack.channels, stack.side = after
+    stack.add(before)
+
+
+def _mobile(stack: _Stack, width: float) -> onnx.ModelProto:
+    stack.conv(stack.width(width), 3, 2 if stack.side >= 64 else 1)
+    for stage, blocks in enumerate(stack.plan.blocks):
+        out = stack.width(0.75 * width * 2**stage)
+        for block in range(blocks):
+            before, channels = stack.x, stack.channels
+            stride = 2 if stage and not block and stack.side >= 4 else 1
+            inner = stack.width(channels * (3 + 3 * stack.plan.growth))
+            stack.conv(inner, 1)
+            stack.conv(inner, 5 if stage == 2 else 3, stride, groups=inner)
+            stack.conv(out, 1, active=False)
+            if stride == 1 and channels == out:
+                stack.add(before, active=False)
+    stack.conv(stack.width(6 * width), 1)
+    return stack.classifier()
+
+
+def _fire(stack: _Stack, width: float) -> onnx.ModelProto:
+    _stem(stack, width)
+    for stage, blocks in enumerate(stack.plan.blocks):
+        for _ in range(blocks):
+            stack.conv(stack.width(width * (stage + 1) / 2), 1)
+            squeezed, channels = stack.x, stack.channels
+            stack.conv(stack.width(width * (stage + 1)), 1)
+            narrow, first = stack.x, stack.channels
+            stack.x, stack.channels = squeezed, channels
+            stack.conv(stack.width(width * (stage + 1)), 3)
+            stack.x = stack.network.node("Concat", narrow, stack.x, axis=1)
+            stack.channels += first
+        stack.pool()
+    return stack.classifier()
+
+
+def _dense(stack: _Stack, width: float) -> onnx.ModelProto:
+    _stem(stack, width)
+    for stage, blocks in enumerate(stack.plan.blocks):
+        for _ in range(blocks):
+            before, channels = stack.x, stack.channels
+            stack.x = stack.network.activation("relu", stack.network.batch_norm(stack.x, channels))
+            stack.conv(stack.width(width), 1)
+            stack.conv(stack.width(width / 2), 3, active=False)
+            stack.x = stack.network.node("Concat", before, stack.x, axis=1)
+            stack.channels += channels
+        if stage + 1 < len(stack.plan.blocks) and stack.side >= 4:
+            stack.conv(stack.width(stack.channels / 2), 1)
+            stack.x = stack.network.node("AveragePool", stack.x, kernel_shape=[2, 2], strides=[2, 2])
+            stack.side //= 2
+    return stack.classifier()
+
+
+FAMILIES: dict[str, Callable[[_Stack, float], onnx.ModelProto]] = {
+    "vgg": _vgg,
+    "residual": _residual,
+    "bottleneck": _bottleneck,
+    "mobile": _mobile,
+    "fire": _fire,
+    "dense": _dense,
+}
+
+
+def context_network(seed: int, family: str | None = None, image: tuple[int, int] | None = None) -> onnx.ModelProto:
+    """A random image network of 4 to 700 million multiply-accumulates, the same for the same arguments.
+
+    ``family``: one of ``FAMILIES`` (drawn where None). ``image``: (channels, side) of its input, to be like a task's
+    (drawn where None). Raises BadInputError for an unknown family or an image smaller than 8 a side.
+    """
+    if family is not None and family not in FAMILIES:
+        raise BadInputError(f"drawing a network: unknown family {family!r}", f"known: {', '.join(FAMILIES)}")
+    if image is not None and (image[0] < 1 or image[1] < 8):
+        raise BadInputError(f"drawing a network: an image of {image} is too small", "8 pixels a side at least")
+    random = np.random.default_rng(seed)
+    plan = _drawn_plan(random, family, image)
+    target = exp(random.uniform(log(LEAST_MACS), log(MOST_MACS)))
+    trial = _Stack(plan, seed)
+    FAMILIES[plan.family](trial, TRIAL_WIDTH)
+    # Multiply-accumulates grow about with the square of the width.
+    width = min(max(TRIAL_WIDTH * sqrt(target / trial.macs), WIDTHS[0]), WIDTHS[1])
+    return FAMILIES[plan.family](_Stack(plan, seed), width)
+
+
+def _drawn_plan(random: np.random.Generator, family: str | None, image: tuple[int, int] | None) -> _Plan:
+    side = int(random.choice(SIDES))
+    channels = 1 if random.random() < 0.3 else 3
+    if image is not None:
+        channels, side = image
+    stages = 3 if side < 64 else 4
+    return _Plan(
+        family=family or str(random.choice(list(FAMILIES))),
+        channels=channels,
+        side=side,
+        classes=int(random.choice((10, 10, 21, 100, 1000))),
+        blocks=[int(b) for b in random.integers(1, 4, stages)],
+        growth=float(random.random()),
+        unaligned=bool(random.random() < 0.5),
+        activation=str(random.choice(("relu", "relu", "relu", "relu6", "hardswish"))),
+        jitter=[float(j) for j in random.uniform(0.75, 1.25, 64)],
+    )
