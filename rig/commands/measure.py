@@ -14,7 +14,7 @@ from rig.network_file import check_onnx, parse_shape, read_kernels
 from rig.output import Interrupted, warning
 from rig.profiles import DeviceProfile, load_profile
 from rig.store import Run, RunInfo, Store, utc_now
-from rig.units import parse_fps
+from rig.units import Quantity, parse_fps
 from rig.wording import boundary_words, figure, label
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from rig.session import Session, Subject
 
 ATTEMPTS = 3  # a rejected measurement is repeated
+UNITS = {"s": "s", "w": "W", "j": "J"}
+NEGLIGIBLE = 0.01  # of an interval's largest part: in quadrature it adds less than a ten-thousandth
 
 
 def run(options: MeasureOptions) -> dict[str, Any]:
@@ -193,8 +195,7 @@ def show(result: Mapping[str, Any], console: Console) -> None:
     console.line(f"Validity  {_validity_words(validity)}; ± is a 95 % interval, calibration included")
     for name, parts in (result["explain"] or {}).items():
         _, unit = name.rsplit("_", 1)
-        shown = ", ".join(f"{part} {_part(value, unit)}" for part, value in parts.items())
-        console.line(f"  {name}: ± {shown}")
+        console.line(f"  {name}: ± {_parts(parts, UNITS[unit])}")
 
 
 def _quantiles(network: Mapping[str, Any]) -> str:
@@ -217,7 +218,10 @@ def _validity_words(validity: Mapping[str, Any]) -> str:
     return ", ".join(words)
 
 
-def _part(value: float | None, unit: str) -> str:
-    from rig.units import Quantity
-
-    return Quantity(value).format({"s": "s", "w": "W", "j": "J"}[unit])
+def _parts(parts: Mapping[str, float | None], unit: str) -> str:
+    """The parts of an interval, largest first; those that do not matter are only named."""
+    known = sorted(((value or 0.0, part) for part, value in parts.items()), reverse=True)
+    threshold = NEGLIGIBLE * known[0][0]
+    shown = [f"{part} {Quantity(value).format(unit)}" for value, part in known if value > threshold]
+    rest = [part for value, part in known if value <= threshold]
+    return ", ".join(shown) + (f"; negligible: {', '.join(rest)}" if rest else "")
