@@ -15,9 +15,19 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from device_agents.records import KernelSpec, MeasurePlan
-from rig.collect_plan import CAMPAIGN_FILE, Campaign, Context, ContextJob, Job, attempt_id, job_of, plan_campaign
+from rig.collect_plan import (
+    CAMPAIGN_FILE,
+    MOST_COPIES,
+    Campaign,
+    Context,
+    ContextJob,
+    Job,
+    attempt_id,
+    job_of,
+    plan_campaign,
+)
 from rig.collect_rows import Collected, assessed, build_rows, read_campaign, rows_from_run
-from rig.collect_subjects import keep_context, subject_of
+from rig.collect_subjects import keep_graph, subject_of
 from rig.errors import BadInputError, TransientDeviceError
 from rig.measurement import Measurement
 from rig.quality import assess
@@ -91,6 +101,12 @@ def collect(
     (after three failed requests in a row), StoreError, and BadInputError where not one kernel can be measured.
     """
     configuration = run.info.configuration if run.info else None
+    if runtime not in MOST_COPIES:
+        raise BadInputError(f"collecting with runtime {runtime!r}", f"known: {', '.join(MOST_COPIES)}")
+    if runtime != "virtual":
+        from rig.kernel_onnx import as_executed
+
+        kernels = [as_executed(kernel) for kernel in kernels]
     campaign = plan_campaign(kernels, plan, runtime, configuration, contexts=contexts, seed=seed)
     run.write_json(CAMPAIGN_FILE, campaign.to_json())
     _take_spool(session, run, campaign)
@@ -98,7 +114,7 @@ def collect(
     for measurement, record in assessed(run, campaign):
         state.add(measurement, record)
     _Collector(session, run, campaign, state, time_limit_s, progress).measure_all()
-    return build_rows(run, campaign, state.best, state.rejected, state.profiles, configuration).rows
+    return build_rows(run, campaign, state.best, state.rejected, state.profiles).rows
 
 
 def _take_spool(session: Session, run: Run, campaign: Campaign) -> None:
@@ -157,7 +173,7 @@ class _Collector:
             record = self._ask(job, attempt)
         except BadInputError as error:  # this subject, not the device: say so and go on with the others
             self._state.unmeasurable[job.identity] = error.message
-            self._run.add_event("unmeasurable", subject=job.label, reason=error.message)
+            self._run.add_event("unmeasurable", job=job.identity, subject=job.label, reason=error.message)
             self._tell(job, "unmeasurable", error.message)
             return
         except TransientDeviceError as error:
@@ -179,9 +195,8 @@ class _Collector:
         if attempt and ("throttled" in before or "too hot" in before):
             plan = plan._replace(cooldown_s=max(2.0 * plan.cooldown_s, COOLING_S))
         in_place = isinstance(job, ContextJob)
-        if isinstance(job, ContextJob):
-            keep_context(self._session, self._run, job)
         with subject_of(job, self._campaign.runtime) as subject:
+            keep_graph(self._session, self._run, job, subject)
             return self._session.measure(subject, plan, request_id=attempt_id(job.identity, attempt), profile=in_place)
 
     def _failed(self, job: Job, error: TransientDeviceError) -> None:

@@ -21,8 +21,12 @@ from device_agents.records import Configuration, KernelSpec, MeasurePlan
 CAMPAIGN_FILE = "campaign.json"
 BLOCK_KERNELS = 8
 CHECK_SHARE = 0.15  # of the kernels get a third chain, as a check that cost is linear in the number of copies
-# (at most so much work, copies): the shorter a kernel, the more copies it takes to stand out of the call's overhead.
-CHAIN_LENGTHS = ((3e5, (8, 40, 24)), (3e6, (4, 16, 10)), (1e8, (2, 8, 5)), (float("inf"), (2, 5, 3)))
+# The shorter a kernel, the more copies it takes to stand out of the call's overhead. How short it may be is judged by
+# a slow board's rates (a launch, multiply-accumulates, memory); on a faster one the chains are shorter in time.
+CHAIN_S = 3e-3
+LAUNCH_S, MACS_PER_S, BYTES_PER_S = 3e-6, 4e9, 2e9
+FEWEST_COPIES = 5
+MOST_COPIES = {"virtual": 160, "onnxruntime": 40}
 
 
 class Context(NamedTuple):
@@ -38,6 +42,7 @@ class ChainJob(NamedTuple):
     identity: str
     kernel: KernelSpec
     copies: int
+    longest: bool = False
 
     @property
     def label(self) -> str:
@@ -70,7 +75,9 @@ class Chains:
 
     def jobs(self) -> list[ChainJob]:
         """One job a chain."""
-        return [ChainJob(i, self.kernel, k) for i, k in zip(self.identities, self.copies, strict=True)]
+        longest = max(self.copies)
+        pairs = zip(self.identities, self.copies, strict=True)
+        return [ChainJob(identity, self.kernel, k, k == longest) for identity, k in pairs]
 
 
 @dataclass
@@ -135,7 +142,7 @@ def plan_campaign(
     common = {"plan": plan.to_json(), "runtime": runtime, "configuration": configuration and configuration.to_json()}
     chains = []
     for kernel in kinds_in_turn(list(dict.fromkeys(kernels))):
-        copies = chain_lengths(kernel)
+        copies = chain_lengths(kernel, MOST_COPIES[runtime])
         checked = random.Random(f"{seed}-{_digest(kernel.to_json())}").random() < CHECK_SHARE
         copies = copies if checked else copies[:2]
         ids = tuple(f"k{k}-{_digest({**common, 'kernel': kernel.to_json(), 'copies': k})}" for k in copies)
@@ -144,10 +151,13 @@ def plan_campaign(
     return Campaign(runtime, plan, seed, chains, jobs)
 
 
-def chain_lengths(kernel: KernelSpec) -> tuple[int, int, int]:
-    """(short, long, check) numbers of copies, by the kernel's work: multiply-accumulates plus four a byte moved."""
-    work = kernel.macs + 4.0 * (kernel.input_bytes + kernel.output_bytes)
-    return next(copies for most, copies in CHAIN_LENGTHS if work <= most)
+def chain_lengths(kernel: KernelSpec, most: int) -> tuple[int, int, int]:
+    """(short, long, check) numbers of copies, at most ``most``, by a rough guess of the kernel's time."""
+    moved = kernel.input_bytes + kernel.output_bytes + kernel.weight_bytes
+    guess_s = LAUNCH_S + kernel.macs / MACS_PER_S + moved / BYTES_PER_S
+    long = min(max(round(CHAIN_S / guess_s), FEWEST_COPIES), most)
+    short = max(2, long // 5)
+    return short, long, (short + long) // 2
 
 
 def kinds_in_turn(kernels: Sequence[KernelSpec]) -> list[KernelSpec]:

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from device_agents.records import Configuration
+from device_agents.records import Configuration, KernelSpec
 from power_models.kernel_cost import KernelRow
 from rig.collect_plan import CAMPAIGN_FILE, Campaign, Chains, ContextJob, job_of
+from rig.collect_subjects import ExecutedKernel, read_graph
 from rig.errors import StoreError
 from rig.measurement import Measurement
 from rig.quality import assess, difference_chain
 from rig.quality_compare import ChainResult
-from rig.quality_stats import NORMAL_975
+from rig.quality_stats import NORMAL_975, quadrature
 
 if TYPE_CHECKING:
     from rig.store import Run
 
 NEGLIGIBLE_LATENCY_S = 1e-9
+MIN_CHECKS = 8
+MEDIAN_OF_ABSOLUTE_NORMAL = 0.6744897501960817
+# Standard errors of a profile's shares, relative: a profiler's own cost falls on each node alike, long or short.
+PROFILE_SE = 0.03
+SPLIT_SE = 0.05
 
 
 class Problem(NamedTuple):
@@ -82,8 +89,7 @@ def read_campaign(run: Run) -> Collected:
                 profiles[identity] = record
         else:
             rejected[identity] = measurement.reason or "rejected"
-    configuration = run.info.configuration if run.info else None
-    return build_rows(run, campaign, best, rejected, profiles, configuration)
+    return build_rows(run, campaign, best, rejected, profiles)
 
 
 def build_rows(
@@ -92,35 +98,42 @@ def build_rows(
     best: Mapping[str, Measurement],
     rejected: Mapping[str, str],
     profiles: Mapping[str, Mapping[str, Any]],
-    configuration: Configuration | None,
 ) -> Collected:
     """Rows from the accepted measurement of each job."""
-    rows, problems, results = [], [], []
-    for number, chains in enumerate(campaign.chains):
+    configuration = run.info.configuration if run.info else None
+    problems = [
+        Problem(event["subject"], event["reason"])
+        for event in run.events()
+        if event["event"] == "unmeasurable" and event["job"] not in best
+    ]
+    usable: list[tuple[Chains, ChainResult]] = []
+    for chains in campaign.chains:
         result = _differenced(chains, best, rejected)
-        if isinstance(result, str):
-            if result:
-                problems.append(Problem(chains.kernel.label, result))
-            continue
-        results.append(result)
-        rows.append(_row(chains, number, result, configuration))
+        if isinstance(result, ChainResult):
+            usable.append((chains, result))
+        elif result:
+            problems.append(Problem(chains.kernel.label, result))
+    scale = _scatter(result for _, result in usable)
+    rows = [row for chains, result in usable for row in _chain_rows(run, chains, result, scale)]
     for job in campaign.contexts:
         if job.identity in profiles:
-            found, wrong = _context_rows(run, job, profiles[job.identity], best[job.identity], configuration)
+            found, wrong = _context_rows(run, job, profiles[job.identity], best[job.identity])
             rows += found
             problems += wrong
         elif job.identity in rejected:
             problems.append(Problem(job.label, rejected[job.identity]))
-    kinds = {measurement.kind for measurement in best.values()}
-    kind = "simulated" if "simulated" in kinds else "measured"
-    return Collected(rows, _overhead(results), _idle_power(best.values()), kind, problems, configuration)
+    rows = [row._replace(configuration=configuration) for row in rows]
+    kind = "simulated" if any(measurement.kind == "simulated" for measurement in best.values()) else "measured"
+    overhead = _overhead(result for _, result in usable)
+    problems = list(dict.fromkeys(problems))
+    return Collected(rows, overhead, _idle_power(best.values()), kind, problems, configuration)
 
 
 def _differenced(chains: Chains, best: Mapping[str, Measurement], rejected: Mapping[str, str]) -> ChainResult | str:
     """The differenced chains; else why not ("" while they have not been measured yet)."""
     reasons = [rejected[i] for i in chains.identities[:2] if i in rejected and i not in best]
     if reasons:
-        return "; ".join(reasons)
+        return "; ".join(dict.fromkeys(reasons))
     if any(identity not in best for identity in chains.identities[:2]):
         return ""
     short, long = (best[identity] for identity in chains.identities[:2])
@@ -130,45 +143,71 @@ def _differenced(chains: Chains, best: Mapping[str, Measurement], rejected: Mapp
     return result.problem or result
 
 
-def _row(chains: Chains, number: int, result: ChainResult, configuration: Configuration | None) -> KernelRow:
-    return KernelRow(
-        chains.kernel,
-        result.latency_s,
-        result.latency_se_s,
-        result.energy_active_j,
-        result.energy_se_j,
-        "chain",
-        f"chain-{number}",
-        configuration,
-    )
+def _scatter(results: Iterable[ChainResult]) -> float:
+    """How much wider than a single measurement's error the scatter between measurements is, from the third chains.
+
+    The Birge ratio of the checks (robust: by their median), at least 1; 1 where there are too few checks to tell.
+    Source: Particle Data Group, Review of Particle Physics, on scale factors.
+    """
+    checks = [abs(check) for result in results for check in result.checks]
+    if len(checks) < MIN_CHECKS:
+        return 1.0
+    return max(1.0, float(np.median(checks)) / MEDIAN_OF_ABSOLUTE_NORMAL)
+
+
+def _chain_rows(run: Run, chains: Chains, result: ChainResult, scale: float) -> list[KernelRow]:
+    """The kernel, and what the runtime puts beside each copy of it (its reverse, reorders), by their profiled shares."""
+    group = f"chain-{chains.identities[0]}"
+    longest = chains.identities[chains.copies.index(max(chains.copies))]
+    parts = _unit_shares(read_graph(run, longest), chains.kernel, max(chains.copies))
+    split = SPLIT_SE if len(parts) > 1 else 0.0
+    rows = []
+    for kernel, share in parts.items():
+        latency_s = share * result.latency_s
+        latency_se_s = quadrature(scale * share * result.latency_se_s, split * latency_s)
+        energy_j = energy_se_j = None
+        if result.energy_active_j is not None and result.energy_se_j is not None:
+            energy_j = share * result.energy_active_j
+            energy_se_j = quadrature(scale * share * result.energy_se_j, split * energy_j)
+        rows.append(KernelRow(kernel, latency_s, latency_se_s, energy_j, energy_se_j, "chain", group))
+    return rows
+
+
+def _unit_shares(graph: list[ExecutedKernel] | None, kernel: KernelSpec, copies: int) -> dict[KernelSpec, float]:
+    """Kernel -> its share of what a further copy costs; without a graph the kernel is all of it."""
+    if graph is None:
+        return {kernel: 1.0}
+    counts = Counter(executed.kernel for executed in graph)
+    shares: dict[KernelSpec, float] = {}
+    for executed in graph:
+        if counts[executed.kernel] >= copies - 1:
+            # Copies at the ends of a chain may have lost a neighbour: those that are left stand for all.
+            each = executed.share / counts[executed.kernel] * max(1, round(counts[executed.kernel] / copies))
+            own = executed.kernel._replace(fused=kernel.fused) == kernel
+            named = kernel if own else executed.kernel
+            shares[named] = shares.get(named, 0.0) + each
+    total = sum(shares.values())
+    if kernel not in shares or total <= 0.0:
+        return {kernel: 1.0}
+    return {named: share / total for named, share in shares.items()}
 
 
 def _context_rows(
-    run: Run,
-    job: ContextJob,
-    record: Mapping[str, Any],
-    measurement: Measurement,
-    configuration: Configuration | None,
+    run: Run, job: ContextJob, record: Mapping[str, Any], measurement: Measurement
 ) -> tuple[list[KernelRow], list[Problem]]:
     """Each kernel's share of the whole network's unprofiled latency; its energy is not known from a profile."""
-    from rig.collect_subjects import read_context
-
-    rows, problems = [], []
+    graph, timed = read_graph(run, job.identity) or [], record["kernels"]
+    if [executed.name for executed in graph] != [kernel["name"] for kernel in timed]:
+        return [], [Problem(job.label, f"its profile has {len(timed)} kernels, not the {len(graph)} of its graph")]
     relative_se = measurement.half_width("latency_s") / NORMAL_975 / float(measurement.latency_s.value or 1.0)
-    timed: dict[str, float] = {}
-    for kernel in record["kernels"]:
-        timed[kernel["name"]] = timed.get(kernel["name"], 0.0) + float(kernel["latency_s"])
-    for node in read_context(run, job):
-        latency_s = timed.pop(node.name, None)
-        if latency_s is None or latency_s <= NEGLIGIBLE_LATENCY_S:
-            problems.append(Problem(f"{job.label}: {node.name}", "the profile has no time for it"))
+    rows, problems = [], []
+    for executed, kernel in zip(graph, timed, strict=True):
+        latency_s = float(kernel["latency_s"])
+        if latency_s <= NEGLIGIBLE_LATENCY_S:
+            problems.append(Problem(f"{job.label}: {executed.name}", "the profile has no time for it"))
             continue
-        se = max(relative_se, 0.02) * latency_s  # shares of one profile: at best 2 %
-        rows.append(KernelRow(node.spec, latency_s, se, None, None, "profile", job.label, configuration))
-    total = sum(timed.values())
-    if total > 0.02 * float(measurement.latency_s.value or 0.0):
-        names = ", ".join(sorted(timed, key=lambda name: -timed[name])[:3])
-        problems.append(Problem(job.label, f"{total:.3g} s of its profile belong to no known kernel ({names})"))
+        se = quadrature(relative_se, PROFILE_SE) * latency_s
+        rows.append(KernelRow(executed.kernel, latency_s, se, None, None, "profile", job.label))
     return rows, problems
 
 

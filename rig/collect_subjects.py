@@ -1,4 +1,8 @@
-"""A job as something the agent can run: a kernel list for the virtual runtime, an ONNX file for a real one."""
+"""A job as something the agent can run, and what the runtime made of it.
+
+The virtual runtime takes kernel lists. A real one takes an ONNX file, and may fold, split or surround what is in it: so
+its own optimized graph is read back, checked, and kept in the run folder with each kernel's share of the time.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +11,33 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
+from device_agents.records import KernelSpec
 from rig.collect_plan import ChainJob, ContextJob, Job
+from rig.errors import BadInputError
 from rig.session import Subject
 
 if TYPE_CHECKING:
-    from power_models.kernels import KernelNode
     from rig.session import Session
     from rig.store import Run
+
+WEIGHTS_SEED = 0  # of chain models: the same file, and so the same request, after a restart
+
+
+class ExecutedKernel(NamedTuple):
+    """One kernel of a graph as the runtime ran it: the node's name and its share of the profiled time."""
+
+    name: str
+    kernel: KernelSpec
+    share: float
 
 
 @contextmanager
 def subject_of(job: Job, runtime: str) -> Iterator[Subject]:
     """The subject of a job; a chain's ONNX file lives as long as the block.
 
-    Raises BadInputError (through ``rig.kernel_onnx``) for a kernel that cannot be put into a chain.
+    Raises BadInputError for a kernel that cannot be put into a chain.
     """
     if isinstance(job, ContextJob):
         yield Subject(job.label, path=job.context.path)
@@ -37,27 +52,43 @@ def _chain_file(job: ChainJob, folder: Path) -> Path:
     from rig.kernel_onnx import chain_model
 
     path = folder / f"{job.identity}.onnx"
-    path.write_bytes(chain_model(job.kernel, job.copies).SerializeToString())
+    path.write_bytes(chain_model(job.kernel, job.copies, WEIGHTS_SEED).SerializeToString())
     return path
 
 
-def context_file(job: ContextJob) -> str:
-    """Where the run folder keeps a context's optimized graph."""
-    return f"artifacts/contexts/{job.identity}.json"
+def _graph_file(identity: str) -> str:
+    return f"artifacts/graphs/{identity}.json"
 
 
-def keep_context(session: Session, run: Run, job: ContextJob) -> None:
-    """Ask the runtime for the network's optimized graph, once, and keep it, so that rows need no device."""
-    if (run.path / context_file(job)).exists():
+def keep_graph(session: Session, run: Run, job: Job, subject: Subject) -> None:
+    """Read the runtime's own graph of a subject back, once, and keep its kernels, so that rows need no device.
+
+    Of chains the longest is read. Raises BadInputError where the graph does not hold the copies, or cannot be read.
+    """
+    if subject.path is None or (isinstance(job, ChainJob) and not job.longest):
         return
-    facts = session.inspect(job.context.path)
-    run.write_json(context_file(job), {"model_b64": facts["model_b64"], "nodes": facts["nodes"]})
-
-
-def read_context(run: Run, job: ContextJob) -> list[KernelNode]:
-    """The kernels of a context as the runtime ran them; StoreError where its graph was not kept."""
+    if (run.path / _graph_file(job.identity)).exists():
+        return
     from power_models.kernels import from_optimized
+    from rig.kernel_onnx import require_copies
 
-    facts: dict[str, Any] = run.read_json(context_file(job))
-    nodes: list[KernelNode] = from_optimized(base64.b64decode(facts["model_b64"]), facts["nodes"])
-    return nodes
+    facts = session.inspect(subject.path)
+    try:
+        nodes = from_optimized(base64.b64decode(facts["model_b64"]), facts["nodes"], subject.path)
+    except ValueError as error:
+        raise BadInputError(f"{job.label}: the runtime's graph cannot be read: {error}", "leave it out") from error
+    if isinstance(job, ChainJob):
+        require_copies(job.kernel, job.copies, nodes)
+    kernels = [
+        {"name": entry["name"], "kernel": node.spec.to_json(), "share": entry["share"]}
+        for node, entry in zip(nodes, facts["nodes"], strict=True)
+    ]
+    run.write_json(_graph_file(job.identity), {"subject": job.label, "kernels": kernels})
+
+
+def read_graph(run: Run, identity: str) -> list[ExecutedKernel] | None:
+    """The kernels kept by ``keep_graph``, in order; None for a job without a graph (virtual)."""
+    if not (run.path / _graph_file(identity)).exists():
+        return None
+    kernels = run.read_json(_graph_file(identity))["kernels"]
+    return [ExecutedKernel(k["name"], KernelSpec.from_json(k["kernel"]), float(k["share"])) for k in kernels]

@@ -124,8 +124,9 @@ def paced_line(measurements: Sequence[Measurement]) -> PacedLine:
 class ChainResult(NamedTuple):
     """One kernel from chains of k1 and k2 copies: differences a copy, with standard errors (gain left out).
 
-    ``overhead_s``/``overhead_j``: what is left at zero copies, the cost of a call. ``problem``: why it may not be used
-    (not linear at the third k, or no difference), else None.
+    ``overhead_s``/``overhead_j``: what is left at zero copies, the cost of a call. ``checks``: how far the third chain is
+    off the line, in its standard errors, of latency and of energy. ``problem``: why it may not be used (not linear at
+    the third k, or no difference), else None.
     """
 
     latency_s: float
@@ -136,6 +137,7 @@ class ChainResult(NamedTuple):
     overhead_se_s: float
     overhead_j: float | None
     overhead_se_j: float | None
+    checks: tuple[float, ...]
     problem: str | None
 
 
@@ -149,11 +151,12 @@ def difference_chain(
     if not 0 < k1 < k2:
         raise ValueError(f"chains of {k1} and {k2} copies cannot be differenced")
     latency = _line(short, long, k1, k2, "latency_s")
-    problems = [_curvature(latency, third, k3, k2 - k1, "latency_s")]
+    seen = [_curvature(latency, third, k3, k2 - k1, "latency_s")]
     energy = None
     if short.energy_active_j is not None and long.energy_active_j is not None:
         energy = _line(short, long, k1, k2, "energy_active_j")
-        problems.append(_curvature(energy, third, k3, k2 - k1, "energy_active_j"))
+        seen.append(_curvature(energy, third, k3, k2 - k1, "energy_active_j"))
+    problems = [one.problem for one in seen if one]
     if latency.slope <= 0.0:
         problems.append(f"{k2} copies were not slower than {k1}")
     found = "; ".join(problem for problem in problems if problem)
@@ -166,6 +169,7 @@ def difference_chain(
         latency.intercept_se,
         energy.intercept if energy else None,
         energy.intercept_se if energy else None,
+        tuple(one.deviation for one in seen if one),
         found or None,
     )
 
@@ -185,8 +189,13 @@ def _line(short: Measurement, long: Measurement, k1: int, k2: int, quantity: str
     return _Line(slope, quadrature(low_se, high_se) / (k2 - k1), low - k1 * slope, intercept_se)
 
 
-def _curvature(line: _Line, third: Measurement | None, k3: int | None, copies: int, quantity: str) -> str | None:
-    """What the third chain says against the line, beyond 5 % of the difference and beyond the uncertainty."""
+class _Curvature(NamedTuple):
+    deviation: float
+    problem: str | None
+
+
+def _curvature(line: _Line, third: Measurement | None, k3: int | None, copies: int, quantity: str) -> _Curvature | None:
+    """What the third chain says: a problem beyond 5 % of the difference and beyond the uncertainty."""
     if third is None or k3 is None:
         return None
     (seen,) = _checked([third], quantity)
@@ -194,8 +203,11 @@ def _curvature(line: _Line, third: Measurement | None, k3: int | None, copies: i
     doubt = quadrature(
         third.half_width(quantity, without=("gain",)) / NORMAL_975, line.intercept_se, k3 * line.slope_se
     )
-    off = abs(seen - expected)
-    if off <= CHAIN_TOLERANCE * abs(line.slope) * copies or off <= 3.0 * doubt:
-        return None
-    share = 100.0 * (seen - expected) / (line.slope * copies)
-    return f"{quantity} is not linear in the number of copies: {share:+.1f} % of the difference at {k3} copies"
+    off = seen - expected
+    deviation = off / max(doubt, 1e-300)
+    if abs(off) <= CHAIN_TOLERANCE * abs(line.slope) * copies or abs(deviation) <= 3.0:
+        return _Curvature(deviation, None)
+    share = 100.0 * off / (abs(line.slope) * copies or math.inf)
+    return _Curvature(
+        deviation, f"{quantity} is not linear in the number of copies: {share:+.1f} % of the difference at {k3} copies"
+    )

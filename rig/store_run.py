@@ -266,12 +266,15 @@ def _split_arrays(record: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any
         for name in TRACE_ARRAYS:
             if record["trace"].get(name) is not None:
                 arrays[name] = record["trace"][name]
+    samples: list[float] = []
     phases = []
-    for number, phase in enumerate(record.get("phases") or []):
+    for phase in record.get("phases") or []:
         if phase.get("latency_s"):
-            arrays[f"latency_s_{number}"] = phase["latency_s"]
-            phase = {key: value for key, value in phase.items() if key != "latency_s"}
+            samples += phase["latency_s"]
+            phase = {**phase, "latency_s": len(phase["latency_s"])}  # how many of them, in the place of the samples
         phases.append(phase)
+    if samples:
+        arrays["latency_s"] = samples
     if "phases" in record:
         light["phases"] = phases
     if arrays:
@@ -283,8 +286,12 @@ def _joined(record: dict[str, Any], arrays: dict[str, list[float]]) -> dict[str,
     if record.get("trace") is not None:
         columns = {name: arrays.get(name) for name in TRACE_ARRAYS}
         record["trace"] = {**record["trace"], **columns}
-    for number, phase in enumerate(record.get("phases") or []):
-        phase.setdefault("latency_s", arrays.get(f"latency_s_{number}", []))
+    first = 0
+    for phase in record.get("phases") or []:
+        if isinstance(phase.get("latency_s"), int):
+            count = phase["latency_s"]
+            phase["latency_s"] = arrays["latency_s"][first : first + count]
+            first += count
     return record
 
 

@@ -126,25 +126,25 @@ def test_rejected_measurements_are_kept_and_repeated_a_bounded_number_of_times(t
 
 
 def test_a_kernel_that_the_runtime_refuses_is_reported_and_the_others_go_on(tmp_path, run):
-    session = FakeSession(tmp_path / "device", refuse={f"{conv(16).label} x{k}" for k in chain_lengths(conv(16))})
+    session = FakeSession(tmp_path / "device", refuse={f"{conv(16).label} x{k}" for k in chain_lengths(conv(16), 160)})
     rows = gather(session, run)
     assert len(rows) == len(KERNELS) - 1
     refused = [event for event in run.events() if event["event"] == "unmeasurable"]
     assert refused
     assert "not supported" in refused[0]["reason"]
-    everything = {f"{kernel.label} x{k}" for kernel in KERNELS for k in chain_lengths(kernel)}
+    everything = {f"{kernel.label} x{k}" for kernel in KERNELS for k in chain_lengths(kernel, 160)}
     other = Store(tmp_path / "home").new_run("calibrate", "fake")
     with pytest.raises(BadInputError, match="not one kernel"):
         gather(FakeSession(tmp_path / "device2", refuse=everything), other)
 
 
 def test_a_device_that_fails_again_and_again_ends_the_campaign(tmp_path, run):
-    everything = {f"{kernel.label} x{k}" for kernel in KERNELS for k in chain_lengths(kernel)}
+    everything = {f"{kernel.label} x{k}" for kernel in KERNELS for k in chain_lengths(kernel, 160)}
     session = FakeSession(tmp_path / "device", fail=everything)
     with pytest.raises(TransientDeviceError):
         gather(session, run)
     assert len(session.asked) == 3
-    one = FakeSession(tmp_path / "device", fail={f"{conv(16).label} x{chain_lengths(conv(16))[0]}"})
+    one = FakeSession(tmp_path / "device", fail={f"{conv(16).label} x{chain_lengths(conv(16), 160)[0]}"})
     assert len(gather(one, run)) == len(KERNELS) - 1
 
 
