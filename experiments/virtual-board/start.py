@@ -28,8 +28,8 @@ PRIORS = {
     "patch_s_per_gather": Prior(4e-8, 3e-8, 1.7),
     "pass_s_per_element": Prior(1e-9, 1e-9, 2.0),
     "l1_miss_slowdown": Prior(0.3, 0.3, 1.7),
-    "launch_s": Prior(8e-6, 8e-6, 1.4),
-    "l2_bytes": Prior(5e5, 5e5, 1.4),
+    "launch_s": Prior(5e-6, 5e-6, 1.4),
+    "l2_bytes": Prior(4e5, 4e5, 1.4),
     "patch_l2_bytes": Prior(9e5, 9e5, 1.15),
     "l2_sharpness": Prior(2.5, 2.5, 1.4),
     "l1_bytes": Prior(32768.0, 32768.0, 1.2),
@@ -46,8 +46,8 @@ PRIORS = {
     "depthwise_j_per_mac": Prior(1e-10, 6e-11, 1.25),
     "l2_j_per_byte": Prior(4e-11, 4e-11, 1.7),
     "dram_j_per_byte": Prior(2e-10, 2e-10, 1.5),
-    "invoke_s": Prior(1.2e-4, 1.2e-4, 1.5),
-    "invoke_w": Prior(3.0, 3.0, 1.3),
+    "invoke_s": Prior(2e-4, 2e-4, 1.4),
+    "invoke_w": Prior(4.0, 4.0, 1.2),
 }
 
 # One memory, one dispatcher, one set of cores: the same for both dtypes.
