@@ -4,7 +4,7 @@
 (:mod:`.physics`) prices the counts. Kernels run on feature maps stored height × width × channels.
 """
 
-from typing import Any, Dict, NamedTuple, Tuple
+from typing import Dict, NamedTuple
 
 from device_agents.records import DTYPE_BYTES, KernelSpec
 
@@ -176,7 +176,6 @@ def _depthwise(spec: KernelSpec, blocks: BlockSizes, counts: Dict[str, float]) -
     counts["depthwise_macs" if taps <= 9 else "large_depthwise_macs"] = macs
     row = spec.in_width * channels * DTYPE_BYTES[spec.dtype]
     counts["panel_bytes"] = float(spec.kernel_h * row)
-    counts["gemm_outputs"] = 0.0
     counts["passes"] = float(spec.batch * spec.out_height * spec.out_width * spec.out_channels) * fused_passes(
         spec.fused
     )
@@ -212,8 +211,3 @@ def work_of(spec: KernelSpec, blocks: BlockSizes) -> Work:
     else:
         _elementwise(spec, counts)
     return Work(**counts)
-
-
-def totals(works: Tuple[Any, ...]) -> Work:
-    """The field-wise sum of several kernels' counts."""
-    return Work(*[sum(values) for values in zip(*works)])

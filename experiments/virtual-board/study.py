@@ -140,6 +140,16 @@ def table(results: dict[str, dict[str, Summary]]) -> str:
     return "\n".join(lines)
 
 
+def constant_power_reference(networks: list[MeasuredNetwork]) -> str:
+    """What measured latency times the best constant power makes of the measured energy: any energy figure's reference."""
+    parts = []
+    for dtype in DTYPES:
+        watts = np.array([n.energy_j / n.latency_s for n in networks if n.dtype == dtype])
+        power_w = float(np.median(watts))
+        parts.append(f"{100.0 * float(np.mean(np.abs(power_w / watts - 1.0))):.2f} % ({dtype}, {power_w:.2f} W)")
+    return "Reference: measured latency × a constant power gives the energy within " + ", ".join(parts) + "."
+
+
 def draw(networks: list[MeasuredNetwork], errors: dict[str, Errors], path: Path) -> None:
     """Simulated over measured: latency, active energy and busy watts of every network."""
     import matplotlib
@@ -193,7 +203,7 @@ def main() -> None:
         found["5-fold by architecture"] = cross_validated(networks, folds_of(networks))
         found["one family left out"] = cross_validated(networks, [n.family for n in networks])
     results = {how: {dtype: summarise(e) for dtype, e in by.items()} for how, by in found.items()}
-    text = table(results)
+    text = table(results) + "\n\n" + constant_power_reference(networks)
     print(text)
     if arguments.no_cross_validation:
         return

@@ -163,9 +163,9 @@ def test_repeated_inference_costs_microseconds():
     kernels = NETWORK * 15
     board = VirtualBoard(MODEL, 1, io.StringIO())
     board.infer(kernels)
-    begin = time.perf_counter()
+    begin = time.process_time()
     board.infer_many(kernels, 2000)
-    assert (time.perf_counter() - begin) / 2000 < 100e-6
+    assert (time.process_time() - begin) / 2000 < 100e-6  # usually about 4 microseconds
 
 
 def test_negative_idle_is_refused():

@@ -128,11 +128,11 @@ def test_polling_ten_virtual_seconds_is_quick(board_and_path):
     spent = []
     for _ in range(5):
         board.infer_for(NETWORK[:1], 10.0)
-        begin = time.perf_counter()
+        begin = time.process_time()
         assert len(sensor.poll()) > 900
-        spent.append(time.perf_counter() - begin)
+        spent.append(time.process_time() - begin)
     sensor.close()
-    assert min(spent) < 0.05  # usually about 4 ms; this machine may be busy
+    assert min(spent) < 0.05  # usually 2 to 7 ms
 
 
 def test_describe_and_unknown_settings(tmp_path):
