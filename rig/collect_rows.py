@@ -156,7 +156,7 @@ def _scatter(results: Iterable[ChainResult]) -> float:
 
 
 def _chain_rows(run: Run, chains: Chains, result: ChainResult, scale: float) -> list[KernelRow]:
-    """The kernel, and what the runtime puts beside each copy of it (its reverse, reorders), by their profiled shares."""
+    """The kernel, and what the runtime puts beside each copy (its reverse, reorders), by their profiled shares."""
     group = f"chain-{chains.identities[0]}"
     longest = chains.identities[chains.copies.index(max(chains.copies))]
     parts = _unit_shares(read_graph(run, longest), chains.kernel, max(chains.copies))

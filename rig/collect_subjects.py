@@ -75,8 +75,8 @@ def keep_graph(session: Session, run: Run, job: Job, subject: Subject) -> None:
     facts = session.inspect(subject.path)
     try:
         nodes = from_optimized(base64.b64decode(facts["model_b64"]), facts["nodes"], subject.path)
-    except ValueError as error:
-        raise BadInputError(f"{job.label}: the runtime's graph cannot be read: {error}", "leave it out") from error
+    except (ValueError, KeyError) as error:  # KeyError: a tensor that no node of the graph writes
+        raise BadInputError(f"{job.label}: the runtime's graph cannot be read: {error!r}", "leave it out") from error
     if isinstance(job, ChainJob):
         require_copies(job.kernel, job.copies, nodes)
     kernels = [
