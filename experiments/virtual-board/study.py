@@ -141,7 +141,7 @@ def table(results: dict[str, dict[str, Summary]]) -> str:
 
 
 def constant_power_reference(networks: list[MeasuredNetwork]) -> str:
-    """What measured latency times the best constant power makes of the measured energy: any energy figure's reference."""
+    """What measured latency times the best constant power makes of the energy: the reference for energy figures."""
     parts = []
     for dtype in DTYPES:
         watts = np.array([n.energy_j / n.latency_s for n in networks if n.dtype == dtype])
