@@ -22,6 +22,7 @@ Index = NDArray[np.intp]
 
 RANGE_FEATURES = 15  # the leading shape features are sizes: outside their range is extrapolation
 LEAN = ("flops", "nonnegative", "roofline", "roofline_gp")  # where every candidate is not worth its fitting time
+FADE = 1.0  # of the correction, for each e-fold outside the measured range
 BLEND_GAIN = 0.97  # two candidates are averaged where that lowers the held-out error by 3 %
 
 
@@ -80,12 +81,16 @@ class Ensemble:
     anchor: NonNegative | Roofline
     bound: float
 
-    def predict(self, columns: KernelColumns, latency_s: Floats | None) -> Floats:
-        """Log cost (n,); ``latency_s`` is used where the energy is modelled given it."""
+    def predict(self, columns: KernelColumns, latency_s: Floats | None, outside: Floats) -> Floats:
+        """Log cost (n,); ``latency_s`` is used where the energy is modelled given it.
+
+        Beyond the measured range (``outside``, e-folds) the correction to the anchor fades away.
+        """
         known = columns.given(latency_s if self.given_latency else None)
         value: Floats = np.mean([member.predict(known) for member in self.members], axis=0)
         anchor = self.anchor.predict(known)
-        return np.clip(value, anchor - self.bound, anchor + self.bound)
+        result: Floats = anchor + np.clip(value - anchor, -self.bound, self.bound) * np.exp(-FADE * outside)
+        return result
 
 
 @dataclass
@@ -169,10 +174,11 @@ class FamilyModel:
 
     def predict(self, columns: KernelColumns) -> tuple[Floats, Floats]:
         """(log latency, log active energy) (n,); energy is nan where none was measured."""
-        log_latency = self.latency.predict(columns, None)
+        outside = self.reach.outside(shape_features(columns, self.kinds))
+        log_latency = self.latency.predict(columns, None, outside)
         if self.energy is None:
             return log_latency, np.full(len(columns), np.nan)
-        return log_latency, self.energy.predict(columns, np.exp(log_latency))
+        return log_latency, self.energy.predict(columns, np.exp(log_latency), outside)
 
     def to_arrays(self) -> dict[str, NDArray[np.generic]]:
         """Every learned number as plain arrays."""

@@ -40,10 +40,11 @@ _TABLES = ("work_table", "traffic_table", "shape_table")
 def family_of(spec: KernelSpec) -> str:
     """The family whose rows are fitted together: one algorithm of the runtime, one data type.
 
-    Convolutions split into 1×1, k×k and grouped; one with a single output position is a matrix-vector product, as
+    Convolutions split into 1×1, k×k and grouped; a 1×1 with a single output position is a matrix-vector product, as
     ``fc`` is; kernels without weights are pooled as ``memory``.
     """
-    if spec.kind == "conv" and spec.groups == 1 and spec.batch * spec.out_height * spec.out_width == 1:
+    single = spec.batch * spec.out_height * spec.out_width * spec.kernel_h * spec.kernel_w * spec.groups == 1
+    if spec.kind == "conv" and single:
         name = "fc"
     elif spec.kind == "conv":
         area = spec.kernel_h * spec.kernel_w
@@ -174,7 +175,8 @@ class KernelColumns:
 
     @cached_property
     def _gathered(self) -> NDArray[np.bool_]:
-        return (self.kinds == "conv") & ((self.area > 1) | (self.number("stride") > 1))
+        gathered: NDArray[np.bool_] = (self.kinds == "conv") & ((self.area > 1) | (self.number("stride") > 1))
+        return gathered
 
     @cached_property
     def in_elements(self) -> Floats:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from device_agents.records import Configuration
 from power_models.family_cost import LEAN, FamilyModel, Rows, fit_family
 from power_models.features import Floats, KernelColumns, family_of, pool_of, supporters_of
-from power_models.intervals import ErrorScale, blended_quantile, conformal_quantile, fit_scale
+from power_models.intervals import ErrorScale, blended_quantile, common_share, conformal_quantile, fit_scale
 from power_models.regressors import CANDIDATES
 
 if TYPE_CHECKING:
@@ -194,8 +194,18 @@ def _pooled_scores(models: dict[str, FamilyModel], quantity: str) -> Floats:
 def _scale(model: FamilyModel, quantity: str, pooled: Floats) -> ErrorScale:
     errors, distance = _finite(model, quantity)
     near, slope = fit_scale(errors, distance)
-    own = np.abs(errors) / (near + slope * distance)
-    return ErrorScale(near, slope, blended_quantile(own, pooled))
+    signed = errors / (near + slope * distance)
+    share = common_share(signed, _neighbours(model.reach.points[np.isfinite(model.held_out[quantity])]))
+    return ErrorScale(near, slope, blended_quantile(np.abs(signed), pooled), share)
+
+
+def _neighbours(points: Floats, count: int = 3) -> Index:
+    """Indices (n, count) of the nearest other rows of standardized features (n, d)."""
+    if len(points) <= count + 1:
+        return np.zeros((len(points), 0), dtype=np.intp)
+    square = ((points[:, None, :] - points[None, :, :]) ** 2).sum(axis=2)
+    np.fill_diagonal(square, np.inf)
+    return np.argpartition(square, count, axis=1)[:, :count]
 
 
 def _carried(

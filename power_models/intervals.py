@@ -11,12 +11,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from power_models.features import Floats
 
 LEVEL = 0.95
 WIDER_PER_E_FOLD = 0.12  # added half-width (log) for each e-fold beyond the measured range
 WIDER_IF_UNSEEN = 0.20  # for a stride, dilation or fused operator that no row has
+SHARE_ROWS = 15
 TRUSTED_ROWS = 20  # a family's own quantile weighs n / (n + TRUSTED_ROWS) against the pooled one
 
 
@@ -59,6 +61,22 @@ def fit_scale(errors: Floats, distance: Floats) -> tuple[float, float]:
         near = mean / 3
         slope = max(0.0, float(((size - near) * distance).sum() / max((distance**2).sum(), 1e-12)))
     return float(near), float(slope)
+
+
+def common_share(scores: Floats, neighbours: NDArray[np.intp]) -> float:
+    """Correlation (its root, in [0, 1]) of signed held-out scores (n,) with those of each row's nearest rows (n, k).
+
+    Kernels of one network resemble each other about as much as neighbours in the design do. The measuring noise is
+    in the scores and independent, so the estimate errs neither way by it; few rows draw it towards a third.
+    """
+    if not neighbours.size:
+        return 0.33**0.5
+    cut = np.clip(scores, -3 * np.std(scores), 3 * np.std(scores))
+    power = float((cut**2).mean())
+    correlation = float((cut[:, None] * cut[neighbours]).mean()) / power if power > 0 else 0.0
+    n = float(len(scores))
+    drawn: float = (n * correlation + SHARE_ROWS * 0.33) / (n + SHARE_ROWS)
+    return float(np.sqrt(np.clip(drawn, 0.01, 0.95)))
 
 
 def conformal_quantile(scores: Floats, level: float = LEVEL) -> float:

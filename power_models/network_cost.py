@@ -75,10 +75,10 @@ def price_network(
     costs = model.predict(unique, first)
     latency = float(counts @ costs.latency_s) + model.overhead[0]
     energy = float(counts @ costs.energy_j) + model.overhead[1]
-    shares = {family: _share(model, family) for family in set(costs.families)}
-    spread_s = _spread(counts * costs.latency_s, costs.latency_sd, costs.families, shares)
-    spread_j = _spread(counts * costs.energy_j, costs.energy_sd, costs.families, shares)
-    spread_w = _spread(counts * costs.energy_j, costs.power_sd, costs.families, shares)
+    shares = {q: _shares(model, costs.families, q) for q in ("latency", "energy", "power")}
+    spread_s = _spread(counts * costs.latency_s, costs.latency_sd, costs.families, shares["latency"])
+    spread_j = _spread(counts * costs.energy_j, costs.energy_sd, costs.families, shares["energy"])
+    spread_w = _spread(counts * costs.energy_j, costs.power_sd, costs.families, shares["power"])
     return NetworkCost(
         costs.take(repeat),
         _bounds(latency, spread_s),
@@ -89,8 +89,9 @@ def price_network(
     )
 
 
-def _share(model: KernelCostModel, family: str) -> float:
-    return model.families[family].scales["latency"].share
+def _shares(model: KernelCostModel, families: Sequence[str], quantity: str) -> dict[str, float]:
+    scales = {family: model.families[family].scales.get(quantity) for family in set(families)}
+    return {family: 1.0 if scale is None else scale.share for family, scale in scales.items()}
 
 
 def _spread(parts: Floats, relative: Floats, families: Sequence[str], shares: dict[str, float]) -> float:

@@ -240,7 +240,7 @@ CANDIDATES: dict[str, tuple[Callable[..., Regressor], int]] = {
     "nonnegative": (NonNegative, 4),
     "roofline": (Roofline, 8),
     "polynomial": (Polynomial, 24),
-    "trees": (Trees, 24),
+    "trees": (Trees, 150),
     "roofline_trees": (RooflineTrees, 24),
     "roofline_gp": (RooflineGaussian, 16),
 }

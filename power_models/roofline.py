@@ -32,6 +32,7 @@ class NonNegative:
         scaled = terms * (np.sqrt(weight) / np.exp(log_cost))[:, None]
         size = scaled.max(axis=0)
         size[size == 0] = np.inf
+        size[_repeats(scaled / size)] = np.inf
         # One more row a column shrinks the coefficients of collinear terms a little towards each other.
         ridge = 1e-3 * np.sqrt(weight.sum()) * np.eye(terms.shape[1])
         design = np.vstack([scaled / size, ridge])
@@ -134,6 +135,15 @@ class Roofline:
         self.other_ = np.asarray(arrays["other"], dtype=np.float64)
         self.power_ = float(np.asarray(arrays["power"], dtype=np.float64)[0])
         return self
+
+
+def _repeats(columns: Floats) -> NDArray[np.bool_]:
+    """Which columns are multiples of an earlier one: the rows cannot tell them apart, and elsewhere they may differ."""
+    length = np.sqrt((columns**2).sum(axis=0))
+    unit = columns / np.where(length > 0, length, 1.0)
+    same = np.triu(unit.T @ unit > 1.0 - 1e-9, 1)
+    result: NDArray[np.bool_] = same.any(axis=0)
+    return result
 
 
 def _seeded(part: Floats, coefficients: Floats, cost: Floats) -> Floats:

@@ -17,7 +17,7 @@ class BoostedTrees:
     and ``root``: the index of each tree's first node.
     """
 
-    TREES, DEPTH, RATE, SUBSAMPLE, LEAF = 80, 3, 0.12, 0.7, 3
+    TREES, DEPTH, RATE, SUBSAMPLE, LEAF = 60, 3, 0.15, 0.7, 3
 
     def __init__(self) -> None:
         self.arrays_: dict[str, NDArray[np.generic]] = {}
