@@ -102,7 +102,7 @@ def _lead(data: ReportInput) -> list[Paragraph]:
         f"started {data.manifest['started_utc']}" if data.manifest.get("started_utc") else "",
         result.kind,
         result.task or "",
-        result.model or "",
+        Path(result.model or "").name,
     ]
     lead = [Paragraph(" · ".join(part for part in about if part), "note")]
     if result.simulated:

@@ -167,7 +167,9 @@ def _versions(result: RunResult, manifest: dict[str, Any]) -> Iterable[tuple[str
     """Versions of the result; where it has none, of the environment in the manifest."""
     environment = manifest.get("environment") or {}
     plain = {k: v for k, v in environment.items() if isinstance(v, str | int)}
-    merged = {**plain, **(environment.get("libraries") or {}), **result.versions}
+    own = {k: v for k, v in result.versions.items() if not isinstance(v, dict)}
+    libraries = {**(environment.get("libraries") or {}), **(result.versions.get("libraries") or {})}
+    merged = {**plain, **libraries, **own}
     merged.pop("calibration", None)
     hashes = {k: v for k, v in merged.items() if "sha" in k or "hash" in k or "commit" in k}
     yield "Versions", ", ".join(f"{k} {v}" for k, v in sorted(merged.items()) if k not in hashes and v is not None)

@@ -12,7 +12,7 @@ from rig.plotting.figure import ReportTable, listed, plural
 from rig.plotting.numbers import bare, display_unit, percent
 from rig.plotting.prediction import prediction_data, summarize
 from rig.plotting.trace_data import TraceData
-from rig.results import BudgetLimit, Network, RunResult
+from rig.results import BudgetLimit, Network, RunResult, Warning_
 from rig.units import Quantity
 
 CAVEATS = 3
@@ -34,7 +34,7 @@ def headline(result: RunResult) -> str:
         energy = (
             ""
             if network.energy_active_j is None
-            else f"; energy above idle {bare(network.energy_active_j, 'J')} per inference"
+            else f"; energy above quiet {bare(network.energy_active_j, 'J')} per inference"
         )
         latency = bare(network.latency_s, "s")
         return f"{mark}{network.name}: {bare(network.power_w, 'W')} {rate}{energy}; latency {latency}."
@@ -125,9 +125,9 @@ def _quantity_rows(before: Network | None, after: Network) -> Iterable[_Row]:
     rate = f"at {after.fps:g} fps" if after.fps else "back to back"
     for name, field, unit in (
         (f"Power {rate}", "power_w", "W"),
-        ("Idle (quiet) power", "idle_power_w", "W"),
-        ("Energy above idle, per inference", "energy_active_j", "J"),
-        ("Energy in all, back to back", "energy_j", "J"),
+        ("Quiet power", "idle_power_w", "W"),
+        ("Energy above quiet, per inference", "energy_active_j", "J"),
+        ("Energy in all, per inference", "energy_j", "J"),
         ("Latency, mean", "latency_s", "s"),
     ):
         old, new = (None if n is None else getattr(n, field) for n in (before, after))
@@ -181,7 +181,7 @@ def _size_rows(before: Network | None, after: Network) -> Iterable[_Row]:
 def caveats(result: RunResult, traces: Iterable[TraceData]) -> list[str]:
     """The three most important things a reader must know before quoting the figures, chosen from the data."""
     found = [*_origin_caveats(result), *_trace_caveats(traces), *_share_caveats(result), *_prediction_caveats(result)]
-    found += [(4.0, f"{w.message} {'Fix: ' + w.fix if w.fix else ''}".strip()) for w in result.warnings]
+    found += [(4.0, _warning_text(w)) for w in result.warnings if w.code != "no-power"]  # has its own caveat
     if result.schema_name == "rig.optimize/1" and not isinstance(result.seed, list):
         found.append(
             (
@@ -207,6 +207,11 @@ def caveats(result: RunResult, traces: Iterable[TraceData]) -> list[str]:
     )
     ordered = sorted(found, key=lambda item: item[0])
     return [text for _, text in ordered[:CAVEATS]]
+
+
+def _warning_text(warning: Warning_) -> str:
+    text = warning.message.rstrip(".") + "."
+    return f"{text} Fix: {warning.fix}" if warning.fix else text
 
 
 def _origin_caveats(result: RunResult) -> Iterable[tuple[float, str]]:
@@ -254,7 +259,8 @@ def _share_caveats(result: RunResult) -> Iterable[tuple[float, str]]:
     if network is not None and network.power_w is not None and network.idle_power_w is not None:
         share = (network.idle_power_w.value or 0.0) / (network.power_w.value or math.inf)
         if share > 0.5:
-            yield 5.0, f"Idle is {percent(share)} of what remains; compression cannot remove it."
+            what = "what remains" if result.result is not None else "the power"
+            yield 5.0, f"Quiet power is {percent(share)} of {what}; compression cannot remove it."
     data = energy_data(result)
     if data is None:
         return

@@ -1,4 +1,4 @@
-"""Figure data are exact (golden), figures draw, and the rules of the report hold: hollow if simulated, bars from zero."""
+"""Figure data are exact (golden), figures draw, and the rules hold: hollow if simulated, bars from zero, 8 pt."""
 
 import json
 import math

@@ -1,5 +1,6 @@
 """The report as files: sections, self-containment, escaping, determinism, and errors of damaged runs."""
 
+import datetime
 import re
 from html.parser import HTMLParser
 
@@ -7,6 +8,7 @@ import example_runs as example
 import pytest
 
 from rig.errors import BadInputError, StoreError
+from rig.plotting.pages import write_pdf
 from rig.report import build_report, html_text, read_input
 from rig.report_sections import sections
 from rig.report_summary import caveats, change_text, headline, points_text
@@ -68,7 +70,7 @@ def test_a_simulated_report_says_so_everywhere(page):
 
 
 def test_a_measured_report_never_says_simulated(tmp_path):
-    run = example.write_run(tmp_path, example.optimize_result(False), False)
+    run = example.write_run(tmp_path, example.measure_result(False), False)
     data = read_input(run)
     text = html_text(data, sections(data))
     assert "SIMULATED" not in text
@@ -89,23 +91,26 @@ def test_three_caveats(optimize_run):
     found = caveats(data.result, data.traces.values())
     assert len(found) == 3
     assert found[0].startswith("Simulated:")
-    assert any("Idle is 7" in text for text in found)
+    assert any("Quiet power is 7" in text for text in found)
 
 
-def test_html_is_the_same_twice(optimize_run):
+def test_html_is_the_same_twice(optimize_run, page):
     data = read_input(optimize_run)
-    assert html_text(data, sections(data)) == html_text(data, sections(data))
+    assert html_text(data, sections(data)) == page.read_text(encoding="utf-8")
 
 
 def test_text_of_the_run_is_escaped(tmp_path):
     raw = example.measure_result()
     raw["network"]["name"] = "<script>alert(1)</script>"
     run = example.write_run(tmp_path, raw)
-    assert "<script" not in build_report(run).read_text(encoding="utf-8")
+    data = read_input(run)
+    text = html_text(data, sections(data)[:1])
+    assert "<script" not in text
+    assert "&lt;script" in text
 
 
 def test_time_only_device_shows_latency_and_says_so(tmp_path):
-    run = example.write_run(tmp_path, example.optimize_result(False, False), False, False)
+    run = example.write_run(tmp_path, example.measure_result(False, False), False, False)
     data = read_input(run)
     text = html_text(data, sections(data))
     assert "no power meter" in text
@@ -122,11 +127,12 @@ def test_measure_and_calibrate_have_the_sections_that_apply(tmp_path, make, numb
     assert headline(read_input(run).result).startswith("SIMULATED: ")
 
 
-def test_pdf_is_deterministic_and_dated_by_the_run(tmp_path, optimize_run):
-    run = example.write_run(tmp_path, example.measure_result())
-    first = build_report(run, "pdf", tmp_path / "a.pdf").read_bytes()
-    second = build_report(run, "pdf", tmp_path / "b.pdf").read_bytes()
-    assert first == second
+def test_pdf_is_deterministic_and_dated_by_the_run(tmp_path):
+    first = build_report(example.write_run(tmp_path, example.measure_result()), "pdf").read_bytes()
+    data = read_input(tmp_path / "runs" / "m-0001")
+    started = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.timezone.utc)
+    short = [write_pdf(tmp_path / f"{n}.pdf", "Title", [], sections(data)[:1], started).read_bytes() for n in range(2)]
+    assert short[0] == short[1]
     assert first.startswith(b"%PDF-")
     assert b"(D:20260102030405" in first
 
@@ -157,7 +163,7 @@ def test_unknown_format_lists_the_known():
 def test_unfinished_run_says_what_to_do(tmp_path):
     run = example.write_run(tmp_path, example.measure_result())
     (run / "result.json").unlink()
-    with pytest.raises(StoreError, match="no result.json") as caught:
+    with pytest.raises(StoreError, match=r"no result\.json") as caught:
         build_report(run)
     assert "resume" in caught.value.fix
 

@@ -37,7 +37,7 @@ class BudgetPanel(NamedTuple):
 
 NAMES = {
     "power": "Power",
-    "energy": "Energy above idle per inference",
+    "energy": "Energy above quiet per inference",
     "latency": "Latency",
     "flops": "FLOPs (2 per MAC)",
     "params": "Parameters",
@@ -83,7 +83,7 @@ def _bar(label: str, network: Network, before: bool, q: Quantity, quantity: str,
         raise ValueError(f"{label}: no {quantity} to draw")
     idle = interval(network.idle_power_w, factor)
     if quantity == "power" and idle is not None:
-        parts = (("idle", idle.value), ("dynamic", whole.value - idle.value))
+        parts = (("quiet", idle.value), ("dynamic", whole.value - idle.value))
     else:
         parts = ((quantity, whole.value),)
     text = bare(q, UNITS[quantity]) if quantity != "params" else f"{q.value:,.0f}"
@@ -91,16 +91,16 @@ def _bar(label: str, network: Network, before: bool, q: Quantity, quantity: str,
 
 
 def draw_budget(panel: BudgetPanel, ax: Axes) -> Axes:
-    """Baseline above result; idle and dynamic stacked, 95 % whisker, dashed target."""
+    """Baseline above result; quiet and dynamic stacked, 95 % whisker, dashed target."""
     reach = max([bar.total.hi or bar.total.value for bar in panel.bars] + [panel.target or 0.0])
     ax.set_xlim(0, reach * 1.3)
     for row, bar in enumerate(panel.bars):
         left = 0.0
         for name, value in bar.parts:
-            colour = IDLE if name == "idle" else BEFORE if bar.before else AFTER
+            colour = IDLE if name == "quiet" else BEFORE if bar.before else AFTER
             ax.barh(row, value, left=left, height=0.62, **bar_style(bar.simulated, colour))
             if value > 0.16 * reach and len(bar.parts) > 1:
-                solid = name != "idle" and not bar.before and not bar.simulated
+                solid = name != "quiet" and not bar.before and not bar.simulated
                 ax.text(
                     left + value / 2,
                     row,
@@ -153,7 +153,7 @@ def budget_figure(result: RunResult) -> ReportFigure | None:
             draw_budget(panel, ax)
 
     rows = tuple(
-        (p.quantity, p.unit, p.target, bar.label, *bar.total, dict(bar.parts).get("idle"), bar.simulated)
+        (p.quantity, p.unit, p.target, bar.label, *bar.total, dict(bar.parts).get("quiet"), bar.simulated)
         for p in panels
         for bar in p.bars
     )
@@ -164,7 +164,7 @@ def budget_figure(result: RunResult) -> ReportFigure | None:
         title="Does it fit the budget?" if targets else "How much does it take?",
         caption=mark + " ".join(_answer(panel) for panel in panels) + " Whiskers: 95 % intervals.",
         alt=f"{mark}Horizontal bars. " + " ".join(_described(panel) for panel in panels),
-        columns=("quantity", "unit", "target", "network", "value", "lo", "hi", "idle", "simulated"),
+        columns=("quantity", "unit", "target", "network", "value", "lo", "hi", "quiet", "simulated"),
         rows=rows,
         draw=draw,
         height_mm=sum(11 + 10 * len(panel.bars) for panel in panels) + 4,

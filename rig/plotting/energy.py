@@ -81,7 +81,7 @@ def energy_data(result: RunResult) -> EnergyData | None:
         for k in kernels
         if (q := k.energy_active_j if powered else k.latency_s) is not None
     }
-    quantity = "energy above idle" if powered else "latency"
+    quantity = "energy above quiet" if powered else "latency"
     return EnergyData(quantity, unit, tuple(rows), totals, result.simulated, bool(groups[0]), tuple(sorted(kinds)))  # type: ignore[arg-type]
 
 

@@ -16,6 +16,7 @@ from rig.units import Quantity
 
 SAME_MACS = 0.02
 PAIRS = 3
+WORTH_SHOWING = 1.1  # a smaller ratio of costs is not pointed out
 APART = 1.8  # pairs shown differ in MACs by at least this factor, so that their labels keep clear of each other
 STYLE = {"conv": ("o", BLUE), "depthwise": ("s", VERMILLION), "fc": ("D", GREEN)}
 
@@ -66,7 +67,7 @@ def flops_data(result: RunResult) -> FlopsData | None:
         return None
     ordered = tuple(sorted(points.values(), key=lambda p: (p.mmac, p.label)))
     per_mac = [p.cost / p.mmac for p in ordered]
-    name, unit = ("energy above idle", "mJ") if powered else ("latency", "ms")
+    name, unit = ("energy above quiet", "mJ") if powered else ("latency", "ms")
     return FlopsData(
         name,
         unit,
@@ -96,7 +97,7 @@ def iso_pairs(points: Sequence[FlopsPoint]) -> tuple[IsoPair, ...]:
     chosen: list[IsoPair] = []
     for pair in sorted(candidates, key=lambda p: (-p.ratio, p.dear.label, p.cheap.label)):
         clear = all(abs(math.log(pair.dear.mmac / c.dear.mmac)) >= math.log(APART) for c in chosen)
-        if clear and pair.ratio > 1.0:
+        if clear and pair.ratio >= WORTH_SHOWING:
             chosen.append(pair)
         if len(chosen) == PAIRS:
             break

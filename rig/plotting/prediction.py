@@ -14,7 +14,7 @@ from rig.plotting.numbers import Interval, interval, percent, quantile, wilson
 from rig.plotting.style import BLUE, GREEN, INK, VERMILLION, bar_style, interval_arms, legend_above, marks, word
 from rig.results import Validation
 
-QUANTITIES = {"latency_s": ("Latency", "ms"), "energy_active_j": ("Energy above idle", "mJ")}
+QUANTITIES = {"latency_s": ("Latency", "ms"), "energy_active_j": ("Energy above quiet", "mJ")}
 EDGE = 0.30  # errors beyond ±30 % are counted in the outer bins
 
 
@@ -43,7 +43,7 @@ class Point(NamedTuple):
 
 
 class PredictionData(NamedTuple):
-    """All held-out points of one quantity (``Latency`` in ms or ``Energy above idle`` in mJ)."""
+    """All held-out points of one quantity (``Latency`` in ms or ``Energy above quiet`` in mJ)."""
 
     quantity: str
     unit: str

@@ -13,9 +13,11 @@ from rig.plotting.style import BLUE, GREEN, INK, PURPLE, SOFT_INK, VERMILLION, l
 from rig.plotting.trace_data import TraceData
 from rig.units import Quantity
 
+GAP = 0.25  # of a span: the pause between windows that need not be shown
+
 
 def draw_trace(data: TraceData, ax: Axes) -> Axes:
-    """Envelope and mean over time; used windows shaded, the rest hatched with its reason, idle dashed."""
+    """Envelope and mean over time; used windows shaded, the rest hatched with its reason, quiet power dashed."""
     simulated = word(data.simulated)
     _shade_spans(data, ax)
     if data.envelope:
@@ -42,7 +44,11 @@ def draw_trace(data: TraceData, ax: Axes) -> Axes:
         )
     if data.idle_level is not None:
         ax.axhline(
-            data.idle_level, color=INK, linestyle=(0, (5, 3)), linewidth=1.0, label=f"idle {compact(data.idle_level)} W"
+            data.idle_level,
+            color=INK,
+            linestyle=(0, (5, 3)),
+            linewidth=1.0,
+            label=f"quiet {compact(data.idle_level)} W",
         )
     ax.set_ylim(0, ax.get_ylim()[1] * 1.02)
     ax.set_xlim(data.spans[0].t0_s, 1.01 * data.spans[-1].t1_s)
@@ -57,7 +63,7 @@ def _shade_spans(data: TraceData, ax: Axes) -> None:
     shaded = False
     for t0, t1, used, idle, reason in merged_spans(data):
         if used:
-            ax.axvspan(t0, t1, color=tint(GREEN, 0.18), linewidth=0, label=None if shaded else "measured windows")
+            ax.axvspan(t0, t1, color=tint(GREEN, 0.18), linewidth=0, label=None if shaded else "windows used")
             shaded = True
             continue
         if not idle:
@@ -80,7 +86,7 @@ def merged_spans(data: TraceData) -> list[tuple[float, float, bool, bool, str]]:
     """Neighbouring spans with the same use and reason put together."""
     out: list[tuple[float, float, bool, bool, str]] = []
     for span in data.spans:
-        close = bool(out) and span.t0_s - out[-1][1] < 0.02 * (span.t1_s - span.t0_s) + 1e-6
+        close = bool(out) and span.t0_s - out[-1][1] < GAP * (span.t1_s - span.t0_s) + 1e-6
         if close and out[-1][2:] == (span.used, span.idle, span.reason):
             out[-1] = (out[-1][0], span.t1_s, *out[-1][2:])
         else:
@@ -116,7 +122,7 @@ def draw_windows(data: TraceData, ax: Axes) -> Axes:
     mean = data.window_mean
     if mean.lo is not None and mean.hi is not None:
         ax.axhspan(mean.lo, mean.hi, color="#EEEEEE", linewidth=0, label="95 % interval of the mean")
-    ax.axhline(mean.value, color=SOFT_INK, linewidth=0.9, label=f"mean {window_text(data)}")
+    ax.axhline(mean.value, color=SOFT_INK, linewidth=0.9, label=f"mean of the windows {window_text(data)}")
     ax.plot(order, data.windows, "o", label=f"window{word(data.simulated)}", **marks(data.simulated, BLUE))
     ax.set_xlabel("Window, in order")
     ax.set_ylabel(f"Mean {data.quantity}, {data.unit}")
@@ -163,7 +169,7 @@ def trace_figure(data: TraceData, role: str) -> ReportFigure:
         ("envelope", t, None, a, b) for t, a, b in data.envelope
     ]
     rows += [
-        ("excluded" if not s.used and not s.idle else "idle" if s.idle else "window", s.t0_s, None, None, None)
+        ("excluded" if not s.used and not s.idle else "quiet" if s.idle else "window", s.t0_s, None, None, None)
         for s in data.spans
     ]
     excluded = sorted({s.reason for s in data.spans if not s.used and not s.idle})
@@ -181,7 +187,7 @@ def trace_figure(data: TraceData, role: str) -> ReportFigure:
         caption=caption,
         alt=f"{mark}{data.quantity.capitalize()} over {data.spans[-1].t1_s:.0f} s: "
         f"mean of the windows {window_text(data) if data.windows else 'not available'}"
-        f"{f', idle {compact(data.idle_level)} W' if data.idle_level is not None else ''}; "
+        f"{f', quiet {compact(data.idle_level)} W' if data.idle_level is not None else ''}; "
         f"{plural(used, 'window')} shaded; "
         f"excluded: {listed(excluded) or 'none'}.",
         columns=("series", "time_s", f"mean_{_suffix(data)}", f"low_{_suffix(data)}", f"high_{_suffix(data)}"),
@@ -200,7 +206,8 @@ def windows_figure(data: TraceData, role: str) -> ReportFigure:
         title=f"Do the windows of the {role} agree?",
         caption=f"{mark}{plural(len(data.windows), 'window')}: {text}; {drift_text(data)}. "
         "The vertical axis does not start at zero: "
-        "dots, not bars. The interval here is sampling alone; the tables add calibration and clock.",
+        "dots, not bars. Every window counts once here and the interval is sampling alone; the tables weigh by "
+        "inferences and add calibration and clock.",
         alt=f"{mark}Dots: mean {data.quantity} of {plural(len(data.windows), 'window')} in order, mean {text}.",
         columns=("window", f"mean_{_suffix(data)}"),
         rows=tuple(enumerate(data.windows, start=1)),
