@@ -47,7 +47,7 @@ def own_command(role: str) -> List[str]:
 
 
 class Child(object):
-    """Starts on the first request, is asked one thing at a time, and is started anew after it died."""
+    """Starts on the first request, and is asked one thing at a time."""
 
     def __init__(self, role: str, command: Optional[List[str]] = None) -> None:
         self.role = role
@@ -60,11 +60,13 @@ class Child(object):
         """Send a request and return its answer.
 
         Raises AgentError (what the child reports), ChildDied, or ChildSilent after ``deadline_s`` seconds; a silent
-        child is killed, since its answer could otherwise be taken for that of the next request.
+        child is killed, since its answer could otherwise be taken for that of the next request. A child that died since
+        the last request is not started anew here: a new one knows nothing of what the old one was told.
         """
-        process = self._start()
-        writer, reader = self._writer, self._reader
-        if writer is None or reader is None:
+        if self._process is None:
+            self.start()
+        process, writer, reader = self._process, self._writer, self._reader
+        if process is None or writer is None or reader is None:
             raise ChildDied("was not started")
         started_s = now_s()
         try:
@@ -107,9 +109,10 @@ class Child(object):
             self._process.wait()
         self._forget()
 
-    def _start(self) -> "subprocess.Popen[bytes]":
-        if self._process is not None and self._process.poll() is None:
-            return self._process
+    def start(self) -> None:
+        """Start the process where it does not run."""
+        if self.running:
+            return
         self._forget()
         process = subprocess.Popen(
             self._command or own_command(self.role), stdin=subprocess.PIPE, stdout=subprocess.PIPE, close_fds=True
@@ -119,7 +122,6 @@ class Child(object):
         self._process = process
         self._writer = LineWriter(process.stdin.fileno())
         self._reader = LineReader(process.stdout.fileno())
-        return process
 
     def _end(self, process: "subprocess.Popen[bytes]") -> str:
         try:

@@ -29,12 +29,20 @@ PROGRESS_PERIOD_S = 0.2
 
 PROFILED_RUNS = 30
 
+# A window's energy is looked for until this many windows later.
+LAGGING_WINDOWS = 20
+
 
 class Runtime(NamedTuple):
     """The runtime process with its deadlines: a phase of s seconds may take 2 s + ``slack_s``."""
 
     child: Child
     slack_s: float
+
+    def load(self, request: Dict[str, Any]) -> Dict[str, Any]:
+        """Load a subject, in a new process where the last one has ended."""
+        self.child.start()
+        return self.ask(request)
 
     def ask(self, request: Dict[str, Any], expected_s: float = 0.0) -> Dict[str, Any]:
         """Ask and wait; a crash or silence becomes an AgentError that says so."""
@@ -83,7 +91,7 @@ class Measurement(object):
     def run(self, run_dir: str) -> Dict[str, Any]:
         """Measure and return the part of the record that the measurement itself knows."""
         request, plan = self._request, self._plan
-        facts = self._runtime.ask(load_request(request, run_dir))
+        facts = self._runtime.load(load_request(request, run_dir))
         sensor_options = dict(facts.pop("sensor_options", {}), **request.get("source_options", {}))
         self._wait_only(plan.cooldown_s)
         problem = None
@@ -145,8 +153,8 @@ class Measurement(object):
         self._keep(name, phase)
 
     def _keep(self, name: str, phase: Dict[str, Any]) -> None:
-        for key, value in conditions().items():
-            phase.setdefault(key, value)
+        if "temp_c" not in phase:
+            phase.update(conditions())
         phase["name"] = name
         self._phases.append(phase)
         if self._trace is not None:
@@ -200,10 +208,11 @@ class Measurement(object):
             window = self._run(plan.window_s)
             self._keep("window", window)
             windows.append(window)
-            energies = [
-                known if known is not None else self._energy_per_inference(one)
-                for one, known in zip(windows, energies + [None])
-            ]
+            energies.append(None)
+            # A sensor lags: the energy of the last few windows may be known only now.
+            for i in range(max(0, len(windows) - LAGGING_WINDOWS), len(windows)):
+                if energies[i] is None:
+                    energies[i] = self._energy_per_inference(windows[i])
             latency = relative_half_width([one["latency_mean_s"] for one in windows])
             energy = relative_half_width([value for value in energies if value is not None])
             precision = {"latency_rel": latency, "energy_rel": energy}

@@ -20,7 +20,7 @@ import threading
 from typing import Any, Dict, NamedTuple, Optional
 
 from device_agents import board
-from device_agents.child import Child
+from device_agents.child import Child, ChildDied, ChildSilent
 from device_agents.lock import DeviceLock
 from device_agents.measure import PROFILED_RUNS, Measurement, Runtime, load_request
 from device_agents.protocol import (
@@ -162,6 +162,8 @@ class Supervisor(object):
     def hello(self, request: Dict[str, Any]) -> Dict[str, Any]:
         """What this device is and has."""
         probe = {"op": "probe", "names": request.get("sensors", []), "options": request.get("sensor_options", {})}
+        self._sampler.start()
+        self._runtime.start()
         sensors = self._sampler.ask(probe, SAMPLER_DEADLINE_S)
         return {
             "device": self._settings.device,
@@ -199,7 +201,7 @@ class Supervisor(object):
         """A model's optimized graph and the shares of its nodes."""
         self._begin(request)
         runtime = self._runtime_for(request)
-        facts = runtime.ask(load_request(request, self._run_dir))
+        facts = runtime.load(load_request(request, self._run_dir))
         facts.update(runtime.ask({"op": "kernel_facts", "runs": int(request.get("runs", PROFILED_RUNS))}))
         return facts
 
@@ -265,6 +267,9 @@ class Supervisor(object):
                     "bad-request", "a request needs an id (text) and one of the ops " + " ".join(sorted(handlers))
                 )
             answer = handler(request)
+        except (ChildDied, ChildSilent) as end:
+            self._link.send(_error(request_id, AgentError("runtime-crashed", "a process of the agent: %s" % end)))
+            return
         except AgentError as error:
             self._link.send(_error(request_id, error))
             return

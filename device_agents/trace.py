@@ -33,6 +33,7 @@ class LiveTrace(object):
         self._counter: List[float] = []
         self._exchanges: List[Exchange] = []
         self._stamp_uncertainty_s = 0.0
+        sampler.start()
         self.description = sampler.ask({"op": "open", "name": name, "options": options}, SAMPLER_DEADLINE_S)
         self._same_clock = self.description["clock"] == clock_domain()
 
@@ -110,7 +111,8 @@ class LiveTrace(object):
 
     def close(self) -> None:
         """Stop sampling."""
-        self._ask({"op": "close"})
+        if self._sampler.running:
+            self._ask({"op": "close"})
 
     def _as_trace(self, part: slice) -> PowerTrace:
         description = self.description
