@@ -36,6 +36,8 @@ def boundary_words(boundary: str | None) -> str:
     return BOUNDARIES.get(boundary or "", "no power source")
 
 
-def count(number: int | None, unit: str) -> str:
-    """A large count with a prefix: ``41.2 MMAC``."""
+def count(number: float | None, unit: str) -> str:
+    """A large count with a prefix, ``41.2 MMAC``; without a unit every digit, ``271,098``."""
+    if number is not None and unit in ("", "params"):
+        return f"{number:,.0f} {unit}".strip()
     return "n/a" if number is None else Quantity(float(number)).format(unit)
