@@ -56,7 +56,8 @@ def relative_half_width(means: Sequence[float]) -> Optional[float]:
     squares = sum(d * d for d in deviations)
     if squares == 0.0:
         return 0.0
-    lag_one = sum(a * b for a, b in zip(deviations, deviations[1:]))  # noqa: RUF007 - pairwise is 3.10's / squares
+    neighbours = zip(deviations, deviations[1:])  # noqa: RUF007 - pairwise came with Python 3.10
+    lag_one = sum(a * b for a, b in neighbours) / squares
     widening = 1.0
     if lag_one > 2.0 / math.sqrt(n):
         r = min(lag_one, 0.9)

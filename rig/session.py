@@ -60,7 +60,8 @@ class Session:
     """One agent on one device.
 
     ``holder``: who measures, as others are told. ``transport``, ``bundle``: the profile's and the installed one by
-    default. Raises DeviceSetupError, DeviceBusyError, TransientDeviceError (a broken link is retried first), BadInputError.
+    default. Raises DeviceSetupError, DeviceBusyError, TransientDeviceError (a broken link is retried first),
+    BadInputError.
     """
 
     def __init__(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
@@ -22,14 +21,14 @@ KERNELS = [KernelSpec("conv", 1, 16, 28, 28, 16, 28, 28, 3, 3, 1, 1, fused="relu
 
 
 @pytest.fixture
-def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Store, caches and lock of this test alone."""
     monkeypatch.setenv("RIG_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("RIG_CONFIG", str(tmp_path / "config"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("RIG_LOCK_DIR", str(tmp_path))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    yield tmp_path
+    return tmp_path
 
 
 def local_profile(**changes: object) -> DeviceProfile:
