@@ -174,22 +174,23 @@ def _chain_rows(run: Run, chains: Chains, result: ChainResult, scale: float) -> 
 
 
 def _unit_shares(graph: list[ExecutedKernel] | None, kernel: KernelSpec, copies: int) -> dict[KernelSpec, float]:
-    """Kernel -> its share of what a further copy costs; without a graph the kernel is all of it."""
+    """Kernel -> what one of it is of a further copy's cost; without a graph the kernel is all of it."""
     if graph is None:
         return {kernel: 1.0}
-    counts = Counter(executed.kernel for executed in graph)
-    shares: dict[KernelSpec, float] = {}
+    totals: dict[KernelSpec, float] = {}
+    counts: Counter[KernelSpec] = Counter()
     for executed in graph:
-        if counts[executed.kernel] >= copies - 1:
-            # Copies at the ends of a chain may have lost a neighbour: those that are left stand for all.
-            each = executed.share / counts[executed.kernel] * max(1, round(counts[executed.kernel] / copies))
-            own = executed.kernel._replace(fused=kernel.fused) == kernel
-            named = kernel if own else executed.kernel
-            shares[named] = shares.get(named, 0.0) + each
-    total = sum(shares.values())
-    if kernel not in shares or total <= 0.0:
+        # The runtime may spell the kernel's activation in its own way (relu6 as clip): it is still this kernel.
+        named = kernel if executed.kernel._replace(fused=kernel.fused) == kernel else executed.kernel
+        totals[named] = totals.get(named, 0.0) + executed.share
+        counts[named] += 1
+    # Of companions one may be missing, at an end of the chain; what is there fewer times is not the copies'.
+    beside = {named: max(1, round(n / copies)) for named, n in counts.items() if n >= copies - 1}
+    each = {named: totals[named] / counts[named] for named in beside}
+    unit = sum(each[named] * times for named, times in beside.items())
+    if kernel not in each or unit <= 0.0:
         return {kernel: 1.0}
-    return {named: share / total for named, share in shares.items()}
+    return {named: share / unit for named, share in each.items()}
 
 
 def _context_rows(

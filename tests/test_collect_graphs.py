@@ -1,0 +1,113 @@
+"""What the runtime makes of chains and networks: shares of companions, profiled kernels, and a real ONNX Runtime."""
+
+import pytest
+from fake_session import FakeSession
+
+from device_agents.records import KernelSpec, MeasurePlan
+from rig.collect import Context, collect, read_campaign
+from rig.collect_plan import plan_campaign
+from rig.errors import DeviceBusyError
+from rig.profiles import load_profile
+from rig.session import Session
+from rig.store import Store
+
+PLAN = MeasurePlan(window_s=0.3, min_windows=10, quiet_s=0.5, rel_ci=0.02)
+WIDE = KernelSpec("conv", 1, 32, 14, 14, 64, 14, 14, 3, 3, 1, 1)
+NARROW = WIDE._replace(in_channels=64, out_channels=32)
+REORDER = KernelSpec("reorder_out", 1, 64, 14, 14, 64, 14, 14)
+
+
+@pytest.fixture
+def run(tmp_path):
+    return Store(tmp_path / "home").new_run("calibrate", "fake")
+
+
+def keep(run, identity, kernels):
+    """Put a graph where ``keep_graph`` would: (kernel, share) in order."""
+    listed = [{"name": f"n{i}", "kernel": k.to_json(), "share": share} for i, (k, share) in enumerate(kernels)]
+    run.write_json(f"artifacts/graphs/{identity}.json", {"subject": "s", "kernels": listed})
+
+
+def test_the_difference_of_a_pair_is_divided_by_the_profile(tmp_path, run):
+    (chains,) = plan_campaign([WIDE], PLAN, "virtual", None).chains
+    copies = chains.copies[1]
+    pair = [(WIDE, 0.6 / copies), (NARROW, 0.3 / copies)] * copies
+    keep(run, chains.identities[1], [*pair, (REORDER, 0.1)])
+    rows = collect(FakeSession(tmp_path / "device"), run, [WIDE], PLAN, runtime="virtual")
+    by_kernel = {row.kernel: row for row in rows}
+    assert set(by_kernel) == {WIDE, NARROW}
+    assert by_kernel[WIDE].latency_s == pytest.approx(2 * by_kernel[NARROW].latency_s)
+    assert by_kernel[WIDE].energy_active_j == pytest.approx(2 * by_kernel[NARROW].energy_active_j)
+    assert {row.group for row in rows} == {rows[0].group}
+    assert all(row.latency_se_s > 0.04 * row.latency_s for row in rows)
+
+
+def test_equal_companions_of_one_copy_add_up(tmp_path, run):
+    """A copy that brings two equal reorders leaves two of them beside it, and no more of the kernel's own share."""
+    (chains,) = plan_campaign([WIDE], PLAN, "virtual", None).chains
+    copies = chains.copies[1]
+    keep(run, chains.identities[1], [(WIDE, 0.8 / copies), (REORDER, 0.1 / copies), (REORDER, 0.1 / copies)] * copies)
+    rows = collect(FakeSession(tmp_path / "device"), run, [WIDE], PLAN, runtime="virtual")
+    by_kernel = {row.kernel: row for row in rows}
+    assert by_kernel[WIDE].latency_s == pytest.approx(8 * by_kernel[REORDER].latency_s)
+
+
+class ProfilingSession(FakeSession):
+    """Answers for a whole network: a profile of two kernels."""
+
+    def _record(self, subject, plan, request_id):
+        subject = type("Fake", (), {"name": subject.name, "kernels": subject.kernels or [WIDE, NARROW]})
+        record = super()._record(subject, plan, request_id)
+        if request_id.startswith("n-"):
+            shares = (("n0", 0.7), ("n1", 0.3))
+            record["kernels"] = [{"name": name, "op": "Conv", "latency_s": share * 1e-3} for name, share in shares]
+        return record
+
+
+def test_profiled_kernels_become_rows_of_their_network(tmp_path, run):
+    path = tmp_path / "net.onnx"
+    path.write_bytes(b"a network")
+    contexts = [Context("net", path)]
+    (job,) = plan_campaign([WIDE], PLAN, "virtual", None, contexts=contexts).contexts
+    keep(run, job.identity, [(WIDE, 0.7), (NARROW, 0.3)])
+    session = ProfilingSession(tmp_path / "device")
+    rows = collect(session, run, [WIDE], PLAN, runtime="virtual", contexts=contexts)
+    profiled = [row for row in rows if row.source == "profile"]
+    assert [(row.kernel, row.latency_s, row.group) for row in profiled] == [
+        (WIDE, pytest.approx(0.7e-3), "net"),
+        (NARROW, pytest.approx(0.3e-3), "net"),
+    ]
+    assert all(row.energy_active_j is None for row in profiled)
+    assert [profile for request, _, _, profile in session.asked if request.startswith("n-")] == [True]
+    keep(run, job.identity, [(WIDE, 1.0)])
+    problems = read_campaign(run).problems
+    assert problems[0].subject == "net"
+    assert "has 2 kernels, not the 1" in problems[0].reason
+
+
+@pytest.mark.slow
+def test_on_this_computer_every_kernel_has_a_row_or_a_reason(tmp_path, monkeypatch):
+    monkeypatch.setenv("RIG_HOME", str(tmp_path / "home"))
+    kernels = [
+        KernelSpec("conv", 1, 32, 14, 14, 32, 14, 14, 3, 3, 1, 1, fused="relu"),
+        WIDE,
+        KernelSpec("fc", 1, 128, 1, 1, 128, 1, 1),
+        KernelSpec("conv", 1, 32, 14, 14, 32, 14, 14, 3, 3, 1, 1, dtype="int8"),
+    ]
+    plan = MeasurePlan(warmup_s=0.05, warmup_max_s=0.5, window_s=0.05, min_windows=8, rel_ci=0.05, max_s=1.0)
+    run = Store(tmp_path / "home").new_run("calibrate", "local")
+    with Session(load_profile("local"), "test") as session:
+        try:
+            rows = collect(session, run, kernels, plan, runtime="onnxruntime")
+        except DeviceBusyError as error:
+            pytest.skip(error.message)
+        count = len(run.measurement_ids())
+        assert collect(session, run, kernels, plan, runtime="onnxruntime") == rows
+    assert len(run.measurement_ids()) == count
+    collected = read_campaign(run)
+    assert collected.rows == rows
+    assert collected.kind == "measured"
+    reasons = {problem.subject: problem.reason for problem in collected.problems}
+    assert any("int8" in reason for reason in reasons.values())
+    for kernel in kernels:
+        assert kernel.label in {row.kernel.label for row in rows} or any(s.startswith(kernel.label) for s in reasons)
