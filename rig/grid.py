@@ -10,12 +10,14 @@ from scipy.stats import qmc
 
 from device_agents.records import WEIGHTED_KINDS, KernelSpec
 from rig.errors import BadInputError
-from rig.grid_families import DIMENSIONS, FAMILIES, Family, log_between
+from rig.grid_families import DIMENSIONS, FAMILIES, Family, log_between, rough_seconds
 
 KINDS = tuple(dict.fromkeys(family.kind for family in FAMILIES))
 
 NEIGHBOURHOOD_SHARE = 0.4  # of a design, where a network is given
 NARROWEST, WIDEST = 0.1, 1.5  # widths of the neighbourhood, relative to the network's
+SHORTEST_S, LONGEST_S = 20e-6, 3.0  # of a kernel, roughly, on a small board
+SHORT_KEPT = 0.15  # share of shorter ones that stay: they hardly count in a network, but must not be extrapolated
 IMAGE_CHANNELS = 4  # an input of at most so many channels is an image: pruning never narrows it
 
 
@@ -86,9 +88,11 @@ def _points(name: str, seed: int, count: int) -> np.ndarray:
 
 def _space_filling(family: Family, seed: int, quota: int, dtype: str) -> Iterator[KernelSpec]:
     # Points outside the limits are left out, so more are drawn than wanted; the sequence fills space from any start.
-    for point in _points(family.name, seed, 16 * quota):
+    for point in _points(family.name, seed, 32 * quota):
         spec = family.draw([float(u) for u in point], dtype)
-        if spec is not None:
+        if spec is None or rough_seconds(spec) > LONGEST_S:
+            continue
+        if rough_seconds(spec) >= SHORTEST_S or point[-1] < SHORT_KEPT:
             yield spec
 
 

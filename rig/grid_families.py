@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from device_agents.records import KernelSpec
 
-DIMENSIONS = 7  # coordinates of a point: size, input channels, output channels, alignment, and three choices
+DIMENSIONS = 8  # coordinates of a point: size, input channels, output channels, alignment, and four choices
 
 MAX_CHANNELS = 2048
 MAX_ELEMENTS = 3_300_000  # 64 channels of 224 x 224 and a little more
@@ -32,6 +32,11 @@ class Family(NamedTuple):
     kind: str
     share: float
     draw: Draw
+
+
+def rough_seconds(spec: KernelSpec) -> float:
+    """What a kernel takes on a small four-core board, within a factor of about two: to choose by, never to report."""
+    return 3e-6 + spec.macs / 9e9 + (spec.input_bytes + spec.output_bytes + spec.weight_bytes) / 4e9
 
 
 def log_between(u: float, low: float, high: float) -> int:
@@ -58,12 +63,13 @@ def _size(u: float) -> int:
 def _aligned(channels: int, u: float) -> int:
     """Channels as designed networks have them (multiples of 16 or 8) or as pruning leaves them (any)."""
     multiple = 16 if u < 0.35 else 8 if u < 0.6 else 1
-    return max(multiple, round(channels / multiple) * multiple)
+    return channels if channels < 1.5 * multiple else round(channels / multiple) * multiple
 
 
 def _channels(u: float, side: int, alignment: float) -> int:
     most = min(MAX_CHANNELS, MAX_ELEMENTS // (side * side))
-    return min(_aligned(log_between(u, 2, most), alignment), MAX_CHANNELS)
+    # Leans to the wide end: that is where networks spend their time, and where a few more channels cost most.
+    return min(_aligned(log_between(u**0.7, 2, most), alignment), MAX_CHANNELS)
 
 
 def out_size(side: int, kernel: int, stride: int, padding: int) -> int:

@@ -213,15 +213,17 @@ def _elementwise_chain(network: NetworkBuilder, spec: KernelSpec, x: str, copies
 
 
 def _operands(network: NetworkBuilder, spec: KernelSpec) -> list[str]:
-    """Second operands of additions (two inputs in turn) and products (a gate around one and its inverse, in turn)."""
+    """Two second operands, taken in turn: network inputs for additions, gates between 0.5 and 1.5 for products.
+
+    (A gate and its inverse would keep values better, but the runtime divides instead of multiplying by an inverse.)
+    """
     if spec.kind not in ("add", "mul") or spec.inputs < 2:
         return []
-    shape = (spec.batch, spec.in_channels, spec.in_height, spec.in_width)
+    inputs = [network.input(spec.batch, spec.in_channels, spec.in_height, spec.in_width) for _ in range(2)]
     if spec.kind == "add":
-        return [network.input(*shape), network.input(*shape)]
+        return inputs
     half = network.constant(np.float32(0.5))
-    gate = network.node("Add", network.node("Sigmoid", network.input(*shape)), half)
-    return [gate, network.node("Div", network.constant(np.float32(1.0)), gate)]
+    return [network.node("Add", network.node("Sigmoid", name), half) for name in inputs]
 
 
 def _pool(network: NetworkBuilder, spec: KernelSpec, x: str) -> str:
