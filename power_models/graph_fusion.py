@@ -97,7 +97,9 @@ class Lowering:
         elif node.op in BUILDERS:
             self._emit(BUILDERS[node.op](self.graph, node), node)
         else:
-            raise UnsupportedOperator(node.op, node.name, "no fusion rule is known for it")
+            quantized = node.op in ("QuantizeLinear", "DequantizeLinear")
+            why = "quantized (QDQ) graphs are not read yet" if quantized else "no fusion rule is known for it"
+            raise UnsupportedOperator(node.op, node.name, why)
 
     def _does_nothing(self, node: Node) -> bool:
         if node.op == "Cast":

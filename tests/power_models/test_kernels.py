@@ -137,6 +137,14 @@ def test_unknown_operator_is_named():
     assert (error.value.operator, error.value.node) == ("Einsum", "Einsum_0")
 
 
+def test_quantized_graphs_are_refused_by_name():
+    net = NetworkBuilder(0)
+    scale, zero = net.constant(np.float32(0.1)), net.constant(np.int8(0))
+    x = net.node("QuantizeLinear", net.input(1, 8, 4, 4), scale, zero)
+    with pytest.raises(UnsupportedOperator, match=r"QuantizeLinear .*quantized \(QDQ\) graphs are not read yet"):
+        kernel_graph(net.model(net.node("DequantizeLinear", x, scale, zero)))
+
+
 def test_product_of_two_activations_is_refused():
     net = NetworkBuilder(0)
     x = net.input(4, 4)
