@@ -21,6 +21,11 @@ class PinnedState(object):
         self._journal_path = journal_path
         self._root = root
 
+    @property
+    def has_journal(self) -> bool:
+        """Whether something was changed and not put back."""
+        return os.path.exists(self._journal_path)
+
     def pin(self, power_mode: str) -> Dict[str, Any]:
         """Set the CPU frequency governor to ``power_mode`` where the device has it and rights allow.
 

@@ -17,7 +17,7 @@ import signal
 import sys
 import tempfile
 import threading
-from typing import Any, Dict, NamedTuple, Optional
+from typing import Any, Dict, List, NamedTuple, Optional
 
 from device_agents import board
 from device_agents.child import Child, ChildDied, ChildSilent
@@ -136,6 +136,7 @@ class Supervisor(object):
         self._state = PinnedState(os.path.join(settings.state_dir, "journal.json"))
         self._spool = Spool(os.path.join(settings.state_dir, "spool.jsonl"))
         self._pinned: Dict[str, Any] = {}
+        self._journal_problems: List[str] = []
         self._runtime = Child("runtime")
         self._sampler = Child("sampler")
 
@@ -282,10 +283,10 @@ class Supervisor(object):
             return
         self._link.send_bytes(line)
 
-    _journal_problems: Any = []
-
     def recover(self) -> None:
         """Put back what an agent that was killed, or a power cut, left changed; only while nobody measures."""
+        if not self._state.has_journal:
+            return
         try:
             self._lock.acquire()
         except AgentError:
@@ -297,9 +298,13 @@ class Supervisor(object):
         self._link.stop()
         self._runtime.stop()
         self._sampler.stop()
-        for problem in self._state.restore() if self._pinned else []:
-            sys.stderr.write("agent: %s\n" % problem)
+        problems = self._state.restore() if self._pinned else []
         self._lock.release()
+        try:
+            sys.stderr.write("".join("agent: %s\n" % problem for problem in problems))
+            sys.stderr.flush()
+        except OSError:
+            pass  # the host is gone; the journal is kept, and the next start says it
 
 
 def agent_hash() -> str:

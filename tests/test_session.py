@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -295,8 +296,6 @@ def test_giving_up_ends_the_measurement_at_its_next_window(isolated: Path) -> No
 
 
 def test_clock_of_the_device_is_this_one_within_the_round_trip(isolated: Path) -> None:
-    import time
-
     with Session(local_profile(sensors=()), "test") as session:
         clock = session.clock()
     expected_s = time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
@@ -308,3 +307,46 @@ def test_hello_is_json(isolated: Path) -> None:
     with virtual() as session:
         assert json.loads(json.dumps(session.hello)) == session.hello
         assert session.source == "virtual"
+
+
+def test_a_real_time_sensor_is_sampled_while_measuring(isolated: Path) -> None:
+    zone = isolated / "powercap" / "intel-rapl:0"
+    zone.mkdir(parents=True)
+    (zone / "name").write_text("package-0\n")
+    (zone / "max_energy_range_uj").write_text("262143328850\n")
+    stop = threading.Event()
+    counting = threading.Thread(target=_count_energy, args=(zone, 5.0, stop))
+    counting.start()
+    subject = Subject("small", path=small_model(isolated / "m.onnx"))
+    plan = QUICK._replace(quiet_s=0.5, window_s=0.3, min_windows=4)
+    try:
+        with Session(local_profile(sensors=()), "test") as session:
+            request = {
+                "id": "a",
+                "op": "measure",
+                "runtime": "onnxruntime",
+                "source": "rapl",
+                "source_options": {"root": str(isolated / "powercap")},
+                "subject": session._sent_subject(subject),
+                "plan": plan.to_json(),
+            }
+            record = session._connection.ask(request, 60.0)["record"]
+    finally:
+        stop.set()
+        counting.join()
+    assert record["trace_problem"] is None
+    assert record["clock"]["offset_s"] == 0.0
+    assert record["sensor"]["name"] == "rapl"
+    trace = PowerTrace(**record["trace"])
+    whole = (record["phases"][0]["t0_s"], record["phases"][-1]["t1_s"])
+    assert trace.mean_w(*whole) == pytest.approx(5.0, rel=0.1)
+
+
+def _count_energy(zone: Path, watts: float, stop: threading.Event) -> None:
+    """What the processor does: a counter that follows energy, replaced whole so that no reader sees half a number."""
+    started_s = time.monotonic()
+    while True:
+        (zone / "partial").write_text(f"{int((time.monotonic() - started_s) * watts * 1e6)}\n")
+        (zone / "partial").replace(zone / "energy_uj")
+        if stop.wait(0.002):
+            return

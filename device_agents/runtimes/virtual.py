@@ -68,7 +68,7 @@ def _the_board(options: Dict[str, Any], run_dir: str) -> Tuple[Any, str]:
         model = model.perturbed(int(options["perturb"]))
     _boards_made += 1
     path = os.path.join(run_dir, "timeline-%d-%d.jsonl" % (os.getpid(), _boards_made))
-    timeline = open(path, "w", encoding="utf-8")  # noqa: SIM115 - open as long as the board lives
+    timeline = open(path, "a", encoding="utf-8")  # noqa: SIM115 - open as long as the board lives
     board = VirtualBoard(model, int(options.get("seed", 0)), timeline)
     _board = (key, board, timeline)
     return board, path

@@ -5,6 +5,9 @@ from typing import Any, Dict, List, Tuple
 
 from device_agents.protocol import AgentError
 
+# A campaign of a thousand measurements would otherwise fill the disk with power segments.
+LONGEST_TIMELINE_BYTES = 8000000
+
 
 class Sensor(object):
     """``options``: timeline (the file that the board writes), seed, ``meter`` (fields of the simulated data sheet)."""
@@ -30,10 +33,16 @@ class Sensor(object):
         return description
 
     def open(self) -> None:
-        """Start at the board's present: what lies before was another measurement's."""
+        """Start at the board's present: what lies before was another measurement's.
+
+        The board waits while this is called, so that a long timeline can be emptied here once it has been read.
+        """
         if not os.path.isfile(self._path):
             raise AgentError("no-sensor", "the simulated board has not been started", "use it with runtime virtual")
         self._meter.poll()
+        if os.path.getsize(self._path) > LONGEST_TIMELINE_BYTES:
+            self._meter.close()  # the next poll reads from the start
+            os.truncate(self._path, 0)
 
     def poll(self) -> List[Tuple[float, float]]:
         """New samples up to the board's now."""

@@ -82,6 +82,15 @@ def test_starts_under_python_3_6(tmp_path: Path) -> None:
     assert hello["device"] == "d"
 
 
+def test_an_agent_whose_host_falls_silent_leaves_by_itself(tmp_path: Path) -> None:
+    agent = build_bundle(tmp_path)
+    command = [sys.executable, "-I", "-S", str(agent.path), "supervise", "--device", "d", "--holder", "test"]
+    command += ["--state-dir", str(tmp_path / "state"), "--lock-path", str(tmp_path / "lock"), "--lost-after-s", "0.3"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.wait(20) == 0
+    assert list((tmp_path / "state").iterdir()) == []
+
+
 def test_vermin_finds_nothing_newer_than_3_6() -> None:
     vermin = shutil.which("vermin", path=str(Path(sys.executable).parent)) or shutil.which("vermin")
     if vermin is None:
