@@ -4,11 +4,11 @@ MorphNet (Gordon et al., CVPR 2018, arXiv 1711.06798) charges a layer ``C · (Σ
 FLOPs. Here the factor of a group's scales is the marginal of the device's cost tables at the widths now alive (watts at
 a frame rate, joules or seconds), summed over all kernels that see the group. Differences from the paper:
 
-- A channel's scale n is the L2 norm over all batch-norms that are tied in its group, shifts (β) included, so that a channel
-  at zero contributes nothing at all.
+- A channel's scale n is the L2 norm over all batch-norms that are tied in its group, shifts (β) included, so that a
+  channel at zero contributes nothing at all.
 - Σ|γ| becomes the effective width (Σn)²/Σn²: k for k equal channels whatever their scale. The batch-norm behind a layer
   undoes any common factor, so that plain Σ|γ| falls for nothing while all channels shrink together and none dies.
-- Beside the penalty for a loss there is a step that applies its gradient to the norms and stops at zero: zeros are exact.
+- Beside the penalty for a loss a step applies its gradient to the norms and stops at zero: zeros are exact.
 
 ``penalty()`` is what is differentiated, ``cost()`` is what the alive channels would cost: never confuse the two.
 """
@@ -89,7 +89,7 @@ class CostRegularizer:
         return self.tables.totals(self.widths())
 
     def prices(self) -> dict[str, float]:
-        """What one channel of each group costs of the resource, at the widths now alive; recomputed when these change."""
+        """What one channel of each group costs of the resource at the widths now alive."""
         widths = self.widths()
         if widths != self._priced_at:
             slope = self.gradient(self.tables.totals(widths))
@@ -108,8 +108,8 @@ class CostRegularizer:
         return total
 
     @torch.no_grad()
-    def proximal_step(self, learning_rate: float, strength: float) -> None:
-        """Move each channel's norm down the penalty's gradient by ``learning_rate · strength · relative price``; stop at zero.
+    def proximal_step(self, rate: float, strength: float) -> None:
+        """Move each channel's norm down the penalty's gradient by ``rate · strength · relative price``; stop at zero.
 
         The step is relative to the group's typical norm r = Σn²/Σn: n − step · (r − n). Channels below r shrink, those
         above gain, and what would cross zero is zero and stays dead.
@@ -119,11 +119,11 @@ class CostRegularizer:
         prices = self.prices()
         for group in self.groups:
             if group.prunable:
-                step = min(MAX_STEP, learning_rate * strength * prices[group.name] / self._unit)
+                step = min(MAX_STEP, rate * strength * prices[group.name] / self._unit)
                 _shrink(group, step)
 
 
-MAX_STEP = 0.05  # of the typical norm, in one step
+MAX_STEP = 0.03  # of the typical norm, in one step
 
 
 def effective_width(norms: Tensor) -> Tensor:

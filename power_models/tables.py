@@ -97,7 +97,8 @@ class WidthTable:
         if channels_in <= 0 or channels_out <= 0:
             return np.zeros(len(QUANTITIES))
         row = 0 if self.tied else _at_or_above(self.grid_in, channels_in)
-        return self.values[:, row, _at_or_above(self.grid_out, channels_out)]
+        column = _at_or_above(self.grid_out, channels_out)
+        return np.asarray(self.values[:, row, column])
 
     def interpolate(self, channels_in: Tensor, channels_out: Tensor, block: int, quantity: int = 0) -> Tensor:
         """Bilinear cost of real-valued widths, a scalar tensor; its gradient is the secant over one block, ≥ 0."""
@@ -223,7 +224,7 @@ class NetworkTables:
         return self._of_kernel[i].lookup(kernel.channels_in.at(widths), kernel.channels_out.at(widths))
 
     def totals(self, widths: Mapping[str, int], without: frozenset[int] = frozenset()) -> Array:
-        """Costs (4,) of an inference at these widths, its overhead included; ``without``: indices of removed kernels."""
+        """Costs (4,) of an inference at these widths, overhead included; ``without``: indices of removed kernels."""
         parts = [self._cost(i, widths) for i in range(len(self.kernels)) if i not in without]
         return self.overhead + np.sum(parts, axis=0)
 

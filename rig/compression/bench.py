@@ -1,7 +1,7 @@
 """Exported networks on the device: measured in turn, so that drift lands on none of them; every record stored first.
 
-One measurement is a whole MeasureRecord (quiet, warm-up, windows, quiet). Ids are derived from what is measured, so that
-a resumed run takes from the store what it has and measures what is missing.
+One measurement is a whole MeasureRecord (quiet, warm-up, windows, quiet). Ids are derived from what is measured, so
+that a resumed run takes from the store what it has and measures what is missing.
 """
 
 from __future__ import annotations

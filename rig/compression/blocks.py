@@ -1,7 +1,7 @@
 """Residual blocks: removed where that is cheaper than narrowing to save the same cost.
 
 Both are tried for real on the steering split: the loss without the block against the loss with as much cost taken from
-the least important channels of all groups. On blocks of aligned channels hardware likes the first (kernels vanish whole).
+the least important channels of all groups. Hardware likes the first: kernels vanish whole.
 """
 
 from __future__ import annotations

@@ -7,25 +7,25 @@ from typing import Any, NamedTuple
 
 
 class Gains(NamedTuple):
-    """PI gains on the logarithm of the strength; ``rate`` bounds its change per update, ``ramp`` is the share of the steps
-    over which the wanted cost falls from 1 to the target."""
+    """PI gains on the logarithm of the strength; ``rate`` bounds its change per update, ``ramp`` is the share of the
+    steps over which the wanted cost falls from 1 to the target."""
 
     proportional: float = 6.0
     integral: float = 0.5
-    rate: float = 0.2
-    ramp: float = 0.75
-    floor: float = 1e-5
-    ceiling: float = 5.0
+    rate: float = 0.15
+    ramp: float = 0.8
+    floor: float = 1e-3
+    ceiling: float = 8.0
 
 
 class StrengthController:
     """PI control of log strength: above the wanted cost it presses harder, below it lets go.
 
     ``target`` is the wanted share (usage of the budget relative to the baseline's = 1 at the start). The velocity
-    form needs no anti-windup: the strength itself is bounded. At the target the strength is zero: what is dead stays dead.
+    form needs no anti-windup: the strength itself is bounded. At the target it is zero: what is dead stays dead.
     """
 
-    def __init__(self, start: float, target: float, initial: float = 0.03, gains: Gains | None = None) -> None:
+    def __init__(self, start: float, target: float, initial: float = 0.5, gains: Gains | None = None) -> None:
         self.start = start
         self.target = target
         self.gains = gains or Gains()

@@ -1,7 +1,7 @@
-"""Images on this machine: Fashion-MNIST (Debian's package, ``$RIG_DATA`` or a checked download) and scikit-learn's digits.
+"""Images: Fashion-MNIST (Debian's package, ``$RIG_DATA`` or a checked download) and scikit-learn's digits.
 
-Fashion-MNIST: Xiao, Rasul, Vollgraf, arXiv 1708.07747. The checksums are of the decompressed IDX files, so that any gzip
-of the same images is accepted.
+Fashion-MNIST: Xiao, Rasul, Vollgraf, arXiv 1708.07747. The checksums are of the decompressed IDX files, so that any
+gzip of the same images is accepted.
 """
 
 from __future__ import annotations

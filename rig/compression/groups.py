@@ -20,7 +20,7 @@ WIDE_LAYERS = (nn.Conv2d, nn.Linear)
 
 
 class Member(NamedTuple):
-    """One side of one layer in a group: channel ``index[i]`` of the layer's axis belongs to channel ``root[i]`` of the group."""
+    """One side of one layer in a group: channel ``index[i]`` of its axis is channel ``root[i]`` of the group."""
 
     layer: str
     module: nn.Module

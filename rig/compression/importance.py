@@ -1,6 +1,7 @@
 """How much the loss would change without a channel: first-order Taylor on the scales of its group.
 
-Molchanov et al., CVPR 2019: |Σ γ·∂L/∂γ + β·∂L/∂β| per batch, averaged over batches; tied channels sum over their batch-norms.
+Molchanov et al., CVPR 2019: |Σ γ·∂L/∂γ + β·∂L/∂β| per batch, averaged over batches;
+tied channels sum over their batch-norms.
 """
 
 from __future__ import annotations

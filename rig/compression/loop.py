@@ -1,13 +1,13 @@
-"""The loop that closes on the device: survey → feasibility → baseline → shrink → blocks → widths → device → fine-tune → device.
+"""The loop that closes on the device.
 
     seed network, untrained ──► measured: P0, latency, energy        (costs do not depend on the values of weights)
     feasibility               ──► said before anything is trained
     baseline, trained         ──► shrink (regularizer under its controller) ──► blocks removed
-    widths to the budget      ──► narrow network ──► measured beside the baseline ──► corrected, at most ``rounds`` times
+    widths to the budget      ──► narrow network ──► measured beside the baseline ──► corrected (``rounds``)
     fine-tuned, exported      ──► fresh confirmation beside the baseline ──► verdict
 
-Training is checkpointed by epoch, measurements are found again by id, decisions are kept in ``state.json``: a stopped run
-continues where it was.
+Training is checkpointed by epoch, measurements are found again by id, decisions are kept in ``state.json``: a stopped
+run continues where it was.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from rig.units import Limit
 GROWTH = 1.5  # how much wider than the seed network a group may become
 SHRINK_RATE, FINETUNE_RATE = 0.05, 0.05
 WELL_USED = 0.955  # of the active budget: below it there is room worth another round
-CANDIDATE_ROUNDS, CONFIRM_ROUNDS, CONFIRM_ROUNDS_MOST = 3, 4, 12
+CANDIDATE_ROUNDS, CONFIRM_ROUNDS, CONFIRM_ROUNDS_MOST = 5, 6, 15
 FIRST_MARGIN = 0.012
 
 
@@ -146,7 +146,7 @@ class Loop:
         return Survey(path, template, tables, measured, tables.totals(seed), trial.idle_power_w("baseline"), trial)
 
     def _paced_line(self, path: Path, trial: Trial) -> None:
-        """Power over the frame rate at three rates, fitted and its linearity tested (quiet power holds between frames?)."""
+        """Power over the frame rate at three rates, fitted, and whether it is a line."""
         fps = self.settings.fps
         if ("baseline", fps) not in trial.found or fps is None:
             return
@@ -205,20 +205,12 @@ class Loop:
 
     def baseline(self) -> nn.Module:
         """The seed network, trained once per task, network, epochs and seed, and kept for other runs."""
-        settings = self.settings
-        plan = TrainingPlan(settings.epochs_baseline, seed=settings.seed)
-        key = hashlib.sha256(repr((self.task.name, self.task.model_name, plan)).encode()).hexdigest()[:12]
-        cached = self.baselines / f"{self.task.name}-{self.task.model_name}-{key}.pt"
-        torch.manual_seed(settings.seed)
-        network = self.task.model()
-        if cached.exists():
-            self.progress.stage("baseline: taken from an earlier run with the same settings")
-            network.load_state_dict(load_state(cached))
-            network.eval()
-        else:
+        plan = TrainingPlan(self.settings.epochs_baseline, seed=self.settings.seed)
+
+        def fresh(network: nn.Module) -> None:
             self._train("baseline", network, plan, self.run.path / "stages" / "baseline.pt")
-            save_atomically(network.state_dict(), cached)
-        return network
+
+        return trained_baseline(self.task, plan, self.baselines, fresh)
 
     def _train(self, name: str, network: nn.Module, plan: TrainingPlan, checkpoint: Path, hook: Any = None) -> None:
         self.progress.stage(f"{name}: training {plan.epochs:g} epochs")
@@ -458,3 +450,18 @@ def need_limits(limits: tuple[Limit, ...]) -> None:
             "no target was given",
             "add --target-power 3.6W --fps 60, or --target-energy, --target-latency, --target-flops",
         )
+
+
+def trained_baseline(task: Task, plan: TrainingPlan, folder: Path, train_it: Callable[[nn.Module], None]) -> nn.Module:
+    """The seed network trained by ``plan``: from ``folder`` if an earlier run left it there, else by ``train_it``."""
+    key = hashlib.sha256(repr((task.name, task.model_name, plan)).encode()).hexdigest()[:12]
+    cached = folder / f"{task.name}-{task.model_name}-{key}.pt"
+    torch.manual_seed(plan.seed)
+    network = task.model()
+    if cached.exists():
+        network.load_state_dict(load_state(cached))
+        network.eval()
+        return network
+    train_it(network)
+    save_atomically(network.state_dict(), cached)
+    return network

@@ -87,7 +87,7 @@ def _copy_overlap(name: str, old: Tensor, new: Tensor) -> None:
         return
     if old.dim() != new.dim() or any(a > b for a, b in zip(old.shape, new.shape, strict=True)):
         raise ModelError(
-            f"model(widths) gives {name} the shape {tuple(new.shape)}; the trained network, cut, has {tuple(old.shape)}",
+            f"model(widths) gives {name} the shape {tuple(new.shape)}; the trained network, cut, {tuple(old.shape)}",
             "model(widths) must apply the widths that it is given: see docs/writing-a-task.md",
         )
     overlap = tuple(slice(0, n) for n in old.shape)

@@ -16,7 +16,7 @@ from rig.errors import ModelError
 
 
 class ResidualBlock(NamedTuple):
-    """A residual branch that could be removed: its kernels, its layers, and the inner group whose width 0 removes it."""
+    """A residual branch that could be removed: its kernels, its layers, and the inner groups that go with it."""
 
     name: str
     kernels: frozenset[int]
@@ -99,7 +99,7 @@ def _written(node: KernelNode, given: Channels, written: Mapping[str, ChannelGro
 
 
 def find_blocks(nodes: Sequence[KernelNode], written: Mapping[str, ChannelGroup]) -> list[ResidualBlock]:
-    """Residual branches, found where two paths meet in an addition: one is the shortcut (nothing, or one projection)."""
+    """Residual branches, found where two paths meet in an addition; one is nothing, or one projection."""
     before: list[frozenset[int]] = []
     for i, node in enumerate(nodes):
         reach = frozenset([i]).union(*(before[j] for j in node.inputs if j >= 0)) if node.inputs else frozenset([i])

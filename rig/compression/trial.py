@@ -16,7 +16,7 @@ Found = dict[tuple[str, float | None], list[Measurement]]
 
 
 class Trial:
-    """Measurements of networks by (name, rate), and once judged: value, share of the budget used and verdict per bound."""
+    """Measurements of networks by (name, rate); once judged, value, share of the budget used and verdict."""
 
     def __init__(self, found: Found) -> None:
         self.found = found

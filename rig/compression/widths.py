@@ -1,7 +1,7 @@
 """From alive channels to the widths that are built: rounded to what the table says pays, then expanded to the budget.
 
-MorphNet expands all widths by one factor ω; costs are stairs here and not monotone, so ω is scanned from above, and what
-is left goes channel block by channel block to where importance per cost is greatest.
+MorphNet expands all widths by one factor ω; costs are stairs here and not monotone, so ω is scanned from above, and
+what is left goes channel block by channel block to where importance per cost is greatest.
 """
 
 from __future__ import annotations
