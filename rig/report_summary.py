@@ -210,7 +210,7 @@ def caveats(result: RunResult, traces: Iterable[TraceData]) -> list[str]:
 
 
 def _warning_text(warning: Warning_) -> str:
-    text = warning.message.rstrip(".") + "."
+    text = warning.message[:1].upper() + warning.message[1:].rstrip(".") + "."
     return f"{text} Fix: {warning.fix}" if warning.fix else text
 
 

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from rig.plotting.budget import budget_figure, budget_panels, draw_budget
 from rig.plotting.energy import OTHER, REMAINDER, draw_energy, energy_data, energy_figure, energy_table, family
-from rig.plotting.figure import plural, svg_text, write_csv
+from rig.plotting.figure import plural, render, svg_text, write_csv
 from rig.plotting.flops import FlopsPoint, draw_flops, flops_data, flops_figure, iso_pairs
 from rig.plotting.layers import PER_FIGURE, draw_layers, layer_note, layers_data, layers_figure
 from rig.plotting.numbers import compact, quantile, wilson
@@ -119,6 +119,23 @@ def test_text_is_never_below_eight_points():
             figure.draw(canvas)
             texts = canvas.findobj(matplotlib.text.Text)
         assert min(text.get_fontsize() for text in texts if text.get_text()) >= 8.0, figure.key
+
+
+@pytest.mark.parametrize(("simulated", "powered"), [(True, True), (False, False)])
+def test_no_text_leaves_the_picture(simulated, powered):
+    for key, figure in figures(simulated, powered).items():
+        with drawing():
+            canvas = render(figure)
+            canvas.canvas.draw()
+            edge = canvas.bbox.x1, canvas.bbox.y1
+            texts = [text for text in canvas.findobj(matplotlib.text.Text) if text.get_visible() and text.get_text()]
+            legends = [legend.get_window_extent() for legend in canvas.findobj(matplotlib.legend.Legend)]
+            drawn = {t for ax in canvas.axes for t in [*ax.texts, ax.xaxis.label, ax.yaxis.label]}
+            boxes = [*legends, *(t.get_window_extent() for t in texts if t in drawn)]
+        for box in boxes:
+            assert min(box.x0, box.y0) >= -1, key
+            assert box.x1 <= edge[0] + 1, key
+            assert box.y1 <= edge[1] + 1, key
 
 
 def test_svg_is_the_same_twice_and_carries_the_alt_text():

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 
 from rig.plotting.figure import ReportFigure, plural
 from rig.plotting.numbers import compact
-from rig.plotting.style import BLUE, GREEN, INK, PURPLE, SOFT_INK, VERMILLION, legend_above, marks
+from rig.plotting.style import BLUE, GREEN, INK, PURPLE, SOFT_INK, VERMILLION, legend_above, marks, plain_log_ticks
 from rig.results import KernelShare, RunResult
 from rig.units import Quantity
 
@@ -133,9 +133,7 @@ def draw_flops(data: FlopsData, ax: Axes) -> Axes:
         )
     ax.set(xscale="log", yscale="log")
     ax.margins(x=0.12, y=0.15)
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_formatter(lambda value, _: f"{value:g}")
-        axis.set_minor_formatter(lambda value, _: "")
+    plain_log_ticks(ax)
     ax.set_xlabel("Multiply-accumulates of one execution, MMAC (1 MAC = 2 FLOP)")
     ax.set_ylabel(f"{data.quantity.capitalize()}, {data.unit}")
     legend_above(ax, columns=2)

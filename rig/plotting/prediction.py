@@ -11,7 +11,18 @@ from matplotlib.figure import FigureBase
 
 from rig.plotting.figure import ReportFigure, ReportTable, plural
 from rig.plotting.numbers import Interval, interval, percent, quantile, wilson
-from rig.plotting.style import BLUE, GREEN, INK, VERMILLION, bar_style, interval_arms, legend_above, marks, word
+from rig.plotting.style import (
+    BLUE,
+    GREEN,
+    INK,
+    VERMILLION,
+    bar_style,
+    interval_arms,
+    legend_above,
+    marks,
+    plain_log_ticks,
+    word,
+)
 from rig.results import Validation
 
 QUANTITIES = {"latency_s": ("Latency", "ms"), "energy_active_j": ("Energy above quiet", "mJ")}
@@ -122,18 +133,12 @@ def draw_scatter(data: PredictionData, ax: Axes) -> Axes:
     values = [v for p in data.points for v in (p.measured.value, p.predicted.value) if v > 0]
     low, high = min(values) / 1.6, max(values) * 1.6
     ax.plot([low, high], [low, high], color=INK, linestyle=(0, (5, 3)), linewidth=0.9, zorder=0)
-    ax.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), aspect="equal", box_aspect=1)
+    ax.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), box_aspect=1)
     ax.set_xlabel(f"Measured {data.quantity.lower()}, {data.unit}")
     ax.set_ylabel(f"Predicted, {data.unit}")
-    _plain_log_ticks(ax)
-    legend_above(ax, columns=1)
+    plain_log_ticks(ax)
+    ax.legend(loc="upper left", borderaxespad=0.2)  # far from equality, so free of points
     return ax
-
-
-def _plain_log_ticks(ax: Axes) -> None:
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_formatter(lambda value, _: f"{value:g}")
-        axis.set_minor_formatter(lambda value, _: "")
 
 
 def error_bins(

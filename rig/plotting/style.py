@@ -114,3 +114,13 @@ def interval_arms(
     lower = [0.0 if low is None else max(0.0, v - low) for v, low in zip(values, lows, strict=True)]
     upper = [0.0 if high is None else max(0.0, high - v) for v, high in zip(values, highs, strict=True)]
     return [lower, upper]
+
+
+def plain_log_ticks(ax: Axes) -> None:
+    """Plain numbers on logarithmic axes; 2 and 5 are labelled too where an axis spans little more than a decade."""
+    for axis, (low, high) in ((ax.xaxis, ax.get_xlim()), (ax.yaxis, ax.get_ylim())):
+        short = high / low < 30
+        axis.set_major_formatter(lambda value, _: f"{value:g}")
+        axis.set_minor_formatter(
+            lambda value, _, short=short: f"{value:g}" if short and f"{value:e}"[0] in "25" else ""
+        )

@@ -121,7 +121,7 @@ def draw_windows(data: TraceData, ax: Axes) -> Axes:
     order = range(1, len(data.windows) + 1)
     mean = data.window_mean
     if mean.lo is not None and mean.hi is not None:
-        ax.axhspan(mean.lo, mean.hi, color="#EEEEEE", linewidth=0, label="95 % interval of the mean")
+        ax.axhspan(mean.lo, mean.hi, color="#EEEEEE", linewidth=0, label="95 % interval")
     ax.axhline(mean.value, color=SOFT_INK, linewidth=0.9, label=f"mean of the windows {window_text(data)}")
     ax.plot(order, data.windows, "o", label=f"window{word(data.simulated)}", **marks(data.simulated, BLUE))
     ax.set_xlabel("Window, in order")
@@ -182,7 +182,7 @@ def trace_figure(data: TraceData, role: str) -> ReportFigure:
         f"{' Not reported by this device: ' + listed(missing) + '.' if missing else ''}"
     )
     return ReportFigure(
-        key=f"trace_{role}",
+        key=f"trace_{role.replace(' ', '_')}",
         title=f"Was the {role} measured in a steady state?",
         caption=caption,
         alt=f"{mark}{data.quantity.capitalize()} over {data.spans[-1].t1_s:.0f} s: "
@@ -202,7 +202,7 @@ def windows_figure(data: TraceData, role: str) -> ReportFigure:
     mark = "SIMULATED. " if data.simulated else ""
     text = window_text(data)
     return ReportFigure(
-        key=f"windows_{role}",
+        key=f"windows_{role.replace(' ', '_')}",
         title=f"Do the windows of the {role} agree?",
         caption=f"{mark}{plural(len(data.windows), 'window')}: {text}; {drift_text(data)}. "
         "The vertical axis does not start at zero: "
