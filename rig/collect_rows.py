@@ -198,8 +198,9 @@ def _context_rows(
 ) -> tuple[list[KernelRow], list[Problem]]:
     """Each kernel's share of the whole network's unprofiled latency; its energy is not known from a profile."""
     graph, timed = read_graph(run, job.identity) or [], record["kernels"]
-    if [executed.name for executed in graph] != [kernel["name"] for kernel in timed]:
-        return [], [Problem(job.label, f"its profile has {len(timed)} kernels, not the {len(graph)} of its graph")]
+    # By operator, not by name: the runtime names the reorders that it inserts anew in every session.
+    if [executed.op for executed in graph] != [kernel["op"] for kernel in timed]:
+        return [], [Problem(job.label, f"its profile ({len(timed)} kernels) is not that of its graph ({len(graph)})")]
     relative_se = measurement.half_width("latency_s") / NORMAL_975 / float(measurement.latency_s.value or 1.0)
     rows, problems = [], []
     for executed, kernel in zip(graph, timed, strict=True):

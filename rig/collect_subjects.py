@@ -26,9 +26,10 @@ WEIGHTS_SEED = 0  # of chain models: the same file, and so the same request, aft
 
 
 class ExecutedKernel(NamedTuple):
-    """One kernel of a graph as the runtime ran it: the node's name and its share of the profiled time."""
+    """One kernel of a graph as the runtime ran it: the node's name and operator, its share of the profiled time."""
 
     name: str
+    op: str
     kernel: KernelSpec
     share: float
 
@@ -80,7 +81,7 @@ def keep_graph(session: Session, run: Run, job: Job, subject: Subject) -> None:
     if isinstance(job, ChainJob):
         require_copies(job.kernel, job.copies, nodes)
     kernels = [
-        {"name": entry["name"], "kernel": node.spec.to_json(), "share": entry["share"]}
+        {"name": entry["name"], "op": entry["op_name"], "kernel": node.spec.to_json(), "share": entry["share"]}
         for node, entry in zip(nodes, facts["nodes"], strict=True)
     ]
     run.write_json(_graph_file(job.identity), {"subject": job.label, "kernels": kernels})
@@ -91,4 +92,4 @@ def read_graph(run: Run, identity: str) -> list[ExecutedKernel] | None:
     if not (run.path / _graph_file(identity)).exists():
         return None
     kernels = run.read_json(_graph_file(identity))["kernels"]
-    return [ExecutedKernel(k["name"], KernelSpec.from_json(k["kernel"]), float(k["share"])) for k in kernels]
+    return [ExecutedKernel(k["name"], k["op"], KernelSpec.from_json(k["kernel"]), float(k["share"])) for k in kernels]

@@ -137,7 +137,11 @@ class Run:
         return set(self._ids)
 
     def measurements(self, *, arrays: bool = True) -> Iterator[dict[str, Any]]:
-        """The stored records in order; ``arrays=False`` leaves traces and latency samples on the disk (faster)."""
+        """The stored records in order.
+
+        ``arrays=False`` leaves the arrays on the disk (faster): the trace lacks its columns, and a phase's
+        ``latency_s`` is the number of its samples.
+        """
         for line in self._lines(0):
             record = self._parse(line)
             if record is not None:

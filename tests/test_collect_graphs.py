@@ -1,16 +1,25 @@
 """What the runtime makes of chains and networks: shares of companions, profiled kernels, and a real ONNX Runtime."""
 
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
 import pytest
 from fake_session import FakeSession
 
 from device_agents.records import KernelSpec, MeasurePlan
 from rig.collect import Context, collect, read_campaign
 from rig.collect_plan import plan_campaign
+from rig.collect_rows import load_campaign
 from rig.errors import DeviceBusyError
 from rig.profiles import load_profile
 from rig.session import Session
 from rig.store import Store
 
+ROOT = Path(__file__).resolve().parent.parent
 PLAN = MeasurePlan(window_s=0.3, min_windows=10, quiet_s=0.5, rel_ci=0.02)
 WIDE = KernelSpec("conv", 1, 32, 14, 14, 64, 14, 14, 3, 3, 1, 1)
 NARROW = WIDE._replace(in_channels=64, out_channels=32)
@@ -24,7 +33,9 @@ def run(tmp_path):
 
 def keep(run, identity, kernels):
     """Put a graph where ``keep_graph`` would: (kernel, share) in order."""
-    listed = [{"name": f"n{i}", "kernel": k.to_json(), "share": share} for i, (k, share) in enumerate(kernels)]
+    listed = [
+        {"name": f"n{i}", "op": "Conv", "kernel": k.to_json(), "share": share} for i, (k, share) in enumerate(kernels)
+    ]
     run.write_json(f"artifacts/graphs/{identity}.json", {"subject": "s", "kernels": listed})
 
 
@@ -82,7 +93,7 @@ def test_profiled_kernels_become_rows_of_their_network(tmp_path, run):
     keep(run, job.identity, [(WIDE, 1.0)])
     problems = read_campaign(run).problems
     assert problems[0].subject == "net"
-    assert "has 2 kernels, not the 1" in problems[0].reason
+    assert "profile (2 kernels) is not that of its graph (1)" in problems[0].reason
 
 
 @pytest.mark.slow
@@ -111,3 +122,42 @@ def test_on_this_computer_every_kernel_has_a_row_or_a_reason(tmp_path, monkeypat
     assert any("int8" in reason for reason in reasons.values())
     for kernel in kernels:
         assert kernel.label in {row.kernel.label for row in rows} or any(s.startswith(kernel.label) for s in reasons)
+
+
+REAL_CAMPAIGN = """
+    from rig.collect import collect
+    from rig.grid import design
+    from rig.profiles import load_profile
+    from rig.session import Session
+    from rig.store import Store
+    store = Store()
+    run = store.latest() or store.new_run("calibrate", "virtual-pi4")
+    profile = load_profile("virtual-pi4")
+    with Session(profile, "test") as session:
+        print("ready", flush=True)
+        rows = collect(session, run, design(8, 0), profile.plan.to_plan()._replace(min_windows=40), runtime="virtual")
+    print("rows", len(rows), flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_host_resumes_from_the_agents_spool(tmp_path):
+    """SIGKILL of a host with a real agent: what the agent finished alone is taken from its spool, nothing twice."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "RIG_HOME": str(tmp_path / "home")}
+    command = [sys.executable, "-c", textwrap.dedent(REAL_CAMPAIGN)]
+    for delay_s in (0.5, 1.0, None):
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=environment)
+        assert process.stdout.readline() == "ready\n"
+        if delay_s is None:
+            assert process.communicate(timeout=120)[0] == "rows 8\n"
+            break
+        time.sleep(delay_s)
+        process.kill()
+        process.wait()
+        process.stdout.close()
+    run = Store(tmp_path / "home").latest()
+    lines = (run.path / "measurements.jsonl").read_text().splitlines()
+    jobs = [job for jobs in load_campaign(run).blocks() for job in jobs]
+    assert len(lines) == len(run.measurement_ids()) >= len(jobs)
+    starts = [record["started_utc"] for record in run.measurements(arrays=False)]
+    assert len(set(starts)) == len(starts)
