@@ -157,7 +157,7 @@ def _with_warnings(made: Measurement, record: Mapping[str, Any], plan: MeasurePl
             wanted = 100 * plan.rel_ci
             warnings.append(f"{name}: ±{reached:.2g} % reached in the time given, ±{wanted:.2g} % was wanted")
     if made.missed:
-        warnings.append(f"{made.missed} deadlines missed of {made.count + made.missed}")
+        warnings.append(f"{made.missed} deadlines missed, {made.count} frames run")
     return Measurement(**{**made.__dict__, "warnings": tuple(warnings)})
 
 

@@ -19,6 +19,7 @@ from rig.units import Quantity
 LINEAR_TOLERANCE = 0.02  # of the active power at the highest rate: deviations below it do not matter
 CHAIN_TOLERANCE = 0.05  # of the difference between two chains
 MIN_ROUNDS = 3
+MAX_MISSED_SHARE = 0.1  # of the frames run: beyond it the device does not rest between frames at all
 
 
 def _checked(measurements: Sequence[Measurement], quantity: str) -> list[float]:
@@ -72,6 +73,7 @@ class PacedLine(NamedTuple):
     ``idle_power_w``: P0, where the line meets rate 0; ``energy_active_j``: e, its slope. ``linear``: whether the line
     holds within 2 % of the active power or within the measurements' uncertainty. ``quiet_power_w``: quiet power as
     measured beside them; ``idle_excess_w``: P0 minus that (a device that does not rest between frames shows it here).
+    ``fps``: the rates that were really run.
     """
 
     idle_power_w: Quantity
@@ -91,12 +93,14 @@ def paced_line(measurements: Sequence[Measurement]) -> PacedLine:
     power = np.asarray(_checked(measurements, "power_w"))
     quiet = float(np.mean(_checked(measurements, "idle_power_w")))
     for m in measurements:
-        if m.fps is None or m.missed > 0.01 * m.count:
+        if m.fps is None or m.missed > MAX_MISSED_SHARE * m.count:
             why = "is not paced" if m.fps is None else f"missed {m.missed} deadlines"
             raise ValueError(f"measurement {m.id} of {m.subject} {why}: it is not on the line")
-    fps = np.asarray([float(m.fps or 0.0) for m in measurements])
-    if len(set(fps)) < 3:
-        raise ValueError(f"a line needs three frame rates, not {len(set(fps))}")
+    # The rate that was run: a frame dropped for a late one is missing from it.
+    fps = power / np.asarray(_checked(measurements, "energy_j"))
+    wanted = {m.fps for m in measurements}
+    if len(wanted) < 3:
+        raise ValueError(f"a line needs three frame rates, not {len(wanted)}")
     errors = np.asarray([m.half_width("power_w", without=("gain",)) for m in measurements]) / NORMAL_975
     errors = np.maximum(errors, 1e-6 * power)
     design = np.stack([np.ones_like(fps), fps], axis=1) / errors[:, None]
@@ -124,8 +128,8 @@ def paced_line(measurements: Sequence[Measurement]) -> PacedLine:
 class ChainResult(NamedTuple):
     """One kernel from chains of k1 and k2 copies: differences a copy, with standard errors (gain left out).
 
-    ``overhead_s``/``overhead_j``: what is left at zero copies, the cost of a call. ``checks``: how far the third chain is
-    off the line, in its standard errors, of latency and of energy. ``problem``: why it may not be used (not linear at
+    ``overhead_s``/``overhead_j``: what is left at zero copies, the cost of a call. ``checks``: how far the third chain
+    is off the line, in its standard errors, of latency and of energy. ``problem``: why it may not be used (not linear at
     the third k, or no difference), else None.
     """
 
