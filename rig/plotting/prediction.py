@@ -234,7 +234,7 @@ def prediction_figure(panels: list[PredictionData]) -> ReportFigure:
         ),
         rows=rows,
         draw=draw,
-        height_mm=150,
+        height_mm=138,
     )
 
 

@@ -117,10 +117,8 @@ def interval_arms(
 
 
 def plain_log_ticks(ax: Axes) -> None:
-    """Plain numbers on logarithmic axes; 2 and 5 are labelled too where an axis spans little more than a decade."""
+    """Plain numbers on logarithmic axes; steps between the decades are labelled where an axis spans few."""
     for axis, (low, high) in ((ax.xaxis, ax.get_xlim()), (ax.yaxis, ax.get_ylim())):
-        short = high / low < 30
+        shown = "23456789" if high / low < 6 else "25" if high / low < 30 else ""
         axis.set_major_formatter(lambda value, _: f"{value:g}")
-        axis.set_minor_formatter(
-            lambda value, _, short=short: f"{value:g}" if short and f"{value:e}"[0] in "25" else ""
-        )
+        axis.set_minor_formatter(lambda value, _, shown=shown: f"{value:g}" if f"{value:e}"[0] in shown else "")
