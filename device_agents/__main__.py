@@ -23,13 +23,12 @@ def main(arguments: Optional[List[str]] = None) -> int:
     chosen = parser.parse_args(arguments)
     if chosen.role == "supervise":
         from device_agents import supervisor
+        from device_agents.link import Settings
 
         state_dir = chosen.state_dir or _state_dir(chosen.device)
         lock_path = chosen.lock_path or _lock_path()
         return supervisor.run(
-            supervisor.Settings(
-                chosen.device, chosen.holder, state_dir, lock_path, chosen.heartbeat_s, chosen.lost_after_s
-            )
+            Settings(chosen.device, chosen.holder, state_dir, lock_path, chosen.heartbeat_s, chosen.lost_after_s)
         )
     if chosen.role == "runtime":
         from device_agents import runtime_process

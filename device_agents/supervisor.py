@@ -9,26 +9,22 @@ When the link is lost the main thread finishes the measurement in hand, spools i
 
 import datetime
 import hashlib
-import json
 import os
-import queue
 import shutil
 import signal
 import sys
 import tempfile
-import threading
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, Dict, List
 
 from device_agents import board
 from device_agents.child import Child, ChildDied, ChildSilent
+from device_agents.link import Link, Settings, error_message
 from device_agents.lock import DeviceLock
 from device_agents.measure import PROFILED_RUNS, Measurement, Runtime, load_request
 from device_agents.protocol import (
     MAGIC,
     PROTOCOL_VERSION,
     AgentError,
-    LineReader,
-    LineWriter,
     claim_stdout,
     clock_domain,
     encode,
@@ -40,89 +36,6 @@ from device_agents.trace import SAMPLER_DEADLINE_S
 
 # A step of the runtime (loading, a window) may take this much longer than twice its nominal time.
 DEFAULT_SLACK_S = 120.0
-
-
-class Settings(NamedTuple):
-    """How this agent was started. ``state_dir``: spool and journal. ``lock_path``: one for all users of the device."""
-
-    device: str
-    holder: str
-    state_dir: str
-    lock_path: str
-    heartbeat_s: float = 2.0
-    lost_after_s: float = 20.0
-
-
-class Link(object):
-    """The two directions to the host, and whether it is still there."""
-
-    def __init__(self, fd_in: int, fd_out: int, settings: Settings) -> None:
-        self._reader = LineReader(fd_in)
-        self._writer = LineWriter(fd_out)
-        self._settings = settings
-        self.requests: queue.Queue[Optional[Dict[str, Any]]] = queue.Queue()
-        self.lost = threading.Event()
-        self.abandoned = threading.Event()
-        self._stopped = threading.Event()
-
-    def start(self) -> None:
-        """Start listening and beating."""
-        for target in (self._listen, self._beat):
-            thread = threading.Thread(target=target)
-            thread.daemon = True
-            thread.start()
-
-    def send(self, message: Dict[str, Any]) -> None:
-        """Send, unless nobody is there any more."""
-        self.send_bytes(encode(message))
-
-    def send_bytes(self, data: bytes) -> None:
-        """Send whole lines that are already encoded."""
-        if self.lost.is_set():
-            return
-        try:
-            self._writer.send_bytes(data)
-        except OSError:
-            self._lose()
-
-    def stop(self) -> None:
-        """No more heartbeats."""
-        self._stopped.set()
-
-    def _lose(self) -> None:
-        self.lost.set()
-        self.requests.put(None)
-
-    def _listen(self) -> None:
-        while not self._stopped.is_set():
-            try:
-                line = self._reader.read(self._settings.lost_after_s)
-            except (EOFError, OSError):
-                line = None
-            if line is None:
-                self._lose()
-                return
-            self._take(line)
-
-    def _take(self, line: bytes) -> None:
-        try:
-            message = json.loads(line.decode("utf-8"))
-            op = message["op"]
-        except (ValueError, KeyError, TypeError):
-            self.send(_error(None, AgentError("bad-request", "not a request: %r" % line[:200])))
-            return
-        if op == "heartbeat":
-            return
-        if op == "bye":
-            if message.get("abandon"):
-                self.abandoned.set()
-            self.requests.put(None)
-            return
-        self.requests.put(message)
-
-    def _beat(self) -> None:
-        while not self._stopped.wait(self._settings.heartbeat_s):
-            self.send({"event": "heartbeat"})
 
 
 class Supervisor(object):
@@ -269,16 +182,18 @@ class Supervisor(object):
                 )
             answer = handler(request)
         except (ChildDied, ChildSilent) as end:
-            self._link.send(_error(request_id, AgentError("runtime-crashed", "a process of the agent: %s" % end)))
+            self._link.send(
+                error_message(request_id, AgentError("runtime-crashed", "a process of the agent: %s" % end))
+            )
             return
         except AgentError as error:
-            self._link.send(_error(request_id, error))
+            self._link.send(error_message(request_id, error))
             return
         try:
             line = encode(dict(answer, id=request_id, event="result"))
         except ValueError as error:
             self._link.send(
-                _error(request_id, AgentError("bad-number", "the result holds a number JSON lacks: %s" % error))
+                error_message(request_id, AgentError("bad-number", "the result holds a number JSON lacks: %s" % error))
             )
             return
         self._link.send_bytes(line)
@@ -314,10 +229,6 @@ def agent_hash() -> str:
         return "unpacked"
     with open(path, "rb") as file:
         return hashlib.sha256(file.read()).hexdigest()
-
-
-def _error(request_id: Optional[str], error: AgentError) -> Dict[str, Any]:
-    return dict(error.to_json(), id=request_id, event="error")
 
 
 def _terminate(number: int, frame: Any) -> None:

@@ -15,7 +15,7 @@ import pytest
 from rig.errors import DeviceSetupError
 from rig.profiles import DeviceProfile, TransportSettings
 from rig.session import Session, Subject
-from rig.transport import SshTransport
+from rig.ssh import SshTransport
 from tests.agent_setup import QUICK, exists, isolated, local_profile, small_model, wait_until
 from tests.fakes.sshd import LoopbackSshd
 
