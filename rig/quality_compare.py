@@ -129,8 +129,8 @@ class ChainResult(NamedTuple):
     """One kernel from chains of k1 and k2 copies: differences a copy, with standard errors (gain left out).
 
     ``overhead_s``/``overhead_j``: what is left at zero copies, the cost of a call. ``checks``: how far the third chain
-    is off the line, in its standard errors, of latency and of energy. ``problem``: why it may not be used (not linear at
-    the third k, or no difference), else None.
+    is off the line, in its standard errors, of latency and of energy. ``problem``: why it may not be used (not linear
+    at the third k, or no difference), else None.
     """
 
     latency_s: float
