@@ -12,16 +12,19 @@ from typing import Any, Dict, List, Optional, Tuple
 
 from device_agents import timing
 from device_agents.protocol import AgentError, now_s
+from device_agents.runtimes.onnx_inputs import draw_input, input_shapes
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 OPTIONS = ("threads", "spinning", "seed", "provider", "affinity")
 
-# Below this an activation could be, or become, a denormal, which some CPUs compute a hundred times slower.
-SMALLEST_INPUT = 1e-3
-
 # Weights larger than this leave the saved graph for a file beside it; shapes and scalars stay.
 EXTERNAL_WEIGHT_BYTES = 1024
+
+# Profiling takes no longer than this a pass, on slow boards with fewer runs, but at least three.
+PROFILE_BUDGET_S = 10.0
+
+_GIVEN_CPUS = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
 
 
 def probe() -> Tuple[str, str, str]:
@@ -64,7 +67,8 @@ class OnnxRuntimeEngine(object):
         self._options = options
         self._run_dir = run_dir
         self._provider = _provider(onnxruntime, str(options.get("provider", "cpu")))
-        _pin_to(options.get("affinity"))
+        self._threads = _threads(options)
+        self._cpus = _pin_to(options.get("affinity"))
         self._session = self._new_session(self._session_options())
         self._feed, self._inputs = self._draw_inputs(int(options.get("seed", 0)))
         self._outputs = [output.name for output in self._session.get_outputs()]
@@ -103,7 +107,11 @@ class OnnxRuntimeEngine(object):
             "kind": "measured",
             "subject_sha256": _sha256(self._subject["path"]),
             "inputs": self._inputs,
-            "environment": {"numpy": numpy.__version__, "providers": self._session.get_providers()},
+            "environment": {
+                "numpy": numpy.__version__,
+                "providers": self._session.get_providers(),
+                "cpu_affinity": self._cpus,
+            },
         }
 
     def kernel_facts(self, runs: int) -> Dict[str, Any]:
@@ -113,6 +121,7 @@ class OnnxRuntimeEngine(object):
         shapes, latency_mean_s, latency_median_s, share), ``total_latency_s`` (unprofiled), ``profiled_latency_s`` and
         ``runs``.
         """
+        runs = max(3, min(runs, int(PROFILE_BUDGET_S / self._time(1))))
         folder = tempfile.mkdtemp(prefix="inspect-", dir=self._run_dir)
         try:
             graph = self._save_optimized(folder)
@@ -141,7 +150,7 @@ class OnnxRuntimeEngine(object):
         options.log_severity_level = 3
         options.graph_optimization_level = self._ort.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.execution_mode = self._ort.ExecutionMode.ORT_SEQUENTIAL
-        options.intra_op_num_threads = int(self._options.get("threads", 1))
+        options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
         spinning = "1" if self._options.get("spinning", False) else "0"
         options.add_session_config_entry("session.intra_op.allow_spinning", spinning)
@@ -165,12 +174,12 @@ class OnnxRuntimeEngine(object):
         import numpy
 
         random = numpy.random.RandomState(seed)
-        shapes = _shapes(self._session.get_inputs(), self._subject.get("shape"))
+        shapes = input_shapes(self._session.get_inputs(), self._subject.get("shape"))
         feed = {}
         tensors = []
         for tensor in self._session.get_inputs():
             shape = shapes[tensor.name]
-            feed[tensor.name], distribution = _draw(numpy, random, tensor.type, shape)
+            feed[tensor.name], distribution = draw_input(numpy, random, tensor.type, shape)
             tensors.append(
                 {"name": tensor.name, "type": tensor.type, "shape": list(shape), "distribution": distribution}
             )
@@ -261,63 +270,25 @@ def _provider(ort: Any, name: str) -> str:
     return provider
 
 
-def _pin_to(cpus: Optional[List[int]]) -> None:
-    every = range(os.cpu_count() or 1)
+def _pin_to(cpus: Optional[List[int]]) -> List[int]:
+    """Run on these CPUs, or on those that the process was given at its start; returns them."""
+    wanted = set(cpus) if cpus is not None else _GIVEN_CPUS
+    if wanted is None:
+        return []
     try:
-        os.sched_setaffinity(0, cpus if cpus is not None else every)
+        os.sched_setaffinity(0, wanted)
     except (OSError, ValueError) as error:
-        if cpus is not None:
-            raise AgentError(
-                "bad-request", "CPUs %s cannot be used: %s" % (cpus, error), "correct options.affinity"
-            ) from error
+        message = "CPUs %s cannot be used: %s" % (sorted(wanted), error)
+        raise AgentError("bad-request", message, "correct options.affinity") from error
+    return sorted(wanted)
 
 
-def _shapes(inputs: List[Any], given: Any) -> Dict[str, Tuple[int, ...]]:
-    """The shape of every input; one that the model leaves open must be given."""
-    by_name = given if isinstance(given, dict) else {inputs[0].name: given} if given else {}
-    unknown = sorted(set(by_name) - {tensor.name for tensor in inputs})
-    if unknown:
-        raise AgentError("bad-request", "the model has no input %s" % ", ".join(unknown))
-    shapes = {}
-    for tensor in inputs:
-        declared = list(tensor.shape)
-        shape = list(by_name.get(tensor.name, declared))
-        fixed = all(isinstance(size, int) and size > 0 for size in shape)
-        fits = len(shape) == len(declared) and all(
-            not isinstance(size, int) or size == wanted for size, wanted in zip(declared, shape)
-        )
-        if not fixed:
-            raise AgentError(
-                "model",
-                "input %s has the dynamic shape %s" % (tensor.name, declared),
-                "give its shape: --shape %s" % ",".join(str(s) if isinstance(s, int) else "N" for s in declared),
-            )
-        if not fits:
-            raise AgentError("bad-request", "input %s is %s and cannot be %s" % (tensor.name, declared, shape))
-        shapes[tensor.name] = tuple(shape)
-    return shapes
-
-
-_FLOATS = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(double)": "float64"}
-_INTEGERS = {
-    "tensor(int64)": ("int64", 0, 9),
-    "tensor(int32)": ("int32", 0, 9),
-    "tensor(uint8)": ("uint8", 0, 255),
-    "tensor(int8)": ("int8", -128, 127),
-    "tensor(bool)": ("bool", 0, 1),
-}
-
-
-def _draw(numpy: Any, random: Any, kind: str, shape: Tuple[int, ...]) -> Tuple[Any, str]:
-    """A tensor as data would be: never constant, never denormal; small indices for wide integers."""
-    if kind in _FLOATS:
-        values = random.standard_normal(shape)
-        tiny = numpy.abs(values) < SMALLEST_INPUT
-        return numpy.where(tiny, SMALLEST_INPUT, values).astype(_FLOATS[kind]), "normal"
-    if kind in _INTEGERS:
-        dtype, low, high = _INTEGERS[kind]
-        return random.randint(low, high + 1, shape).astype(dtype), "uniform integers %d to %d" % (low, high)
-    raise AgentError("model", "inputs of type %s are not supported" % kind, "wrap the model so that it takes numbers")
+def _threads(options: Dict[str, Any]) -> int:
+    """The number of threads, always explicit: ONNX Runtime's 0 would mean whatever the machine has."""
+    threads = options.get("threads", 1)
+    if not isinstance(threads, int) or threads < 1:
+        raise AgentError("bad-request", "threads is %r" % (threads,), "set options.threads to 1 or more")
+    return threads
 
 
 def _sha256(path: str) -> str:
