@@ -11,10 +11,11 @@ from rig.wording import boundary_words, count, figure, label
 if TYPE_CHECKING:
     from rig.console import Console
 
+# Of the budget used, measured in turns with the baseline, so that the meter's gain error cancels in a relative target.
 VERDICTS = {
-    "met": "MET: the measured interval lies under every target",
-    "missed": "MISSED: the measured interval lies over a target",
-    "undecided": "UNDECIDED: the measured interval straddles a target",
+    "met": "MET: the whole interval is under 100 %",
+    "missed": "MISSED: the whole interval is over 100 %",
+    "undecided": "UNDECIDED: the interval straddles 100 %",
 }
 COUNTED = ("FLOP", "params")
 
@@ -38,7 +39,8 @@ def show(result: Mapping[str, Any], console: Console) -> None:
     console.line()
     _rounds(result, console)
     console.line()
-    console.line(f"{VERDICTS[result['verdict']]}; {figure(result['budget_used'], '%')} of the budget used")
+    used = figure(result["budget_used"], "%")
+    console.line(f"{used} of the budget used, by a fresh measurement. {VERDICTS[result['verdict']]}")
     _compared(result, console)
 
 
@@ -83,12 +85,13 @@ def _rounds(result: Mapping[str, Any], console: Console) -> None:
                     name,
                     figure(predicted, unit) if predicted else "n/a",
                     figure(measured, unit),
+                    figure((one.get("usage") or {}).get(name), "%"),
                     f"{100 * one['accuracy_val']:.1f} %" if one.get("accuracy_val") is not None else "-",
                     one["verdict"],
                 ]
             )
-    columns = ["ROUND", "WIDTH", "LIMIT", "PREDICTED", "MEASURED", "VALIDATION", "VERDICT"]
-    console.table(columns, rows, right=("ROUND", "WIDTH", "PREDICTED", "MEASURED", "VALIDATION"))
+    columns = ["ROUND", "WIDTH", "LIMIT", "PREDICTED", "MEASURED", "BUDGET USED", "VALIDATION", "VERDICT"]
+    console.table(columns, rows, right=("ROUND", "WIDTH", "PREDICTED", "MEASURED", "BUDGET USED", "VALIDATION"))
 
 
 def _compared(result: Mapping[str, Any], console: Console) -> None:
