@@ -27,7 +27,8 @@ class LoopbackSshd:
 
     def __enter__(self) -> LoopbackSshd:
         self.folder.mkdir(parents=True, exist_ok=True)
-        os.makedirs("/run/sshd", exist_ok=True)  # privilege separation wants it, and a container may not have it
+        if os.geteuid() == 0:  # privilege separation wants the folder, and a container may not have it
+            os.makedirs("/run/sshd", exist_ok=True)
         if not self.identity.exists():
             _make_key(self.identity)
         self.new_host_key()
