@@ -247,6 +247,13 @@ def waste(values: Floats, block: int) -> Floats:
     return np.log(padded(values, block) / values)
 
 
+def _evenness(values: Floats) -> Floats:
+    """How many times 2 divides integers, at most 6: alignment beyond whole blocks."""
+    whole = values.astype(np.int64)
+    result: Floats = np.log2(np.minimum(whole & -whole, 64).astype(np.float64))
+    return result
+
+
 def physical_terms(columns: KernelColumns, kinds: Sequence[str]) -> tuple[Floats, Floats, Floats]:
     """(compute (n, a), traffic (n, b), other (n, c)): non-negative terms that a cost is a combination of.
 
@@ -352,6 +359,7 @@ def _shapes(columns: KernelColumns) -> list[Floats]:
         columns.has_fused("add").astype(float),
         number("inputs"),
     ]
+    features += [_evenness(number(name)) for name in ("in_channels", "out_channels")]
     for block in CHANNEL_BLOCKS:
         features += [waste(inner, block), waste(per_group, block)]
     features += [waste(number("out_width"), block) for block in (4, 8)]

@@ -10,9 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from device_agents.records import Configuration
-from power_models.family_cost import LEAN, FamilyModel, Rows, fit_family
+from power_models.family_cost import FamilyModel, Rows, fit_family
 from power_models.features import Floats, KernelColumns, family_of, pool_of, supporters_of
-from power_models.intervals import ErrorScale, blended_quantile, common_share, conformal_quantile, fit_scale
+from power_models.intervals import (
+    NORMAL_95,
+    ErrorScale,
+    common_share,
+    conformal_quantile,
+    fit_scale,
+    sided_quantiles,
+    sided_rms,
+)
 from power_models.regressors import CANDIDATES
 
 if TYPE_CHECKING:
@@ -23,6 +31,7 @@ Index = NDArray[np.intp]
 OWN_MODEL_ROWS = 16  # with fewer rows a family is carried by the pooled model
 SUPPORTED_ROWS = 6  # the same where related families lend their rows
 HELPED_ROWS = 40  # with fewer rows a family may be fitted together with related ones
+STAND_IN = ("nonnegative", "roofline")  # the candidates of the pooled model, which stands in for families without rows
 POOLED = ("roofline", "roofline_trees", "roofline_gp")  # the candidates that may use lent rows
 MODEL_NOISE = 0.02  # relative: rows measured better than this weigh alike
 SHIFT_ROWS = 3.0  # the shift of a carried family is its median error times n / (n + this)
@@ -140,7 +149,7 @@ def _prepare(rows: Sequence[KernelRow]) -> Rows:
 
 
 def _fit(family: str, rows: Sequence[KernelRow], prepared: Mapping[str, Rows], folds: int) -> FamilyModel:
-    candidates = LEAN if family.startswith("weighted") else tuple(CANDIDATES)
+    candidates = STAND_IN if family.startswith("weighted") else tuple(CANDIDATES)
     support = None
     if len(rows) < HELPED_ROWS:
         helpers = [prepared[other] for other in supporters_of(family) if other in prepared]
@@ -187,7 +196,7 @@ def _pooled_scores(models: dict[str, FamilyModel], quantity: str) -> Floats:
         if quantity in model.held_out:
             errors, distance = _finite(model, quantity)
             near, slope = fit_scale(errors, distance)
-            scores.append(np.abs(errors) / (near + slope * distance))
+            scores.append(errors / (near + slope * distance))
     return np.concatenate(scores) if scores else np.ones(1)
 
 
@@ -196,7 +205,9 @@ def _scale(model: FamilyModel, quantity: str, pooled: Floats) -> ErrorScale:
     near, slope = fit_scale(errors, distance)
     signed = errors / (near + slope * distance)
     share = common_share(signed, _neighbours(model.reach.points[np.isfinite(model.held_out[quantity])]))
-    return ErrorScale(near, slope, blended_quantile(np.abs(signed), pooled), share)
+    down, up = sided_quantiles(signed, pooled)
+    rms_down, rms_up = sided_rms(signed)
+    return ErrorScale(near, slope, up, down, rms_up, rms_down, share)
 
 
 def _neighbours(points: Floats, count: int = 3) -> Index:
@@ -229,7 +240,8 @@ def _carried(
         left = left[np.isfinite(left)]
         # These rows were in the pooled fit, so what they leave is too small a guide; few of them count for less still.
         typical = max(scale.near * (1 + 2.0 / n), 1.5 * float(left.mean()) * (1 + 2.0 / n) if len(left) else 0.0)
-        widened[quantity] = ErrorScale(typical, scale.slope, max(scale.quantile, 2.5), scale.share)
+        up, down = max(scale.up, 2.5), max(scale.down, 2.5)
+        widened[quantity] = ErrorScale(typical, scale.slope, up, down, up / NORMAL_95, down / NORMAL_95, scale.share)
     return shifts, widened
 
 

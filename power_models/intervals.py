@@ -8,6 +8,7 @@ with every e-fold outside, because no held-out row can vouch for it.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,32 +17,43 @@ from numpy.typing import NDArray
 from power_models.features import Floats
 
 LEVEL = 0.95
+NORMAL_95 = 1.96
+ONE_SIDED = 0.5 * (1 + LEVEL)
 WIDER_PER_E_FOLD = 0.12  # added half-width (log) for each e-fold beyond the measured range
 WIDER_IF_UNSEEN = 0.20  # for a stride, dilation or fused operator that no row has
-SHARE_ROWS = 15
+SHARE_ROWS, SHARE_PRIOR = 15, 0.33  # so many rows' worth of belief in this correlation
 TRUSTED_ROWS = 20  # a family's own quantile weighs n / (n + TRUSTED_ROWS) against the pooled one
 
 
 @dataclass(frozen=True)
 class ErrorScale:
-    """Typical |log error| of a kernel: ``near + slope·distance``; ``quantile`` scales it to a 95 % half-width.
+    """Typical |log error| of a kernel: ``near + slope·distance``; ``up`` and ``down`` scale it to 95 % half-widths.
 
-    ``share`` in [0, 1]: the part of the error (in standard deviations) that kernels of a family have in common.
+    The two differ where errors are lopsided: an effect that the features do not know slows some kernels and speeds
+    none. ``rms_up`` and ``rms_down``, one-sided root mean squares of the scores, are what sums of kernels need: there
+    the rare large error counts by its size. ``share`` in [0, 1]: the part of the error (in standard deviations) that
+    kernels of a family have in common.
     """
 
     near: float
     slope: float
-    quantile: float
-    share: float = 0.5
+    up: float
+    down: float
+    rms_up: float
+    rms_down: float
+    share: float
 
-    def typical(self, distance: Floats) -> Floats:
-        """Typical |log error| (n,)."""
-        result: Floats = self.near + self.slope * distance
-        return result
+    def half_widths(self, distance: Floats, outside: Floats, unseen: Floats) -> tuple[Floats, Floats]:
+        """95 % half-widths in log cost, (down, up), (n,) each; ``outside`` in e-folds, ``unseen`` 0 or 1."""
+        typical = self.near + self.slope * distance
+        wider = WIDER_PER_E_FOLD * outside + WIDER_IF_UNSEEN * unseen
+        return self.down * typical + wider, self.up * typical + wider
 
-    def half_width(self, distance: Floats, outside: Floats, unseen: Floats) -> Floats:
-        """95 % half-width in log cost (n,); ``outside`` in e-folds, ``unseen`` 0 or 1."""
-        return self.quantile * self.typical(distance) + WIDER_PER_E_FOLD * outside + WIDER_IF_UNSEEN * unseen
+    def spreads(self, distance: Floats, outside: Floats, unseen: Floats) -> tuple[Floats, Floats]:
+        """The kernel's part in the half-width of a sum, (down, up), (n,) each."""
+        typical = NORMAL_95 * (self.near + self.slope * distance)
+        wider = WIDER_PER_E_FOLD * outside + WIDER_IF_UNSEEN * unseen
+        return self.rms_down * typical + wider, self.rms_up * typical + wider
 
 
 def fit_scale(errors: Floats, distance: Floats) -> tuple[float, float]:
@@ -70,17 +82,16 @@ def common_share(scores: Floats, neighbours: NDArray[np.intp]) -> float:
     in the scores and independent, so the estimate errs neither way by it; few rows draw it towards a third.
     """
     if not neighbours.size:
-        return 0.33**0.5
+        return math.sqrt(SHARE_PRIOR)
     cut = np.clip(scores, -3 * np.std(scores), 3 * np.std(scores))
     power = float((cut**2).mean())
     correlation = float((cut[:, None] * cut[neighbours]).mean()) / power if power > 0 else 0.0
-    n = float(len(scores))
-    drawn: float = (n * correlation + SHARE_ROWS * 0.33) / (n + SHARE_ROWS)
-    return float(np.sqrt(np.clip(drawn, 0.01, 0.95)))
+    drawn = (len(scores) * correlation + SHARE_ROWS * SHARE_PRIOR) / (len(scores) + SHARE_ROWS)
+    return math.sqrt(min(max(drawn, 0.01), 0.95))
 
 
 def conformal_quantile(scores: Floats, level: float = LEVEL) -> float:
-    """The finite-sample quantile of non-negative scores; of too few rows, the largest score stretched."""
+    """The finite-sample quantile of scores; of too few rows, the largest score stretched."""
     n = len(scores)
     rank = int(np.ceil((n + 1) * level))
     ordered = np.sort(scores)
@@ -89,7 +100,29 @@ def conformal_quantile(scores: Floats, level: float = LEVEL) -> float:
     return float(ordered[-1] * (1.0 + 2.0 / n))
 
 
-def blended_quantile(own: Floats, pooled: Floats) -> float:
-    """A family's quantile drawn towards the one of all families, the more so the fewer rows it has."""
+def sided_quantiles(own: Floats, pooled: Floats) -> tuple[float, float]:
+    """(down, up) quantiles of signed scores, log(measured/predicted) over its scale.
+
+    A family's own are drawn towards those of all families, the more so the fewer rows it has; neither side is taken
+    for less than half of the symmetric quantile.
+    """
     trust = len(own) / (len(own) + TRUSTED_ROWS)
-    return float(conformal_quantile(own) ** trust * conformal_quantile(pooled) ** (1 - trust))
+    sides = []
+    for sign in (-1.0, 1.0):
+        one, all_of_them = (
+            max(conformal_quantile(sign * s, ONE_SIDED), 0.5 * conformal_quantile(np.abs(s))) for s in (own, pooled)
+        )
+        sides.append(float(one**trust * all_of_them ** (1 - trust)))
+    return sides[0], sides[1]
+
+
+def sided_rms(scores: Floats) -> tuple[float, float]:
+    """(down, up) one-sided root mean squares of signed scores (n,); equal for symmetric ones.
+
+    Neither is taken for less than two thirds of the two-sided one.
+    """
+    n = len(scores)
+    both = float(np.sqrt((scores**2).mean()))
+    sides = [float(np.sqrt(2.0 * (np.maximum(sign * scores, 0.0) ** 2).mean())) for sign in (-1.0, 1.0)]
+    few = 1.0 + 2.0 / n
+    return max(sides[0], both * 2 / 3) * few, max(sides[1], both * 2 / 3) * few

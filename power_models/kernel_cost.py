@@ -22,6 +22,7 @@ from power_models.features import Floats, KernelColumns, family_of, shape_featur
 from power_models.intervals import ErrorScale
 
 Bounds = tuple[float, float, float]
+QUANTITIES = ("latency", "energy", "power")
 
 
 class UnpricedKernel(ValueError):
@@ -54,7 +55,8 @@ class KernelCosts:
     """Costs of n kernels: arrays (n,), lo and hi a 95 % interval; energy is active energy, nan without a power source.
 
     ``extrapolated``: outside what was measured. ``chosen``: the model that priced it. ``families``: see ``family_of``.
-    ``latency_sd``, ``energy_sd``, ``power_sd`` (n,): standard deviations of the log errors, for sums of kernels.
+    ``spreads``: a kernel's part in the half-width of a sum, in log cost, (down, up), of latency, energy and power
+    (energy over latency).
     """
 
     latency_s: Floats
@@ -66,9 +68,7 @@ class KernelCosts:
     extrapolated: NDArray[np.bool_]
     chosen: list[str]
     families: list[str]
-    latency_sd: Floats
-    energy_sd: Floats
-    power_sd: Floats
+    spreads: Mapping[str, tuple[Floats, Floats]]
 
     def __len__(self) -> int:
         return len(self.latency_s)
@@ -78,7 +78,10 @@ class KernelCosts:
         table: dict[str, Any] = {}
         for item in fields(self):
             value = getattr(self, item.name)
-            table[item.name] = [value[i] for i in index.tolist()] if isinstance(value, list) else value[index]
+            if item.name == "spreads":
+                table[item.name] = {name: (down[index], up[index]) for name, (down, up) in value.items()}
+            else:
+                table[item.name] = [value[i] for i in index.tolist()] if isinstance(value, list) else value[index]
         return KernelCosts(**table)
 
 
@@ -144,48 +147,44 @@ class KernelCostModel:
         self._check_priced(kernels, names)
         families = self._families_of(kernels)
         n = len(kernels)
-        out = {name: np.full(n, np.nan) for name in ("latency", "energy")}
-        half = {name: np.full(n, np.nan) for name in ("latency", "energy")}
-        spread = {name: np.full(n, np.nan) for name in ("latency", "energy", "power")}
+        values = {name: np.full(n, np.nan) for name in ("latency", "energy")}
+        down, up = ({name: np.full(n, np.nan) for name in QUANTITIES} for _ in range(2))
+        spreads = {name: (np.full(n, np.nan), np.full(n, np.nan)) for name in QUANTITIES}
         extrapolated, chosen = np.zeros(n, bool), [""] * n
-        columns = KernelColumns.of(kernels)
-        columns.make_tables()
+        columns = KernelColumns.of(kernels).make_tables()
         labels = np.array(families, dtype=str)
         for family in dict.fromkeys(families):
             index = np.flatnonzero(labels == family)
             priced = self.families[family]
             model, part = self.models[priced.model], columns.take(index)
             log_latency, log_energy = model.predict(part)
-            out["latency"][index] = log_latency + priced.latency_shift
-            out["energy"][index] = log_energy + priced.energy_shift
+            values["latency"][index] = log_latency + priced.latency_shift
+            values["energy"][index] = log_energy + priced.energy_shift
             features = shape_features(part, model.kinds)
             distance, outside = model.reach.distance(features), model.reach.outside(features)
             unseen = model.reach.unseen(part)
             factor = np.array([priced.kind_factor.get(name, 1.0) for name in part.kinds.tolist()])
             for quantity, scale in priced.scales.items():
-                width = factor * scale.half_width(distance, outside, unseen)
-                spread[quantity][index] = width / 1.96
-                if quantity in half:
-                    half[quantity][index] = width
+                low, high = scale.half_widths(distance, outside, unseen)
+                down[quantity][index], up[quantity][index] = factor * low, factor * high
+                low, high = scale.spreads(distance, outside, unseen)
+                spreads[quantity][0][index], spreads[quantity][1][index] = factor * low, factor * high
             extrapolated[index] = (outside > 0.05) | (unseen > 0)
             label = f"{priced.model}:{'+'.join(model.latency.names)}"
             for position in index.tolist():
                 chosen[position] = label
-        latency, energy = np.exp(out["latency"]), np.exp(out["energy"])
-        wide, wide_energy = np.exp(half["latency"]), np.exp(half["energy"])
+        latency, energy = np.exp(values["latency"]), np.exp(values["energy"])
         return KernelCosts(
             latency,
-            latency / wide,
-            latency * wide,
+            latency * np.exp(-down["latency"]),
+            latency * np.exp(up["latency"]),
             energy,
-            energy / wide_energy,
-            energy * wide_energy,
+            energy * np.exp(-down["energy"]),
+            energy * np.exp(up["energy"]),
             extrapolated,
             chosen,
             families,
-            spread["latency"],
-            spread["energy"],
-            spread["power"],
+            spreads,
         )
 
     def _families_of(self, kernels: Sequence[KernelSpec]) -> list[str]:

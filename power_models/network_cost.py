@@ -16,8 +16,6 @@ from device_agents.records import KernelSpec
 from power_models.features import Floats
 from power_models.kernel_cost import Bounds, KernelCostModel, KernelCosts
 
-NORMAL_95 = 1.96
-
 
 @dataclass(frozen=True)
 class NetworkCost:
@@ -76,15 +74,22 @@ def price_network(
     latency = float(counts @ costs.latency_s) + model.overhead[0]
     energy = float(counts @ costs.energy_j) + model.overhead[1]
     shares = {q: _shares(model, costs.families, q) for q in ("latency", "energy", "power")}
-    spread_s = _spread(counts * costs.latency_s, costs.latency_sd, costs.families, shares["latency"])
-    spread_j = _spread(counts * costs.energy_j, costs.energy_sd, costs.families, shares["energy"])
-    spread_w = _spread(counts * costs.energy_j, costs.power_sd, costs.families, shares["power"])
+    shares["energy"] = {family: max(share, shares["latency"][family]) for family, share in shares["energy"].items()}
+    seconds, joules = counts * costs.latency_s, counts * costs.energy_j
+
+    def bounds(value: float, parts: Floats, quantity: str) -> Bounds:
+        down, up = costs.spreads[quantity]
+        low = _joint_width(parts, down, costs.families, shares[quantity]) / value
+        high = _joint_width(parts, up, costs.families, shares[quantity]) / value
+        return value, float(value * np.exp(-low)), float(value * np.exp(high))
+
+    watts = energy / latency
     return NetworkCost(
         costs.take(repeat),
-        _bounds(latency, spread_s),
-        _bounds(energy, spread_j),
+        bounds(latency, seconds, "latency"),
+        bounds(energy, joules, "energy"),
         model.idle_power_w,
-        _bounds(energy / latency, spread_w / latency),
+        bounds(watts, joules * (watts / energy), "power"),
         model.overhead,
     )
 
@@ -94,16 +99,11 @@ def _shares(model: KernelCostModel, families: Sequence[str], quantity: str) -> d
     return {family: 1.0 if scale is None else scale.share for family, scale in scales.items()}
 
 
-def _spread(parts: Floats, relative: Floats, families: Sequence[str], shares: dict[str, float]) -> float:
-    """Standard deviation of the sum of ``parts`` (n distinct kernels), each with a relative standard deviation."""
-    variance = 0.0
+def _joint_width(parts: Floats, relative: Floats, families: Sequence[str], shares: dict[str, float]) -> float:
+    """Half-width of the sum of ``parts`` (n distinct kernels), each with a relative half-width of its own."""
+    square = 0.0
     labels = np.array(families)
     for family, share in shares.items():
         own = (parts * relative)[labels == family]
-        variance += (1 - share**2) * float((own**2).sum()) + share**2 * float(own.sum()) ** 2
-    return float(np.sqrt(variance))
-
-
-def _bounds(value: float, spread: float) -> Bounds:
-    factor = float(np.exp(NORMAL_95 * spread / value)) if value > 0 else float("nan")
-    return value, value / factor, value * factor
+        square += (1 - share**2) * float((own**2).sum()) + share**2 * float(own.sum()) ** 2
+    return float(np.sqrt(square))

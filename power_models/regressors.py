@@ -8,6 +8,7 @@ polynomial      degree-2 polynomial with special terms (NeuralPower, Cai et al. 
 trees           gradient-boosted trees on log features
 roofline_trees  roofline, and trees on the log of what it leaves
 roofline_gp     roofline, and a Gaussian process on the log of what it leaves
+nonnegative_gp  the same on the non-negative sum
 ==============  =====================================================================================
 
 Contract: ``fit(columns, log_cost, weight)`` returns self; ``predict(columns)`` returns log cost (n,);
@@ -172,7 +173,7 @@ class Trees:
 
 
 class Hybrid:
-    """A roofline carries the physics; a bounded correction learns the log of what it leaves.
+    """A physical model carries the scale; a bounded correction learns the log of what it leaves.
 
     ``fitted``: a roofline already fitted to the rows that ``fit`` will get.
     """
@@ -182,7 +183,7 @@ class Hybrid:
     ) -> None:
         self.kinds = tuple(kinds)
         self.fitted = fitted
-        self.base = fitted or Roofline(kinds)
+        self.base: Roofline | NonNegative = fitted or Roofline(kinds)
         self.residual = residual
         self.bound_ = 0.0
 
@@ -234,6 +235,14 @@ class RooflineGaussian(Hybrid):
         super().__init__(kinds, GaussianResidual(), fitted)
 
 
+class NonNegativeGaussian(Hybrid):
+    """Non-negative least squares corrected by a Gaussian process."""
+
+    def __init__(self, kinds: Sequence[str]) -> None:
+        super().__init__(kinds, GaussianResidual())
+        self.base = NonNegative(kinds)
+
+
 # name → (class, fewest rows with which it may compete)
 CANDIDATES: dict[str, tuple[Callable[..., Regressor], int]] = {
     "flops": (Flops, 2),
@@ -243,6 +252,7 @@ CANDIDATES: dict[str, tuple[Callable[..., Regressor], int]] = {
     "trees": (Trees, 150),
     "roofline_trees": (RooflineTrees, 24),
     "roofline_gp": (RooflineGaussian, 16),
+    "nonnegative_gp": (NonNegativeGaussian, 16),
 }
 HYBRIDS = ("roofline_trees", "roofline_gp")
 

@@ -141,9 +141,8 @@ def _repeats(columns: Floats) -> NDArray[np.bool_]:
     """Which columns are multiples of an earlier one: the rows cannot tell them apart, and elsewhere they may differ."""
     length = np.sqrt((columns**2).sum(axis=0))
     unit = columns / np.where(length > 0, length, 1.0)
-    same = np.triu(unit.T @ unit > 1.0 - 1e-9, 1)
-    result: NDArray[np.bool_] = same.any(axis=0)
-    return result
+    same = np.triu((unit.T @ unit) > 1.0 - 1e-9, 1)
+    return np.asarray(same.any(axis=0), dtype=np.bool_)
 
 
 def _seeded(part: Floats, coefficients: Floats, cost: Floats) -> Floats:

@@ -7,6 +7,7 @@ import random
 from pathlib import Path
 
 import onnx
+
 from device_agents.records import KernelSpec
 from power_models.kernels import kernel_graph
 
@@ -27,6 +28,7 @@ def evaluation_networks() -> dict[str, list[KernelSpec]]:
 def small_network(name: str) -> list[KernelSpec]:
     """The kernels of a network for one-channel 28×28 images."""
     import torch
+
     from rig.compression.networks import build
 
     buffer = io.BytesIO()
