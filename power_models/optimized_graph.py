@@ -195,28 +195,75 @@ def in_profile_order(
 ) -> list[Kernel]:
     """The kernels in the order of the profile, one an entry.
 
-    ``unnamed``: names given here to nodes that the file leaves nameless; those are matched by operator, in order.
-    Raises InvalidModel where graph and profile are not of the same network.
+    ``unnamed``: names given here to nodes that the file leaves nameless. Those, and the reorders, which the runtime
+    names anew in every session, are matched by operator and by position: behind what writes for them, before what
+    reads them. Raises InvalidModel where graph and profile are not of the same network.
     """
-    by_name = {kernel.name: kernel for kernel in kernels if kernel.name not in unnamed}
-    nameless: dict[str, list[Kernel]] = {}
-    for kernel in kernels:
-        if kernel.name in unnamed:
-            nameless.setdefault(kernel.op, []).append(kernel)
-    ordered = []
-    for entry in profile_nodes:
-        name, alike = str(entry["name"]), nameless.get(str(entry.get("op_name")), [])
-        if name in by_name:
-            ordered.append(by_name.pop(name))
-        elif alike:
-            ordered.append(alike.pop(0))
-            ordered[-1].name = name
+    ops = [str(entry.get("op_name") or "") for entry in profile_nodes]
+    floating_ops = {kernel.op for kernel in kernels if kernel.name in unnamed or kernel.op in REORDERS}
+    by_name = {
+        k.name: i for i, k in enumerate(kernels) if not (k.name in unnamed or (k.op in REORDERS and k.op in ops))
+    }
+    placed: dict[int, int] = {}  # kernel -> entry
+    slots: dict[str, list[int]] = {}
+    for position, (entry, op) in enumerate(zip(profile_nodes, ops, strict=True)):
+        index = by_name.pop(str(entry["name"]), None)
+        if index is not None:
+            placed[index] = position
+        elif op in floating_ops:
+            slots.setdefault(op, []).append(position)
         else:
-            raise InvalidModel(f"the profile names node {name!r}, which the optimized graph has not")
-    missing = [*by_name, *(kernel.name for group in nameless.values() for kernel in group)]
-    if missing:
-        raise InvalidModel(f"the profile lacks node {missing[0]!r} of the optimized graph: not of the same network?")
-    return ordered
+            raise InvalidModel(f"the profile names node {entry['name']!r}, which the optimized graph has not")
+    if by_name:
+        raise InvalidModel(_lacks(next(iter(by_name))))
+    earliest, latest = _bounds(kernels, placed, len(profile_nodes))
+    for op in sorted({kernels[i].op for i in range(len(kernels)) if i not in placed} | set(slots)):
+        members = [i for i, kernel in enumerate(kernels) if i not in placed and kernel.op == op]
+        found = _scheduled(members, slots.get(op, []), earliest, latest)
+        if len(members) > len(slots.get(op, [])):
+            raise InvalidModel(_lacks(kernels[members[-1]].name))
+        if found is None:
+            seen = f"the profile runs {len(slots[op])} {op}, the optimized graph {len(members)} or elsewhere"
+            raise InvalidModel(f"{seen}: not of the same network?")
+        placed |= found
+        for index, position in found.items():
+            kernels[index].name = str(profile_nodes[position]["name"])
+    return [kernels[i] for i in sorted(placed, key=placed.__getitem__)]
+
+
+def _lacks(name: str) -> str:
+    return f"the profile lacks node {name!r} of the optimized graph: not of the same network?"
+
+
+def _bounds(kernels: Sequence[Kernel], placed: Mapping[int, int], end: int) -> tuple[list[int], list[int]]:
+    """The first and last entry of the profile that each kernel can be, by what it reads and by what reads it."""
+    writer = {name: i for i, kernel in enumerate(kernels) for name in kernel.writes}
+    sources = [[writer[name] for name in kernel.reads if name in writer] for kernel in kernels]
+    earliest, latest = [0] * len(kernels), [end - 1] * len(kernels)
+    for i in range(len(kernels)):
+        earliest[i] = placed.get(i, max((earliest[j] + 1 for j in sources[i]), default=0))
+    for i in reversed(range(len(kernels))):
+        latest[i] = placed.get(i, latest[i])
+        for j in sources[i]:
+            latest[j] = min(latest[j], latest[i] - 1)
+    return earliest, latest
+
+
+def _scheduled(
+    members: Sequence[int], slots: Sequence[int], earliest: Sequence[int], latest: Sequence[int]
+) -> dict[int, int] | None:
+    """A slot for each member between its bounds, the most urgent first (which finds one where there is one)."""
+    if len(members) != len(slots):
+        return None
+    waiting, found = list(members), {}
+    for slot in slots:
+        ready = [i for i in waiting if earliest[i] <= slot <= latest[i]]
+        if not ready:
+            return None
+        chosen = min(ready, key=lambda i: (latest[i], i))
+        waiting.remove(chosen)
+        found[chosen] = slot
+    return found
 
 
 def optimized_kernels(

@@ -120,3 +120,26 @@ def test_without_the_original_channels_come_from_the_reorders(tmp_path, block):
 def test_without_blocks_there_are_no_reorders():
     nodes = kernel_graph(light("resnet50"), "onnxruntime", block=0)
     assert not any(node.spec.kind.startswith("reorder") for node in nodes)
+
+
+def test_reorders_named_otherwise_in_the_profile_are_matched_by_position(tmp_path):
+    """ONNX Runtime gives the reorders that it inserts other names in each session, and may swap them."""
+    net = NetworkBuilder(0)
+    x = net.input(1, 17, 12, 12)
+    for channels in ((17, 16), (16, 17)) * 3:
+        x = net.conv(x, channels)
+    model = net.model(x)
+    path = Path(optimized(model, tmp_path))
+    entries = [{"name": node.name, "op_name": node.op_type} for node in onnx.load_model(path).graph.node]
+    plain = [node.spec for node in from_optimized(path, original=model)]
+    reorders = [i for i, entry in enumerate(entries) if entry["op_name"] == "ReorderOutput"]
+    assert len(reorders) >= 2
+    names = [entries[i]["name"] for i in reorders]
+    for i, name in zip(reorders, names[1:] + names[:1], strict=True):
+        entries[i]["name"] = name
+    nodes = from_optimized(path, entries, model)
+    assert [node.spec for node in nodes] == plain
+    assert [node.name for node in nodes] == [entry["name"] for entry in entries]
+    assert all(index < i for i, node in enumerate(nodes) for index in node.inputs)
+    with pytest.raises(InvalidModel, match="ReorderOutput"):
+        from_optimized(path, [*entries, {"name": "more", "op_name": "ReorderOutput"}], model)
