@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from device_agents.records import DTYPE_BYTES, WEIGHTED_KINDS, KernelSpec
+from power_models.families import CLAMPS
 
 Floats = NDArray[np.float64]
 
@@ -27,45 +28,12 @@ CHANNEL_BLOCKS = (4, 8, 16, 32)
 CACHE_BYTES = (2**15, 2**16, 2**17, 2**18, 2**19, 2**20, 2**21, 2**22, 2**23)
 CACHE_SHARPNESS = 2.0
 PANEL_BYTES = (2**13, 2**15, 2**17)  # what the inner loop of a matrix product wants to keep at hand
-CLAMPS = ("relu", "relu6", "clip")  # ride along with the store of the result, alike on every runtime known
-CONVOLUTIONS = ("conv_1x1", "conv_kxk", "conv_grouped")
 WINDOWED = ("max_pool", "avg_pool")  # of the kinds without weights, those that read a whole window an output
 
 _SIZES = ("batch", "in_channels", "in_height", "in_width", "out_channels", "out_height", "out_width")
 _NUMBERS = (*_SIZES, "kernel_h", "kernel_w", "stride", "padding", "dilation", "groups", "inputs")
 _POSITIONS = tuple(KernelSpec._fields.index(name) for name in _NUMBERS)
 _TABLES = ("work_table", "traffic_table", "shape_table")
-
-
-def family_of(spec: KernelSpec) -> str:
-    """The family whose rows are fitted together: one algorithm of the runtime, one data type.
-
-    Convolutions split into 1×1, k×k and grouped; a 1×1 with a single output position is a matrix-vector product, as
-    ``fc`` is; kernels without weights are pooled as ``memory``.
-    """
-    single = spec.batch * spec.out_height * spec.out_width * spec.kernel_h * spec.kernel_w * spec.groups == 1
-    if spec.kind == "conv" and single:
-        name = "fc"
-    elif spec.kind == "conv":
-        area = spec.kernel_h * spec.kernel_w
-        name = "conv_grouped" if spec.groups > 1 else ("conv_1x1" if area == 1 else "conv_kxk")
-    elif spec.kind in WEIGHTED_KINDS:
-        name = spec.kind
-    else:
-        name = "memory"
-    return f"{name}/{spec.dtype}"
-
-
-def pool_of(family: str) -> str:
-    """The wider family that stands in where ``family`` has too few rows of its own."""
-    name, dtype = family.split("/")
-    return f"{'memory' if name == 'memory' else 'weighted'}/{dtype}"
-
-
-def supporters_of(family: str) -> tuple[str, ...]:
-    """Families whose rows may help a small ``family``: other convolutions of the same data type."""
-    name, dtype = family.split("/")
-    return tuple(f"{other}/{dtype}" for other in CONVOLUTIONS if other != name) if name in CONVOLUTIONS else ()
 
 
 @dataclass(frozen=True)
@@ -365,8 +333,3 @@ def _shapes(columns: KernelColumns) -> list[Floats]:
     features += [waste(number("out_width"), block) for block in (4, 8)]
     features += [waste(columns.pixels, block) for block in (4, 8)]
     return features
-
-
-def fused_class(fused: str) -> str:
-    """What was fused, clamps under one name: the runtime stores their results alike."""
-    return "+".join(sorted("clamp" if name in CLAMPS else name for name in fused.split("+") if name))

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from device_agents.records import Configuration
-from power_models.family_cost import FamilyModel, Rows, fit_family
-from power_models.features import Floats, KernelColumns, family_of, pool_of, supporters_of
+from power_models.families import family_of, pool_of, supporters_of
+from power_models.family_cost import FamilyModel, fit_family
+from power_models.features import Floats, KernelColumns
 from power_models.intervals import (
     NORMAL_95,
     ErrorScale,
@@ -22,6 +23,7 @@ from power_models.intervals import (
     sided_rms,
 )
 from power_models.regressors import CANDIDATES
+from power_models.selection import Rows
 
 if TYPE_CHECKING:
     from power_models.kernel_cost import Bounds, KernelCostModel, KernelRow, PricedFamily

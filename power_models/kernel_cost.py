@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from device_agents.records import Configuration, KernelSpec
 from power_models import model_files
+from power_models.families import family_of
 from power_models.family_cost import FamilyModel
-from power_models.features import Floats, KernelColumns, family_of, shape_features
+from power_models.features import Floats, KernelColumns, shape_features
 from power_models.intervals import ErrorScale
 
 Bounds = tuple[float, float, float]

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from device_agents.records import Configuration, KernelSpec
-from power_models.features import Floats, family_of
+from power_models.families import family_of
+from power_models.features import Floats
 from power_models.fitting import grouped_folds, usable_rows
 from power_models.kernel_cost import KernelCostModel, KernelRow
 from power_models.network_cost import price_network

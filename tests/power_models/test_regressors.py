@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from power_models.features import KernelColumns, family_of, physical_terms, shape_features
+from power_models.families import family_of
+from power_models.features import KernelColumns, physical_terms, shape_features
 from power_models.fitting import grouped_folds
 from power_models.intervals import conformal_quantile
 from power_models.regressors import CANDIDATES, make_regressor
