@@ -28,6 +28,7 @@ FEWEST_HELD_OUT = 6
 UNFINISHED = ("running", "interrupted", "time-limit")
 
 NORMAL_95 = 1.96
+QUANTITIES = ("latency_s", "energy_active_j")
 
 
 class Grid(NamedTuple):
@@ -150,11 +151,12 @@ def _score(summaries: Mapping[str, ErrorSummary]) -> float:
 
 def validation_rows(fitted: Fitted, rows: Sequence[KernelRow], kind: str) -> list[dict[str, Any]]:
     """The held-out kernels, measured against predicted, as ``validation`` of docs/design.md."""
-    errors = {row.kernel.label: row for row in rows}
+    # Two kernels may share a label (fused or not): the measured value tells them apart.
+    measured = {(row.kernel.label, quantity, getattr(row, quantity)): row for row in rows for quantity in QUANTITIES}
     found = []
     for quantity, predictions in fitted.predictions.items():
         for one in predictions:
-            row = errors[one.name]
+            row = measured[one.name, quantity, one.measured]
             se = row.latency_se_s if quantity == "latency_s" else row.energy_se_j
             predicted = Quantity(one.predicted, one.lo, one.hi, kind="predicted", basis=kind)
             found.append(

@@ -126,7 +126,7 @@ def test_each_heavy_library_has_its_homes(imports: list[Import], module: str, ho
     assert offenders(imports, module, homes) == []
 
 
-@pytest.mark.parametrize("module", ["sklearn", "paramiko", "onnxruntime", "pynvml", "smbus2"])
+@pytest.mark.parametrize("module", ["sklearn", "onnxruntime", "pynvml", "smbus2"])
 def test_is_imported_inside_functions_only(imports: list[Import], module: str) -> None:
     assert [str(i) for i in imports if i.top == module and i.at_start] == []
 
@@ -146,6 +146,11 @@ def test_help_starts_without_heavy_libraries(arguments: list[str]) -> None:
     loaded = loaded_by(f"from rig.cli import main\nif main({arguments!r}): raise SystemExit('failed')")
     of_typer = {"pydantic"} if arguments[0] in COMMANDS else set()  # it checks a command's number ranges with it
     assert loaded & HEAVY - of_typer == set()
+
+
+def test_local_device_needs_no_ssh_library() -> None:
+    loaded = loaded_by("import rig.session, rig.transport")
+    assert loaded & {"paramiko", "torch", "onnxruntime", "matplotlib", "sklearn"} == set()
 
 
 def test_profiles_load_without_numerics() -> None:

@@ -71,7 +71,7 @@ def kernel_rows(nodes: Sequence[KernelNode], cost: NetworkCost, basis: str) -> l
         rows.append(
             {
                 "name": nodes[first].name,
-                "label": spec.label,
+                "label": f"{spec.label} +{spec.fused}" if spec.fused else spec.label,
                 "kind": spec.kind,
                 "calls": calls,
                 "macs": spec.macs * calls,
