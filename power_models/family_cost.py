@@ -181,7 +181,7 @@ def _fit_ensemble(task: Task, choice: Choice, support: Support | None) -> Ensemb
         enough = len(anchored[1]) >= CANDIDATES["roofline"][1]
         anchor = (Roofline(task.kinds) if enough else anchor).fit(*anchored)
     bound = float(np.abs(task.target - anchor.predict(task.columns)).max()) + 0.05
-    return Ensemble(choice.names, choice.given_latency, list(members.values()), anchor, bound)
+    return Ensemble(choice.names, choice.given_latency, [members[name] for name in choice.names], anchor, bound)
 
 
 def _held_out_distance(columns: KernelColumns, kinds: tuple[str, ...], folds: Sequence[Index]) -> Floats:
