@@ -1,4 +1,4 @@
-"""The steps of a calibration: which kernels, which run is gone on with, the fit, its held-out error, what is saved."""
+"""The steps of a calibration: what is measured, which run is gone on with, fit, held-out error, what is saved."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from device_agents.records import KernelSpec
     from power_models.kernel_cost import KernelCostModel, KernelRow
     from power_models.validate import ErrorSummary, Prediction
+    from rig.calibration_networks import Networks
     from rig.collect import Collected
     from rig.commands.options import CalibrateOptions
     from rig.profiles import DeviceProfile
@@ -39,11 +40,31 @@ class Grid(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """A model with its held-out predictions and their summaries, by quantity."""
+    """A model with its held-out predictions and their summaries, by quantity: of kernels, and of whole networks."""
 
     model: KernelCostModel
     predictions: Mapping[str, Sequence[Prediction]]
     summaries: Mapping[str, ErrorSummary]
+    networks: Mapping[str, Sequence[Prediction]]
+    network_summaries: Mapping[str, ErrorSummary]
+
+
+class HeldOut(NamedTuple):
+    """What the fit must not see: kernels, and all that stems from some networks (by name)."""
+
+    kernels: frozenset[KernelSpec]
+    networks: frozenset[str]
+
+    def rows(self, rows: Sequence[KernelRow]) -> list[KernelRow]:
+        """The rows to check on: the chains of the kernels, the profiles of the networks."""
+        return [
+            row for row in rows if (row.source == "chain" and row.kernel in self.kernels) or row.group in self.networks
+        ]
+
+    def training(self, rows: Sequence[KernelRow]) -> list[KernelRow]:
+        """The rows to fit to: neither a held-out kernel nor what was measured together with one."""
+        groups = self.networks | {row.group for row in self.rows(rows)}
+        return [row for row in rows if row.kernel not in self.kernels and row.group not in groups]
 
 
 def kernel_count(profile: DeviceProfile, options: CalibrateOptions) -> int:
@@ -54,11 +75,18 @@ def kernel_count(profile: DeviceProfile, options: CalibrateOptions) -> int:
     return count
 
 
-def choose_kernels(count: int, seed: int, around: Sequence[KernelSpec]) -> Grid:
-    """A space-filling design (near ``around`` too), of which a random part is held out, none of a kind's only ones."""
+def choose_kernels(count: int, seed: int, around: Sequence[KernelSpec], runtime: str) -> Grid:
+    """A space-filling design (near ``around`` too), of which a random part is held out, none of a kind's only ones.
+
+    The kernels are as ``runtime`` executes them, so that what was held out is found again among what was measured.
+    """
     from rig.grid import design
 
     chosen = design(count, seed, around=around)
+    if runtime != "virtual":
+        from rig.kernel_onnx import as_executed
+
+        chosen = list(dict.fromkeys(as_executed(spec) for spec in chosen))
     by_kind: dict[str, list[KernelSpec]] = {}
     for spec in chosen:
         by_kind.setdefault(spec.kind, []).append(spec)
@@ -77,6 +105,7 @@ def request_of(profile: DeviceProfile, options: CalibrateOptions) -> dict[str, A
         "around": [hashlib.sha256(path.read_bytes()).hexdigest() for path in options.around],
         "runtime": profile.runtime.model_dump(),
         "plan": profile.plan.model_dump(),
+        "grid": {name: value for name, value in sorted(profile.grid.items()) if name != "kernels"},
     }
 
 
@@ -89,13 +118,17 @@ def unfinished_run(store: Store, device: str, request: Mapping[str, Any]) -> Run
     return None
 
 
-def fit_and_check(collected: Collected, held_out: Sequence[KernelSpec], device: str) -> Fitted:
+def held_out_of(grid: Grid, networks: Networks) -> HeldOut:
+    """Everything that is held out."""
+    return HeldOut(frozenset(grid.held_out), frozenset(context.name for context in networks.held_out))
+
+
+def fit_and_check(collected: Collected, held_out: HeldOut, device: str, runtime: str) -> Fitted:
     """Fit to the rows that are not held out; predict those that are. StoreError where too little was measured."""
     from power_models.kernel_cost import KernelCostModel
     from power_models.validate import predict_rows, summarize
 
-    held = set(held_out)
-    training = [row for row in collected.rows if row.kernel not in held]
+    training = held_out.training(collected.rows)
     if not training or collected.configuration is None:
         raise StoreError(
             f"{device}: no kernel has been measured completely, so there is nothing to fit",
@@ -108,17 +141,43 @@ def fit_and_check(collected: Collected, held_out: Sequence[KernelSpec], device: 
         idle_power_w=collected.idle_power_w,
         overhead=collected.overhead,
     )
-    known = set(model.known_kinds)
-    checked = [row for row in _held_rows(collected.rows, held) if (row.kernel.kind, row.kernel.dtype) in known]
+    checked = _priced(model, held_out.rows(collected.rows))
     predictions = {name: found for name, found in predict_rows(model, checked).items() if found} if checked else {}
-    return Fitted(model, predictions, {name: summarize(found) for name, found in predictions.items()})
+    networks = _predicted_networks(model, collected, held_out, runtime)
+    return Fitted(
+        model,
+        predictions,
+        {name: summarize(found) for name, found in predictions.items()},
+        networks,
+        {name: summarize(found) for name, found in networks.items()},
+    )
 
 
-def _held_rows(rows: Sequence[KernelRow], held: set[KernelSpec]) -> list[KernelRow]:
-    return [row for row in rows if row.kernel in held and row.source == "chain"]
+def _priced(model: KernelCostModel, rows: Sequence[KernelRow]) -> list[KernelRow]:
+    known = set(model.known_kinds)
+    return [row for row in rows if (row.kernel.kind, row.kernel.dtype) in known]
 
 
-def save_better(fitted: Fitted, collected: Collected, held_out: Sequence[KernelSpec], folder: Path) -> bool:
+def _predicted_networks(
+    model: KernelCostModel, collected: Collected, held_out: HeldOut, runtime: str
+) -> dict[str, list[Prediction]]:
+    """Held-out networks, priced as ``rig predict`` does; one with a kind that was never measured is not checked."""
+    from power_models.validate import NetworkRow, predict_networks
+    from rig.network_file import read_kernels
+
+    known, found = set(model.known_kinds), []
+    for network in collected.networks:
+        if network.name not in held_out.networks:
+            continue
+        kernels = [node.spec for node in read_kernels(network.path, runtime)]
+        energy = network.measurement.energy_active_j
+        if all((kernel.kind, kernel.dtype) in known for kernel in kernels):
+            latency_s = float(network.measurement.latency_s.value or 0.0)
+            found.append(NetworkRow(network.name, kernels, latency_s, None if energy is None else energy.value))
+    return {name: predictions for name, predictions in predict_networks(model, found).items() if predictions}
+
+
+def save_better(fitted: Fitted, collected: Collected, held_out: HeldOut, folder: Path) -> bool:
     """Save the model unless the saved one of the same configuration does better on the same held-out kernels.
 
     Both are scored by the mean of the median errors of their quantities; the saved model may have seen some of these
@@ -130,9 +189,8 @@ def save_better(fitted: Fitted, collected: Collected, held_out: Sequence[KernelS
     if (folder / MODEL_FILE).is_file() and fitted.summaries:
         try:
             old = KernelCostModel.load(folder)
-            known = set(old.known_kinds)
-            rows = _held_rows(collected.rows, set(held_out))
-            priced = [row for row in rows if (row.kernel.kind, row.kernel.dtype) in known]
+            rows = held_out.rows(collected.rows)
+            priced = _priced(old, rows)
             same = old.configuration == fitted.model.configuration and len(priced) == len(rows)
             found = predict_rows(old, priced) if same else {}
         except ValueError:
@@ -149,28 +207,36 @@ def _score(summaries: Mapping[str, ErrorSummary]) -> float:
     return sum(summary.median for summary in summaries.values()) / len(summaries)
 
 
-def validation_rows(fitted: Fitted, rows: Sequence[KernelRow], kind: str) -> list[dict[str, Any]]:
-    """The held-out kernels, measured against predicted, as ``validation`` of docs/design.md."""
-    # Two kernels may share a label (fused or not): the measured value tells them apart.
-    measured = {(row.kernel.label, quantity, getattr(row, quantity)): row for row in rows for quantity in QUANTITIES}
-    found = []
+def validation_rows(fitted: Fitted, collected: Collected) -> list[dict[str, Any]]:
+    """The held-out kernels and networks, measured against predicted, as ``validation`` of docs/design.md."""
+    kind, found = collected.kind, []
+    # Several rows may be of one kernel: the measured value tells them apart.
+    rows = {(row.kernel.label, value): row for row in collected.rows for value in (row.latency_s, row.energy_active_j)}
     for quantity, predictions in fitted.predictions.items():
         for one in predictions:
-            row = measured[one.name, quantity, one.measured]
+            row = rows[one.name, one.measured]
             se = row.latency_se_s if quantity == "latency_s" else row.energy_se_j
-            predicted = Quantity(one.predicted, one.lo, one.hi, kind="predicted", basis=kind)
-            found.append(
-                {
-                    "name": one.name,
-                    "what": "kernel",
-                    "kind": row.kernel.kind,
-                    "quantity": quantity,
-                    "measured": _with_error(one.measured, se, kind).to_json(),
-                    "predicted": predicted.to_json(),
-                    "extrapolated": one.extrapolated,
-                }
-            )
+            measured = _with_error(one.measured, se, kind)
+            about = {"what": "kernel", "kind": row.kernel.kind, "source": row.source}
+            found.append(_validation_row(one, quantity, measured, about))
+    whole = {network.name: network.measurement for network in collected.networks}
+    for quantity, predictions in fitted.networks.items():
+        for one in predictions:
+            measured = getattr(whole[one.name], quantity)
+            found.append(_validation_row(one, quantity, measured, {"what": "network", "kind": "network"}))
     return found
+
+
+def _validation_row(one: Prediction, quantity: str, measured: Quantity, about: Mapping[str, str]) -> dict[str, Any]:
+    predicted = Quantity(one.predicted, one.lo, one.hi, kind="predicted", basis=measured.kind)
+    return {
+        "name": one.name,
+        **about,
+        "quantity": quantity,
+        "measured": measured.to_json(),
+        "predicted": predicted.to_json(),
+        "extrapolated": one.extrapolated,
+    }
 
 
 def measured_kernels(rows: Sequence[KernelRow], kind: str) -> list[dict[str, Any]]:

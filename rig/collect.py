@@ -19,6 +19,7 @@ from rig.collect_plan import (
     CAMPAIGN_FILE,
     MOST_COPIES,
     Campaign,
+    ChainJob,
     Context,
     ContextJob,
     Job,
@@ -62,17 +63,14 @@ class _State:
     def __init__(self) -> None:
         self.best: dict[str, Measurement] = {}
         self.rejected: dict[str, str] = {}
-        self.profiles: dict[str, dict[str, Any]] = {}
         self.attempts: dict[str, int] = {}
         self.unmeasurable: dict[str, str] = {}
 
-    def add(self, measurement: Measurement, record: dict[str, Any]) -> None:
+    def add(self, measurement: Measurement) -> None:
         identity, attempt = job_of(measurement.id)
         self.attempts[identity] = max(self.attempts.get(identity, 0), attempt + 1)
         if measurement.ok:
             self.best[identity] = measurement
-            if record.get("kernels"):
-                self.profiles[identity] = {"kernels": record["kernels"]}
         else:
             self.rejected[identity] = measurement.reason or "rejected"
 
@@ -90,13 +88,15 @@ def collect(
     *,
     runtime: str,
     contexts: Sequence[Context] = (),
+    context_plan: MeasurePlan | None = None,
     seed: int = 0,
     time_limit_s: float | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> list[KernelRow]:
     """Measure ``kernels`` as chains and ``contexts`` in place, as far as the run lacks them; returns all its rows.
 
-    ``runtime``: "virtual" or "onnxruntime". ``time_limit_s``: no measurement is begun that would probably end later.
+    ``runtime``: "virtual" or "onnxruntime". ``context_plan``: of the networks, where it is not that of the chains.
+    ``time_limit_s``: no measurement is begun that would probably end later.
     Rejected measurements stay in the store and are repeated, three attempts in all. Raises what the session raises
     (after three failed requests in a row), StoreError, and BadInputError where not one kernel can be measured.
     """
@@ -107,14 +107,16 @@ def collect(
         from rig.kernel_onnx import as_executed
 
         kernels = [as_executed(kernel) for kernel in kernels]
-    campaign = plan_campaign(kernels, plan, runtime, configuration, contexts=contexts, seed=seed)
+    campaign = plan_campaign(
+        kernels, plan, runtime, configuration, contexts=contexts, context_plan=context_plan, seed=seed
+    )
     run.write_json(CAMPAIGN_FILE, campaign.to_json())
     _take_spool(session, run, campaign)
     state = _State()
-    for measurement, record in assessed(run, campaign):
-        state.add(measurement, record)
+    for measurement in assessed(run, campaign):
+        state.add(measurement)
     _Collector(session, run, campaign, state, time_limit_s, progress).measure_all()
-    return build_rows(run, campaign, state.best, state.rejected, state.profiles).rows
+    return build_rows(run, campaign, state.best, state.rejected).rows
 
 
 def _take_spool(session: Session, run: Run, campaign: Campaign) -> None:
@@ -147,7 +149,7 @@ class _Collector:
         self._time_limit_s = time_limit_s
         self._progress = progress
         self._began_s = time.monotonic()
-        self._spent_s: list[float] = []
+        self._spent_s: dict[type[Job], list[float]] = {ChainJob: [], ContextJob: []}
         self._failures = 0
 
     def measure_all(self) -> None:
@@ -155,8 +157,8 @@ class _Collector:
         for jobs in self._blocks:
             queue = deque(job for job in jobs if self._state.is_open(job))
             while queue:
-                if self._time_is_up():
-                    self._run.add_event("time-limit", open=self._open_jobs())
+                if self._time_is_up(queue[0]):
+                    self._run.add_event("time-limit", open=len(self._open_jobs()))
                     return
                 job = queue.popleft()
                 self._measure(job)
@@ -183,21 +185,20 @@ class _Collector:
         self._run.add_measurement(record)
         self._session.ack([record["id"]])
         measurement = assess(record)
-        self._state.add(measurement, record)
+        self._state.add(measurement)
         if not measurement.ok:
             self._run.add_event("rejected", id=record["id"], subject=job.label, reason=measurement.reason)
-        self._spent_s.append(time.monotonic() - began_s)
+        self._spent_s[type(job)].append(time.monotonic() - began_s)
         self._tell(job, measurement.verdict, measurement.reason)
 
     def _ask(self, job: Job, attempt: int) -> dict[str, Any]:
-        plan = self._campaign.plan
+        plan = self._campaign.plan_of(job)
         before = self._state.rejected.get(job.identity, "")
         if attempt and ("throttled" in before or "too hot" in before):
             plan = plan._replace(cooldown_s=max(2.0 * plan.cooldown_s, COOLING_S))
-        in_place = isinstance(job, ContextJob)
         with subject_of(job, self._campaign.runtime) as subject:
             keep_graph(self._session, self._run, job, subject)
-            return self._session.measure(subject, plan, request_id=attempt_id(job.identity, attempt), profile=in_place)
+            return self._session.measure(subject, plan, request_id=attempt_id(job.identity, attempt))
 
     def _failed(self, job: Job, error: TransientDeviceError) -> None:
         """A request that failed counts as an attempt, so that one bad kernel cannot hold up the campaign."""
@@ -210,25 +211,27 @@ class _Collector:
             self._state.rejected.setdefault(job.identity, error.message)
         self._tell(job, "failed", error.message)
 
-    def _mean_s(self) -> float | None:
-        recent = self._spent_s[-30:]
+    def _mean_s(self, job: Job) -> float | None:
+        """What a job like this one took lately; of another kind's where none like it was measured yet."""
+        recent = (self._spent_s[type(job)] or [spent for found in self._spent_s.values() for spent in found])[-30:]
         return sum(recent) / len(recent) if recent else None
 
-    def _time_is_up(self) -> bool:
+    def _time_is_up(self, job: Job) -> bool:
         if self._time_limit_s is None:
             return False
-        return time.monotonic() - self._began_s + 0.5 * (self._mean_s() or 0.0) >= self._time_limit_s
+        return time.monotonic() - self._began_s + 0.5 * (self._mean_s(job) or 0.0) >= self._time_limit_s
 
-    def _open_jobs(self) -> int:
-        return sum(self._state.is_open(job) for jobs in self._blocks for job in jobs)
+    def _open_jobs(self) -> list[Job]:
+        return [job for jobs in self._blocks for job in jobs if self._state.is_open(job)]
 
     def _tell(self, job: Job, verdict: str, reason: str | None) -> None:
         if self._progress is None:
             return
         total = sum(len(jobs) for jobs in self._blocks)
-        left, mean_s = self._open_jobs(), self._mean_s()
+        left = self._open_jobs()
         elapsed_s = time.monotonic() - self._began_s
-        eta_s = None if mean_s is None else left * mean_s
+        expected = [self._mean_s(one) for one in left]
+        eta_s = None if None in expected else sum(spent for spent in expected if spent is not None)
         if eta_s is not None and self._time_limit_s is not None:
             eta_s = min(eta_s, max(self._time_limit_s - elapsed_s, 0.0))
-        self._progress(Progress(total - left, total, job.label, verdict, reason, elapsed_s, eta_s))
+        self._progress(Progress(total - len(left), total, job.label, verdict, reason, elapsed_s, eta_s))

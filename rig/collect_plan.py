@@ -89,6 +89,11 @@ class Campaign:
     seed: int
     chains: list[Chains] = field(default_factory=list)
     contexts: list[ContextJob] = field(default_factory=list)
+    context_plan: MeasurePlan | None = None  # None: as the chains
+
+    def plan_of(self, job: Job) -> MeasurePlan:
+        """How a job is measured: networks may have a plan of their own."""
+        return self.context_plan or self.plan if isinstance(job, ContextJob) else self.plan
 
     def blocks(self) -> list[list[Job]]:
         """The jobs in blocks: chains of a few kernels shuffled together, the contexts spread evenly among them."""
@@ -110,6 +115,7 @@ class Campaign:
             "schema": "rig.campaign/1",
             "runtime": self.runtime,
             "plan": self.plan.to_json(),
+            "context_plan": None if self.context_plan is None else self.context_plan.to_json(),
             "seed": self.seed,
             "chains": [
                 {"kernel": c.kernel.to_json(), "copies": list(c.copies), "ids": list(c.identities)} for c in self.chains
@@ -126,7 +132,9 @@ class Campaign:
             Chains(KernelSpec.from_json(c["kernel"]), tuple(c["copies"]), tuple(c["ids"])) for c in data["chains"]
         ]
         contexts = [ContextJob(c["id"], Context(c["name"], Path(c["path"]))) for c in data["contexts"]]
-        return cls(data["runtime"], MeasurePlan(**data["plan"]), data["seed"], chains, contexts)
+        own = data.get("context_plan")
+        context_plan = None if own is None else MeasurePlan(**own)
+        return cls(data["runtime"], MeasurePlan(**data["plan"]), data["seed"], chains, contexts, context_plan)
 
 
 def plan_campaign(
@@ -136,6 +144,7 @@ def plan_campaign(
     configuration: Configuration | None,
     *,
     contexts: Sequence[Context] = (),
+    context_plan: MeasurePlan | None = None,
     seed: int = 0,
 ) -> Campaign:
     """The campaign over ``kernels`` (duplicates once) and ``contexts``: same arguments, same ids and order."""
@@ -147,8 +156,9 @@ def plan_campaign(
         copies = copies if checked else copies[:2]
         ids = tuple(f"k{k}-{_digest({**common, 'kernel': kernel.to_json(), 'copies': k})}" for k in copies)
         chains.append(Chains(kernel, copies, ids))
+    common["plan"] = (context_plan or plan).to_json()
     jobs = [ContextJob(f"n-{_digest({**common, 'network': _file_digest(c.path)})}", c) for c in contexts]
-    return Campaign(runtime, plan, seed, chains, jobs)
+    return Campaign(runtime, plan, seed, chains, jobs, context_plan)
 
 
 def chain_lengths(kernel: KernelSpec, most: int) -> tuple[int, int, int]:

@@ -4,29 +4,28 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from device_agents.records import Configuration, KernelSpec
 from power_models.kernel_cost import KernelRow
-from rig.collect_plan import CAMPAIGN_FILE, Campaign, Chains, ContextJob, job_of
-from rig.collect_subjects import ExecutedKernel, read_graph
+from rig.collect_plan import CAMPAIGN_FILE, Campaign, Chains, job_of
+from rig.collect_profile import context_rows, own_shares, profiler_cost_s
+from rig.collect_subjects import ExecutedGraph, read_graph
 from rig.errors import StoreError
 from rig.measurement import Measurement
 from rig.quality import assess, difference_chain
 from rig.quality_compare import ChainResult
-from rig.quality_stats import NORMAL_975, quadrature
+from rig.quality_stats import quadrature
 
 if TYPE_CHECKING:
     from rig.store import Run
 
-NEGLIGIBLE_LATENCY_S = 1e-9
 MIN_CHECKS = 8
 MEDIAN_OF_ABSOLUTE_NORMAL = 0.6744897501960817
-# Standard errors of a profile's shares, relative: a profiler's own cost falls on each node alike, long or short.
-PROFILE_SE = 0.03
-SPLIT_SE = 0.05
+SPLIT_SE = 0.05  # relative standard error of the shares by which a chain's unit is split
 
 
 class Problem(NamedTuple):
@@ -36,11 +35,20 @@ class Problem(NamedTuple):
     reason: str
 
 
+class MeasuredNetwork(NamedTuple):
+    """A context as a whole: its name (the group of its rows), its file, and what an inference took."""
+
+    name: str
+    path: Path
+    measurement: Measurement
+
+
 class Collected(NamedTuple):
     """What a campaign amounts to.
 
     ``overhead``: (seconds, joules) of a call, from the chains' intercepts; ``idle_power_w``: quiet power (value, lo,
-    hi), or None without a power source; ``kind``: measured or simulated; ``problems``: what could not be used.
+    hi), or None without a power source; ``kind``: measured or simulated; ``problems``: what could not be used;
+    ``networks``: the contexts that were measured.
     """
 
     rows: list[KernelRow]
@@ -49,6 +57,7 @@ class Collected(NamedTuple):
     kind: str
     problems: list[Problem]
     configuration: Configuration | None
+    networks: list[MeasuredNetwork]
 
 
 def load_campaign(run: Run) -> Campaign:
@@ -58,8 +67,8 @@ def load_campaign(run: Run) -> Campaign:
     return Campaign.from_json(run.read_json(CAMPAIGN_FILE))
 
 
-def assessed(run: Run, campaign: Campaign) -> Iterator[tuple[Measurement, dict[str, Any]]]:
-    """(measurement, record without its arrays' use) of everything stored that belongs to the campaign."""
+def assessed(run: Run, campaign: Campaign) -> Iterator[Measurement]:
+    """Everything stored that belongs to the campaign."""
     known = {job.identity for jobs in campaign.blocks() for job in jobs}
     for record in run.measurements():
         try:
@@ -67,7 +76,7 @@ def assessed(run: Run, campaign: Campaign) -> Iterator[tuple[Measurement, dict[s
         except ValueError:
             continue  # a confirmation run or the like, stored beside the campaign
         if identity in known:
-            yield assess(record), record
+            yield assess(record)
 
 
 def rows_from_run(run: Run) -> list[KernelRow]:
@@ -80,25 +89,16 @@ def read_campaign(run: Run) -> Collected:
     campaign = load_campaign(run)
     best: dict[str, Measurement] = {}
     rejected: dict[str, str] = {}
-    profiles: dict[str, dict[str, Any]] = {}
-    for measurement, record in assessed(run, campaign):
+    for measurement in assessed(run, campaign):
         identity, _ = job_of(measurement.id)
         if measurement.ok:
             best[identity] = measurement
-            if record.get("kernels"):
-                profiles[identity] = record
         else:
             rejected[identity] = measurement.reason or "rejected"
-    return build_rows(run, campaign, best, rejected, profiles)
+    return build_rows(run, campaign, best, rejected)
 
 
-def build_rows(
-    run: Run,
-    campaign: Campaign,
-    best: Mapping[str, Measurement],
-    rejected: Mapping[str, str],
-    profiles: Mapping[str, Mapping[str, Any]],
-) -> Collected:
+def build_rows(run: Run, campaign: Campaign, best: Mapping[str, Measurement], rejected: Mapping[str, str]) -> Collected:
     """Rows from the accepted measurement of each job."""
     configuration = run.info.configuration if run.info else None
     problems = [
@@ -114,19 +114,25 @@ def build_rows(
         elif result:
             problems.append(Problem(chains.kernel.label, result))
     scale = _scatter(result for _, result in usable)
-    rows = [row for chains, result in usable for row in _chain_rows(run, chains, result, scale)]
+    overhead = _overhead(result for _, result in usable)
+    graphs = {job.identity: read_graph(run, job.identity) for job in campaign.contexts}
+    node_cost_s = profiler_cost_s((graph for graph in graphs.values() if graph), overhead[0])
+    rows = [row for chains, result in usable for row in _chain_rows(run, chains, result, scale, node_cost_s)]
+    networks = []
     for job in campaign.contexts:
-        if job.identity in profiles:
-            found, wrong = _context_rows(run, job, profiles[job.identity], best[job.identity])
+        graph = graphs[job.identity]
+        if job.identity in best and graph is not None:
+            measured = best[job.identity]
+            networks.append(MeasuredNetwork(job.label, job.context.path, measured))
+            found, unseen = context_rows(graph, measured, overhead[0], node_cost_s, job.label)
             rows += found
-            problems += wrong
+            problems += [Problem(f"{job.label}: {name}", "the profile has no time for it") for name in unseen]
         elif job.identity in rejected:
             problems.append(Problem(job.label, rejected[job.identity]))
     rows = [row._replace(configuration=configuration) for row in rows]
     kind = "simulated" if any(measurement.kind == "simulated" for measurement in best.values()) else "measured"
-    overhead = _overhead(result for _, result in usable)
     problems = list(dict.fromkeys(problems))
-    return Collected(rows, overhead, _idle_power(best.values()), kind, problems, configuration)
+    return Collected(rows, overhead, _idle_power(best.values()), kind, problems, configuration, networks)
 
 
 def _differenced(chains: Chains, best: Mapping[str, Measurement], rejected: Mapping[str, str]) -> ChainResult | str:
@@ -155,11 +161,11 @@ def _scatter(results: Iterable[ChainResult]) -> float:
     return max(1.0, float(np.median(checks)) / MEDIAN_OF_ABSOLUTE_NORMAL)
 
 
-def _chain_rows(run: Run, chains: Chains, result: ChainResult, scale: float) -> list[KernelRow]:
+def _chain_rows(run: Run, chains: Chains, result: ChainResult, scale: float, node_cost_s: float) -> list[KernelRow]:
     """The kernel, and what the runtime puts beside each copy (its reverse, reorders), by their profiled shares."""
     group = f"chain-{chains.identities[0]}"
     longest = chains.identities[chains.copies.index(max(chains.copies))]
-    parts = _unit_shares(read_graph(run, longest), chains.kernel, max(chains.copies))
+    parts = _unit_shares(read_graph(run, longest), chains.kernel, max(chains.copies), node_cost_s)
     split = SPLIT_SE if len(parts) > 1 else 0.0
     rows = []
     for kernel, share in parts.items():
@@ -173,16 +179,18 @@ def _chain_rows(run: Run, chains: Chains, result: ChainResult, scale: float) -> 
     return rows
 
 
-def _unit_shares(graph: list[ExecutedKernel] | None, kernel: KernelSpec, copies: int) -> dict[KernelSpec, float]:
+def _unit_shares(
+    graph: ExecutedGraph | None, kernel: KernelSpec, copies: int, node_cost_s: float
+) -> dict[KernelSpec, float]:
     """Kernel -> what one of it is of a further copy's cost; without a graph the kernel is all of it."""
     if graph is None:
         return {kernel: 1.0}
     totals: dict[KernelSpec, float] = {}
     counts: Counter[KernelSpec] = Counter()
-    for executed in graph:
+    for executed, share in zip(graph.kernels, own_shares(graph, node_cost_s), strict=True):
         # The runtime may spell the kernel's activation in its own way (relu6 as clip): it is still this kernel.
         named = kernel if executed.kernel._replace(fused=kernel.fused) == kernel else executed.kernel
-        totals[named] = totals.get(named, 0.0) + executed.share
+        totals[named] = totals.get(named, 0.0) + share
         counts[named] += 1
     # Of companions one may be missing, at an end of the chain; what is there fewer times is not the copies'.
     beside = {named: max(1, round(n / copies)) for named, n in counts.items() if n >= copies - 1}
@@ -191,26 +199,6 @@ def _unit_shares(graph: list[ExecutedKernel] | None, kernel: KernelSpec, copies:
     if kernel not in each or unit <= 0.0:
         return {kernel: 1.0}
     return {named: share / unit for named, share in each.items()}
-
-
-def _context_rows(
-    run: Run, job: ContextJob, record: Mapping[str, Any], measurement: Measurement
-) -> tuple[list[KernelRow], list[Problem]]:
-    """Each kernel's share of the whole network's unprofiled latency; its energy is not known from a profile."""
-    graph, timed = read_graph(run, job.identity) or [], record["kernels"]
-    # By operator, not by name: the runtime names the reorders that it inserts anew in every session.
-    if [executed.op for executed in graph] != [kernel["op"] for kernel in timed]:
-        return [], [Problem(job.label, f"its profile ({len(timed)} kernels) is not that of its graph ({len(graph)})")]
-    relative_se = measurement.half_width("latency_s") / NORMAL_975 / float(measurement.latency_s.value or 1.0)
-    rows, problems = [], []
-    for executed, kernel in zip(graph, timed, strict=True):
-        latency_s = float(kernel["latency_s"])
-        if latency_s <= NEGLIGIBLE_LATENCY_S:
-            problems.append(Problem(f"{job.label}: {executed.name}", "the profile has no time for it"))
-            continue
-        se = quadrature(relative_se, PROFILE_SE) * latency_s
-        rows.append(KernelRow(executed.kernel, latency_s, se, None, None, "profile", job.label))
-    return rows, problems
 
 
 def _overhead(results: Iterable[ChainResult]) -> tuple[float, float]:

@@ -22,16 +22,28 @@ if TYPE_CHECKING:
     from rig.session import Session
     from rig.store import Run
 
+PROFILED_RUNS = {"chain": 30, "network": 20}
 WEIGHTS_SEED = 0  # of chain models: the same file, and so the same request, after a restart
 
 
 class ExecutedKernel(NamedTuple):
-    """One kernel of a graph as the runtime ran it: the node's name and operator, its share of the profiled time."""
+    """One kernel of a graph as the runtime ran it: the node's name and operator, its share of the profiled time.
+
+    ``profiled_s``: the median of its profiled times, the profiler's own cost included.
+    """
 
     name: str
     op: str
     kernel: KernelSpec
     share: float
+    profiled_s: float | None = None
+
+
+class ExecutedGraph(NamedTuple):
+    """The kernels of a graph in order; ``total_latency_s``: an inference of it without the profiler."""
+
+    kernels: list[ExecutedKernel]
+    total_latency_s: float | None = None
 
 
 @contextmanager
@@ -73,7 +85,7 @@ def keep_graph(session: Session, run: Run, job: Job, subject: Subject) -> None:
     from power_models.kernels import from_optimized
     from rig.kernel_onnx import require_copies
 
-    facts = session.inspect(subject.path)
+    facts = session.inspect(subject.path, runs=PROFILED_RUNS["chain" if isinstance(job, ChainJob) else "network"])
     try:
         nodes = from_optimized(base64.b64decode(facts["model_b64"]), facts["nodes"], subject.path)
     except (ValueError, KeyError) as error:  # KeyError: a tensor that no node of the graph writes
@@ -81,15 +93,26 @@ def keep_graph(session: Session, run: Run, job: Job, subject: Subject) -> None:
     if isinstance(job, ChainJob):
         require_copies(job.kernel, job.copies, nodes)
     kernels = [
-        {"name": entry["name"], "op": entry["op_name"], "kernel": node.spec.to_json(), "share": entry["share"]}
+        {
+            "name": entry["name"],
+            "op": entry["op_name"],
+            "kernel": node.spec.to_json(),
+            "share": entry["share"],
+            "profiled_s": entry["latency_median_s"],
+        }
         for node, entry in zip(nodes, facts["nodes"], strict=True)
     ]
-    run.write_json(_graph_file(job.identity), {"subject": job.label, "kernels": kernels})
+    total_s = facts["total_latency_s"]
+    run.write_json(_graph_file(job.identity), {"subject": job.label, "total_latency_s": total_s, "kernels": kernels})
 
 
-def read_graph(run: Run, identity: str) -> list[ExecutedKernel] | None:
+def read_graph(run: Run, identity: str) -> ExecutedGraph | None:
     """The kernels kept by ``keep_graph``, in order; None for a job without a graph (virtual)."""
     if not (run.path / _graph_file(identity)).exists():
         return None
-    kernels = run.read_json(_graph_file(identity))["kernels"]
-    return [ExecutedKernel(k["name"], k["op"], KernelSpec.from_json(k["kernel"]), float(k["share"])) for k in kernels]
+    data = run.read_json(_graph_file(identity))
+    kernels = [
+        ExecutedKernel(k["name"], k["op"], KernelSpec.from_json(k["kernel"]), float(k["share"]), k.get("profiled_s"))
+        for k in data["kernels"]
+    ]
+    return ExecutedGraph(kernels, data.get("total_latency_s"))

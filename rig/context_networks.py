@@ -1,7 +1,8 @@
 """Random image networks in which kernels are profiled in context: real neighbours, warm caches, real layouts.
 
 Six families (VGG-like, residual, bottleneck residual, depthwise separable, fire modules, densely connected), drawn
-from a seed; widths are the round ones of designed networks or the odd ones that pruning leaves.
+from a seed; widths are the round ones of designed networks or the odd ones that pruning leaves. ``context_designs``
+says which of them a calibration measures.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import exp, log, sqrt
+from typing import NamedTuple
 
 import numpy as np
 import onnx
@@ -18,8 +20,9 @@ from rig.onnx_builder import NetworkBuilder
 
 SIDES = (28, 32, 48, 64, 96, 128, 160, 224)
 LEAST_MACS, MOST_MACS = 4e6, 7e8  # about 1 to 200 ms on one core, from a desktop to a small board
+SMALL_MACS = (8e5, 4e7)  # of what is left of a small network that was narrowed
 TRIAL_WIDTH = 24
-WIDTHS = (6, 96)  # of the first stage; stages double it
+WIDTHS = (4, 96)  # of the first stage; stages double it
 
 
 @dataclass
@@ -218,8 +221,49 @@ FAMILIES: dict[str, Callable[[_Stack, float], onnx.ModelProto]] = {
 }
 
 
-def context_network(seed: int, family: str | None = None, image: tuple[int, int] | None = None) -> onnx.ModelProto:
-    """A random image network of 4 to 700 million multiply-accumulates, the same for the same arguments.
+class ContextDesign(NamedTuple):
+    """The arguments of a ``context_network``, and the name that it goes by."""
+
+    name: str
+    seed: int
+    family: str
+    image: tuple[int, int]
+    macs: tuple[float, float]
+
+    def model(self) -> onnx.ModelProto:
+        """The network; the same each time."""
+        return context_network(self.seed, self.family, self.image, self.macs)
+
+
+def context_designs(count: int, seed: int) -> list[ContextDesign]:
+    """``count`` varied networks, any first few of them varied too: families, image sides and channels in turn.
+
+    Every other one is small: an image of 28 or 32 a side, and as few multiply-accumulates as narrowing leaves; half of
+    those are residual networks, of which most compressed networks are made.
+    """
+    random = np.random.default_rng([seed, 20])
+    families, sides = list(FAMILIES), list(SIDES)
+    random.shuffle(families)
+    random.shuffle(sides)
+    designs = []
+    for number in range(count):
+        small, turn = number % 2 == 0, number // 2
+        family = "residual" if small and turn % 2 == 0 else families[(turn // 2 if small else turn) % len(families)]
+        side = (28, 32)[int(random.integers(2))] if small else sides[turn % len(sides)]
+        channels = 1 if random.random() < (0.5 if small else 0.15) else 3
+        macs = SMALL_MACS if small else (LEAST_MACS, MOST_MACS)
+        name = f"context-{number:02d}-{family}-{channels}x{side}"
+        designs.append(ContextDesign(name, 1000 * seed + number, family, (channels, side), macs))
+    return designs
+
+
+def context_network(
+    seed: int,
+    family: str | None = None,
+    image: tuple[int, int] | None = None,
+    macs: tuple[float, float] = (LEAST_MACS, MOST_MACS),
+) -> onnx.ModelProto:
+    """A random image network of about ``macs`` (least, most) multiply-accumulates, the same for the same arguments.
 
     ``family``: one of ``FAMILIES`` (drawn where None). ``image``: (channels, side) of its input, to be like a task's
     (drawn where None). Raises BadInputError for an unknown family or an image smaller than 8 a side.
@@ -230,7 +274,7 @@ def context_network(seed: int, family: str | None = None, image: tuple[int, int]
         raise BadInputError(f"drawing a network: an image of {image} is too small", "8 pixels a side at least")
     random = np.random.default_rng(seed)
     plan = _drawn_plan(random, family, image)
-    target = exp(random.uniform(log(LEAST_MACS), log(MOST_MACS)))
+    target = exp(random.uniform(log(macs[0]), log(macs[1])))
     trial = _Stack(plan, seed)
     FAMILIES[plan.family](trial, TRIAL_WIDTH)
     # Multiply-accumulates grow about with the square of the width.

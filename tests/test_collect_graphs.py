@@ -13,7 +13,9 @@ from fake_session import FakeSession
 from device_agents.records import KernelSpec, MeasurePlan
 from rig.collect import Context, collect, read_campaign
 from rig.collect_plan import plan_campaign
+from rig.collect_profile import own_shares, profiler_cost_s
 from rig.collect_rows import load_campaign
+from rig.collect_subjects import ExecutedGraph, ExecutedKernel
 from rig.errors import DeviceBusyError
 from rig.profiles import load_profile
 from rig.session import Session
@@ -63,37 +65,55 @@ def test_equal_companions_of_one_copy_add_up(tmp_path, run):
     assert by_kernel[WIDE].latency_s == pytest.approx(8 * by_kernel[REORDER].latency_s)
 
 
-class ProfilingSession(FakeSession):
-    """Answers for a whole network: a profile of two kernels."""
+class NetworkSession(FakeSession):
+    """Answers for a whole network: two kernels."""
 
     def _record(self, subject, plan, request_id):
-        subject = type("Fake", (), {"name": subject.name, "kernels": subject.kernels or [WIDE, NARROW]})
-        record = super()._record(subject, plan, request_id)
-        if request_id.startswith("n-"):
-            shares = (("n0", 0.7), ("n1", 0.3))
-            record["kernels"] = [{"name": name, "op": "Conv", "latency_s": share * 1e-3} for name, share in shares]
-        return record
+        return super()._record(
+            type("Fake", (), {"name": subject.name, "kernels": subject.kernels or [WIDE, NARROW]}), plan, request_id
+        )
 
 
 def test_profiled_kernels_become_rows_of_their_network(tmp_path, run):
     path = tmp_path / "net.onnx"
     path.write_bytes(b"a network")
     contexts = [Context("net", path)]
-    (job,) = plan_campaign([WIDE], PLAN, "virtual", None, contexts=contexts).contexts
+    quick = PLAN._replace(min_windows=6)
+    (job,) = plan_campaign([WIDE], PLAN, "virtual", None, contexts=contexts, context_plan=quick).contexts
     keep(run, job.identity, [(WIDE, 0.7), (NARROW, 0.3)])
-    session = ProfilingSession(tmp_path / "device")
-    rows = collect(session, run, [WIDE], PLAN, runtime="virtual", contexts=contexts)
+    session = NetworkSession(tmp_path / "device")
+    rows = collect(session, run, [WIDE], PLAN, runtime="virtual", contexts=contexts, context_plan=quick)
+    collected = read_campaign(run)
+    (network,) = collected.networks
+    kernels_s = network.measurement.latency_s.value - collected.overhead[0]
     profiled = [row for row in rows if row.source == "profile"]
     assert [(row.kernel, row.latency_s, row.group) for row in profiled] == [
-        (WIDE, pytest.approx(0.7e-3), "net"),
-        (NARROW, pytest.approx(0.3e-3), "net"),
+        (WIDE, pytest.approx(0.7 * kernels_s), "net"),
+        (NARROW, pytest.approx(0.3 * kernels_s), "net"),
     ]
     assert all(row.energy_active_j is None for row in profiled)
-    assert [profile for request, _, _, profile in session.asked if request.startswith("n-")] == [True]
-    keep(run, job.identity, [(WIDE, 1.0)])
+    assert [plan for request, _, plan, _ in session.asked if request.startswith("n-")] == [quick]
+    assert load_campaign(run).context_plan == quick
+    keep(run, job.identity, [(WIDE, 1.0), (NARROW, 0.0)])
     problems = read_campaign(run).problems
-    assert problems[0].subject == "net"
-    assert "profile (2 kernels) is not that of its graph (1)" in problems[0].reason
+    assert problems[0] == ("net: n1", "the profile has no time for it")
+
+
+def graph_of(times_s, total_s):
+    kernels = [ExecutedKernel(f"n{i}", "Conv", WIDE, t / sum(times_s), t) for i, t in enumerate(times_s)]
+    return ExecutedGraph(kernels, total_s)
+
+
+def test_what_the_profiler_adds_to_each_node_is_taken_off():
+    """Nodes of 2 and 50 µs under a profiler that adds 3 µs to each, and a call of 10 µs."""
+    graphs = [graph_of([5e-6, 53e-6] * n, n * 52e-6 + 10e-6) for n in (2, 3, 5, 8)]
+    node_cost_s = profiler_cost_s(graphs, 10e-6)
+    assert node_cost_s == pytest.approx(3e-6)
+    shares = own_shares(graphs[0], node_cost_s)
+    assert sum(shares) == pytest.approx(1.0)
+    assert shares[1] / shares[0] == pytest.approx(25.0)
+    assert profiler_cost_s(graphs[:2], 10e-6) == 0.0
+    assert own_shares(graph_of([1e-6, 1e-6], None), node_cost_s) == [0.5, 0.5]
 
 
 @pytest.mark.slow

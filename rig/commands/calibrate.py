@@ -1,4 +1,4 @@
-"""``rig calibrate``: kernels → measured on the device → cost model → checked on kernels held out → saved if better."""
+"""``rig calibrate``: kernels, networks → measured → cost model → checked on what was held out → saved if better."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from rig import calibration
+from rig import calibration, calibration_networks
 from rig.commands.options import CalibrateOptions, command_words
 from rig.configuration import configuration_of, described
 from rig.errors import DeviceBusyError
@@ -35,23 +35,25 @@ def run(options: CalibrateOptions) -> dict[str, Any]:
     limit_s = parse_duration(options.time) if options.time is not None else None
     around = _around(profile, options)
     count = calibration.kernel_count(profile, options)
-    grid = calibration.choose_kernels(count, options.seed, around)
+    grid = calibration.choose_kernels(count, options.seed, around, profile.runtime.name)
     store = Store()
     stored, resumed = _run_folder(store, profile, options)
+    networks = calibration_networks.draw_networks(profile, options.around, options.seed, stored.path)
+    held_out = calibration.held_out_of(grid, networks)
     words = shlex.join(command_words("calibrate", options))
     from rig.console import Progress
 
     with Progress() as progress:
         try:
-            collected = _collect(profile, options, stored, resumed, grid, limit_s, progress)
+            collected = _collect(profile, options, stored, resumed, grid, networks, limit_s, progress)
         except KeyboardInterrupt:
             stored.update(state="interrupted", finished_utc=utc_now())
             done = len(stored.measurement_ids())
             raise Interrupted(f"interrupted; {done} measurements are saved in {stored.id}", resume=words) from None
         progress.stage(f"fitting the cost model to {len(collected.rows)} kernels")
-        fitted = calibration.fit_and_check(collected, grid.held_out, profile.name)
+        fitted = calibration.fit_and_check(collected, held_out, profile.name, profile.runtime.name)
     folder = store.model_folder(profile.name)
-    saved = calibration.save_better(fitted, collected, grid.held_out, folder)
+    saved = calibration.save_better(fitted, collected, held_out, folder)
     result = _result(profile, options, stored, collected, fitted, saved)
     result["artifacts"] = {"run": str(stored.path), "cost_model": str(folder)}
     stored.write_json("result.json", {**result, "schema": "rig.calibrate/1"})
@@ -80,31 +82,34 @@ def _collect(
     stored: Run,
     resumed: bool,
     grid: calibration.Grid,
+    networks: calibration_networks.Networks,
     limit_s: float | None,
     progress: Progress,
 ) -> Collected:
     """Measure what the run lacks."""
-    from rig.collect import Context, collect, read_campaign
+    from rig.collect import collect, read_campaign
     from rig.session import Session
 
     began_s = time.monotonic()
-    plan = profile.plan.to_plan()
-    contexts = [] if profile.simulated else [Context(path.stem, path) for path in options.around]
+    plans = calibration_networks.plans_of(profile)
+    contexts = [*networks.fitted, *networks.held_out]
     verb = f"going on with {stored.id}" if resumed else f"run {stored.id}"
     progress.stage(f"{verb}: asking {profile.name} what it is")
     with Session(profile, "rig calibrate") as session:
         _fix_configuration(session, profile, stored, resumed, grid.fitted[0], progress)
         kernels = [*grid.fitted, *grid.held_out]
-        progress.stage(f"measuring {len(kernels)} kernels on {profile.name}")
+        more = f" and {len(contexts)} networks" if contexts else ""
+        progress.stage(f"measuring {len(kernels)} kernels{more} on {profile.name}")
         stored.update(state="running")
         left_s = None if limit_s is None else max(limit_s - (time.monotonic() - began_s), 0.0)
         collect(
             session,
             stored,
             kernels,
-            plan,
+            plans.chains,
             runtime=profile.runtime.name,
             contexts=contexts,
+            context_plan=plans.networks,
             seed=options.seed,
             time_limit_s=left_s,
             progress=_teller(progress),
@@ -183,10 +188,14 @@ def _result(
     model = fitted.model
     from rig.collect_rows import load_campaign
 
-    asked = len(load_campaign(stored).chains)
-    measured = len({row.kernel for row in collected.rows if row.source == "chain"})
+    campaign = load_campaign(stored)
+    asked = len(campaign.chains)
+    measured = len(
+        {row.kernel for row in collected.rows if row.source == "chain"} & {c.kernel for c in campaign.chains}
+    )
     unusable = len(collected.problems)
-    complete = measured + unusable >= asked
+    profiled = len(collected.networks)
+    complete = measured + profiled + unusable >= asked + len(campaign.contexts)
     meter = next((r["sensor"]["name"] for r in stored.measurements(arrays=False) if r.get("sensor")), None)
     again = shlex.join(command_words("calibrate", options))
     return {
@@ -197,10 +206,17 @@ def _result(
         "basis": None,
         "seed": options.seed,
         "kernels": {"before": calibration.measured_kernels(collected.rows, collected.kind)},
-        "counts": {"asked": asked, "measured": measured, "unusable": unusable},
+        "counts": {
+            "asked": asked,
+            "measured": measured,
+            "unusable": unusable,
+            "networks_asked": len(campaign.contexts),
+            "networks_measured": profiled,
+        },
         "complete": complete,
         "held_out": {name: dict(summary._asdict()) for name, summary in fitted.summaries.items()},
-        "validation": calibration.validation_rows(fitted, collected.rows, collected.kind),
+        "held_out_networks": {name: dict(summary._asdict()) for name, summary in fitted.network_summaries.items()},
+        "validation": calibration.validation_rows(fitted, collected),
         "idle_power_w": _idle(collected),
         "overhead": {"latency_s": collected.overhead[0], "energy_active_j": collected.overhead[1]},
         "saved": saved,
@@ -251,14 +267,18 @@ def show(result: Mapping[str, Any], console: Console) -> None:
 
     counts = result["counts"]
     mark = f"{label(result['kind'], result['basis'])}, {boundary_words(result['device']['boundary'])}"
-    console.line(f"Measured  {counts['measured']} of {counts['asked']} kernels, {counts['unusable']} problems   {mark}")
+    networks = counts["networks_asked"]
+    more = f", {counts['networks_measured']} of {networks} networks" if networks else ""
+    kernels = f"{counts['measured']} of {counts['asked']} kernels{more}"
+    console.line(f"Measured  {kernels}, {counts['unusable']} problems   {mark}")
     if result["idle_power_w"]:
         console.line(f"Quiet     {figure(result['idle_power_w'], 'W')} (loaded and waiting)")
     names = {"latency_s": "latency", "energy_active_j": "active energy"}
-    for quantity, summary in result["held_out"].items():
-        errors = f"median error {100 * summary['median']:.1f} %, P90 {100 * summary['p90']:.1f} %"
-        covered = f"intervals cover {100 * summary['coverage']:.0f} % of {summary['n']} kernels"
-        console.line(f"Held out  {names[quantity]}: {errors}, {covered}")
+    for what, summaries in (("kernels", result["held_out"]), ("networks", result["held_out_networks"])):
+        for quantity, summary in summaries.items():
+            errors = f"median error {100 * summary['median']:.1f} %, P90 {100 * summary['p90']:.1f} %"
+            covered = f"intervals cover {100 * summary['coverage']:.0f} % of {summary['n']} {what}"
+            console.line(f"Held out  {names[quantity]}: {errors}, {covered}")
     console.line(
         f"Model     {'saved to' if result['saved'] else 'not saved; kept'} {result['artifacts']['cost_model']}"
     )
