@@ -118,7 +118,7 @@ class MeasurePlan(NamedTuple):
 
 
 class PowerTrace(NamedTuple):
-    """What a power source saw. ``boundary``: wall, board_input, module, package or rail. ``clock``: whose time stamps."""
+    """What a power source saw; ``boundary``: wall, board_input, module, package, rail; ``clock``: whose time stamps."""
 
     source: str
     rail: str

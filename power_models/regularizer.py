@@ -8,7 +8,10 @@ a frame rate, joules or seconds), summed over all kernels that see the group. Di
   channel at zero contributes nothing at all.
 - Σ|γ| becomes the effective width (Σn)²/Σn²: k for k equal channels whatever their scale. The batch-norm behind a layer
   undoes any common factor, so that plain Σ|γ| falls for nothing while all channels shrink together and none dies.
-- Beside the penalty for a loss a step applies its gradient to the norms and stops at zero: zeros are exact.
+- Beside the penalty for a loss there is a step that applies it to the norms. At the optimum of ``L + λ·G`` a channel is
+  zero where the loss pulls less than the penalty pushes, ``|n·∂L/∂n| ≤ λ·price``. The left side is watched while
+  training goes on (its running mean), and exactly the channels that meet the condition are shrunk, at an even pace, to
+  exact zeros: a few epochs do what plain subgradient steps need many for.
 
 ``penalty()`` is what is differentiated, ``cost()`` is what the alive channels would cost: never confuse the two.
 """
@@ -60,6 +63,8 @@ class CostRegularizer:
         self.tables = tables
         self.gradient = gradient
         self.threshold = threshold
+        self.resistance = {g.name: torch.zeros(g.width) for g in self.groups if g.prunable}
+        self._watched = 0
         self._prices: dict[str, float] = {}
         self._priced_at: dict[str, int] = {}
         first = self.prices()
@@ -88,6 +93,15 @@ class CostRegularizer:
         """True totals (4,) of the alive channels, in the order of ``tables.QUANTITIES``."""
         return self.tables.totals(self.widths())
 
+    def state(self) -> dict[str, Any]:
+        """What was watched, for a checkpoint."""
+        return {"resistance": self.resistance, "watched": self._watched}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take back ``state``."""
+        self.resistance = dict(state["resistance"])
+        self._watched = int(state["watched"])
+
     def prices(self) -> dict[str, float]:
         """What one channel of each group costs of the resource at the widths now alive."""
         widths = self.widths()
@@ -108,22 +122,57 @@ class CostRegularizer:
         return total
 
     @torch.no_grad()
-    def proximal_step(self, rate: float, strength: float) -> None:
-        """Move each channel's norm down the penalty's gradient by ``rate · strength · relative price``; stop at zero.
-
-        The step is relative to the group's typical norm r = Σn²/Σn: n − step · (r − n). Channels below r shrink, those
-        above gain, and what would cross zero is zero and stays dead.
-        """
-        if strength <= 0:
-            return
-        prices = self.prices()
+    def watch(self) -> None:
+        """Take the gradients of the step just made into each channel's running ``|Σ γ·∂L/∂γ + β·∂L/∂β|``."""
+        self._watched += 1
+        share = max(1.0 / self._watched, 1.0 / MEMORY)
         for group in self.groups:
             if group.prunable:
-                step = min(MAX_STEP, rate * strength * prices[group.name] / self._unit)
-                _shrink(group, step)
+                self.resistance[group.name].lerp_(_pull(group).abs(), share)
+
+    @torch.no_grad()
+    def proximal_step(self, rate: float, strength: float) -> None:
+        """Shrink channels whose price times ``strength`` exceeds their resistance: ``rate`` of the typical norm.
+
+        Both are relative to their means over the network, so that strength 1 takes an average channel of average price.
+        What would cross zero is zero and stays dead.
+        """
+        if strength <= 0 or not self._watched:
+            return
+        for group, excess in self._excesses(strength):
+            _shrink(group, min(MAX_STEP, rate) * excess.clamp(0.0, 1.0))
+
+    @torch.no_grad()
+    def projected(self, strength: float) -> dict[str, int]:
+        """Alive channels of each group less those on their way to zero at this strength."""
+        widths = self.widths()
+        if strength > 0 and self._watched:
+            for group, excess in self._excesses(strength):
+                widths[group.name] -= int((excess > 0).sum())
+        return widths
+
+    def _excesses(self, strength: float) -> list[tuple[ScaledGroup, Tensor]]:
+        """Per group by how much price exceeds resistance, (width,); at most one hardware block of channels at a time.
+
+        A price is the secant over one block, so it says nothing about the channels beyond.
+        """
+        prices, alive = self.prices(), self.alive()
+        mean = float(torch.cat(list(self.resistance.values())).mean())
+        found = []
+        for group in self.groups:
+            if not group.prunable or prices[group.name] <= 0:
+                continue
+            push = strength * prices[group.name] / self._unit
+            held = torch.where(alive[group.name], self.resistance[group.name], torch.inf)
+            weakest = torch.argsort(held)[: min(self.tables.block, int(alive[group.name].sum()) - 1)]
+            excess = torch.full((group.width,), -1.0)
+            excess[weakest] = push * mean / held[weakest].clamp_min(1e-12) - 1.0
+            found.append((group, excess))
+        return found
 
 
-MAX_STEP = 0.03  # of the typical norm, in one step
+MAX_STEP = 0.05  # of the typical norm, in one step
+MEMORY = 100  # steps over which resistance is averaged
 
 
 def effective_width(norms: Tensor) -> Tensor:
@@ -132,13 +181,25 @@ def effective_width(norms: Tensor) -> Tensor:
     return norms.sum() ** 2 / square if float(square.detach()) > 0 else norms.sum()
 
 
-def _shrink(group: ScaledGroup, step: float) -> None:
+def _pull(group: ScaledGroup) -> Tensor:
+    """Σ γ·∂L/∂γ + β·∂L/∂β of each channel over its tied scales, shape (width,)."""
+    total = torch.zeros(group.width)
+    for scale in group.scales:
+        for values in (scale.weight, scale.bias):
+            if values is not None and values.grad is not None:
+                product = (values * values.grad)[scale.index]
+                total = total.index_add(0, scale.root, product.flatten(1).sum(1) if product.dim() > 1 else product)
+    return total
+
+
+def _shrink(group: ScaledGroup, steps: Tensor) -> None:
+    """Lower each channel's norm by ``steps`` (width,) times the group's typical norm Σn²/Σn, not below zero."""
     norms = group.norms()
     whole = float(norms.sum())
-    if whole <= 0:
+    if whole <= 0 or not bool(steps.any()):
         return
     typical = float((norms**2).sum()) / whole
-    wanted = (norms - step * (typical - norms)).clamp_min(0.0)
+    wanted = (norms - steps * typical).clamp_min(0.0)
     factor = torch.where(norms > 0, wanted / norms.clamp_min(1e-12), torch.zeros_like(norms))
     for scale in group.scales:
         rows = factor[scale.root]

@@ -226,15 +226,16 @@ class NetworkTables:
     def totals(self, widths: Mapping[str, int], without: frozenset[int] = frozenset()) -> Array:
         """Costs (4,) of an inference at these widths, overhead included; ``without``: indices of removed kernels."""
         parts = [self._cost(i, widths) for i in range(len(self.kernels)) if i not in without]
-        return self.overhead + np.sum(parts, axis=0)
+        return np.asarray(self.overhead + np.sum(parts, axis=0))
 
     def marginals(self, widths: Mapping[str, int], without: frozenset[int] = frozenset()) -> dict[str, Array]:
         """What one channel of each group costs, (4,) each: the secant over one hardware block below its width, ≥ 0."""
         found = {}
         for group, users in self._users.items():
             width = int(widths[group])
-            span = min(self.block, width)
-            if not span:
+            # Never down to no channels: what that saves is a whole kernel, which narrowing cannot reach.
+            span = min(self.block, width - 1)
+            if span <= 0:
                 found[group] = np.zeros(len(QUANTITIES))
                 continue
             narrower = dict(widths)

@@ -25,11 +25,14 @@ USUAL_EPOCHS = (6, 4, 6)
 DEFAULT_ROUNDS = 3
 
 
-def run(options: OptimizeOptions) -> dict[str, Any]:
-    """Run the loop; raises every class of RigError, and Interrupted with the resuming command."""
+def run(options: OptimizeOptions, gradient_on: bool = True) -> dict[str, Any]:
+    """Run the loop; raises every class of RigError, and Interrupted with the resuming command.
+
+    ``gradient_on`` False is for ablations: the regularizer then does nothing.
+    """
     profile = load_profile(options.device)
     profile.require_host()
-    settings = _settings(options)
+    settings = _settings(options)._replace(gradient_on=gradient_on)
     store = Store()
     cost_model = load_cost_model(store, profile.name)
     from rig.compression.loop import Loop

@@ -13,9 +13,9 @@ class Gains(NamedTuple):
     proportional: float = 6.0
     integral: float = 0.5
     rate: float = 0.15
-    ramp: float = 0.8
+    ramp: float = 0.7
     floor: float = 1e-3
-    ceiling: float = 8.0
+    ceiling: float = 100.0
 
 
 class StrengthController:
@@ -25,7 +25,7 @@ class StrengthController:
     form needs no anti-windup: the strength itself is bounded. At the target it is zero: what is dead stays dead.
     """
 
-    def __init__(self, start: float, target: float, initial: float = 0.5, gains: Gains | None = None) -> None:
+    def __init__(self, start: float, target: float, initial: float = 0.3, gains: Gains | None = None) -> None:
         self.start = start
         self.target = target
         self.gains = gains or Gains()
@@ -37,9 +37,12 @@ class StrengthController:
         fallen = min(1.0, share / self.gains.ramp)
         return self.start + (self.target - self.start) * fallen
 
-    def update(self, cost: float, share: float) -> float:
-        """Strength for the next steps, given the true cost now and the share of the steps done."""
-        error = (cost - self.wanted(share)) / self.start
+    def update(self, cost: float, share: float, projected: float | None = None) -> float:
+        """Strength for the next steps, given the true cost now and the share of the steps done.
+
+        ``projected``: the cost once the channels now shrinking are gone; the error is taken from it where it is given.
+        """
+        error = ((cost if projected is None else projected) - self.wanted(share)) / self.start
         change = self.gains.proportional * (error - self._previous_error) + self.gains.integral * error
         self._previous_error = error
         change = max(-self.gains.rate, min(self.gains.rate, change))

@@ -13,7 +13,7 @@ from rig.compression.budget import Budget
 from rig.compression.controller import StrengthController
 
 LOOKS = 150  # at the true cost, over the whole stretch of training
-PACE = 2.0  # at strength 1 a channel at half its group's typical norm loses it within a quarter of the training
+PACE = 10.0  # a channel that must go is gone within a tenth of the training
 
 
 class Shrinker:
@@ -43,6 +43,7 @@ class Shrinker:
             self._look(step, total, loss)
         self._peak_rate = max(self._peak_rate, learning_rate)
         if self.gradient_on:
+            self.regularizer.watch()
             self.regularizer.proximal_step(PACE / total * learning_rate / self._peak_rate, self.strength)
         if step == total:
             self._look(step, total, loss)
@@ -50,7 +51,9 @@ class Shrinker:
     def _look(self, step: int, total: int, loss: float) -> None:
         share = step / total
         usage = self.budget.usage(self.regularizer.cost())
-        self.strength = self.controller.update(usage, share)
+        # Channels take a while to die: those on their way count, or the controller would press ever harder meanwhile.
+        projected = self.budget.usage(self.regularizer.tables.totals(self.regularizer.projected(self.strength)))
+        self.strength = self.controller.update(usage, share, projected)
         widths = self.regularizer.widths()
         whole = sum(g.width for g in self.regularizer.groups)
         self.history.append(
@@ -80,3 +83,4 @@ class Shrinker:
         self.history = list(state["history"])
         self.strength = float(state["strength"])
         self._peak_rate = float(state["peak"])
+        self.regularizer.restore(state["watched"])

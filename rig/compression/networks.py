@@ -1,8 +1,8 @@
 """ResNet (CIFAR style), VGG-16 and MobileNetV2 for small images, each rebuilt from a table of widths.
 
 ``widths`` maps the name of a convolution to its output channels; missing names keep the seed network's width. Zero for
-the first convolution inside a residual block removes the block (its shortcut stays). That is the contract of every task's
-``model(widths)``: see docs/writing-a-task.md.
+the first convolution inside a residual block removes the block (its shortcut stays). That is the contract of every
+task's ``model(widths)``: see docs/writing-a-task.md.
 
 Sources: He et al., CVPR 2016 (section 4.2, ResNet-20 … with projection shortcuts where shapes change); Simonyan and
 Zisserman, ICLR 2015 (configuration D, batch-norm and a global average pool for the fully connected layers);

@@ -52,22 +52,61 @@ def test_penalty_of_all_equal_channels_is_price_times_width(regularized):
     assert regularizer.penalty().item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_step_kills_small_channels_exactly_and_they_stay_dead(regularized):
+def test_the_step_kills_what_the_loss_does_not_hold_exactly_and_it_stays_dead(regularized):
     net, regularizer = regularized
     weight, bias = net.layer1[0].bn1.weight, net.layer1[0].bn1.bias
     with torch.no_grad():
         weight.fill_(1.0)
         bias.zero_()
-        weight[:6] = 0.2
-    before = regularizer.widths()["layer1.0.conv1"]
-    for _ in range(200):
-        regularizer.proximal_step(0.01, 1.0)
-    assert before == 16
+    for module in net.modules():  # a loss that holds every channel but six of this layer
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.weight.grad = torch.ones_like(module.weight)
+    weight.grad[:6] = 1e-4
+    regularizer.watch()
+    for _ in range(60):
+        regularizer.proximal_step(0.02, 0.02)
     assert regularizer.widths()["layer1.0.conv1"] == 10
     assert (weight[:6] == 0).all()
-    assert (weight[6:] > 0.9).all()  # the rest keeps its scale: the group is not shrunk as a whole
-    regularizer.proximal_step(0.01, 1.0)
+    assert (weight[6:] == 1.0).all()  # the rest keeps its scale: the group is not shrunk as a whole
+    weight.grad[:6] = 10.0
+    regularizer.watch()
+    regularizer.proximal_step(0.02, 0.02)
     assert (weight[:6] == 0).all()
+
+
+def test_dear_channels_go_before_cheap_ones(regularized):
+    net, regularizer = regularized
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            with torch.no_grad():
+                module.weight.fill_(1.0)
+                module.bias.zero_()
+            module.weight.grad = torch.ones_like(module.weight)
+    regularizer.watch()
+    prices = regularizer.prices()
+    inner = {g.name: g for g in regularizer.groups if len(g.scales) == 1 and g.prunable}
+    dear, cheap = max(inner, key=prices.__getitem__), min(inner, key=prices.__getitem__)
+    strength = (
+        1.5
+        * regularizer._unit
+        / prices[dear]
+        * float(regularizer.resistance[dear].mean())
+        / float(torch.cat(list(regularizer.resistance.values())).mean())
+    )
+    regularizer.proximal_step(0.02, strength)
+    assert float(inner[dear].norms().detach().mean()) < 1.0
+    assert float(inner[cheap].norms().detach().mean()) == pytest.approx(1.0)
+
+
+def test_narrowing_leaves_a_group_its_strongest_channel(regularized):
+    net, regularizer = regularized
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.weight.grad = torch.full_like(module.weight, 1e-9)
+    regularizer.watch()
+    for _ in range(100):
+        regularizer.proximal_step(0.05, 1e6)
+    assert min(regularizer.widths().values()) >= 1
 
 
 def test_true_cost_follows_the_alive_channels_only(regularized, tables):

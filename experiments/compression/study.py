@@ -1,0 +1,129 @@
+"""ResNet-20 on Fashion-MNIST at half of its cost: ``python study.py virtual-pi4|local [--seeds 0 1 2] [--ablation]``.
+
+Each row is one ``rig optimize`` run (resumed if it was stopped, taken from the store if it is done). Writes
+``results-<device>[-ablation].json`` beside this file; ``python study.py table`` writes the tables into README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from rig.commands import optimize
+from rig.commands.options import OptimizeOptions, command_words
+from rig.store import Store
+
+HERE = Path(__file__).parent
+TARGETS = {"virtual-pi4": {"target_power": "50%", "fps": "60"}, "local": {"target_latency": "50%"}}
+MARK = "<!-- tables: python study.py table -->"
+
+
+def main() -> None:
+    """Parse, run the seeds one after the other, write the results."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=[*TARGETS, "table"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--ablation", action="store_true", help="with the regularizer's gradient switched off")
+    asked = parser.parse_args()
+    if asked.what == "table":
+        write_tables()
+        return
+    name = f"results-{asked.what}{'-ablation' if asked.ablation else ''}.json"
+    rows = []
+    for seed in asked.seeds:
+        rows.append(row_of(one_run(asked.what, seed, asked.ablation)))
+        (HERE / name).write_text(json.dumps(rows, indent=1) + "\n")
+        print(json.dumps(rows[-1]), flush=True)
+
+
+def one_run(device: str, seed: int, ablation: bool) -> dict[str, Any]:
+    """The result of one optimize run: finished earlier, resumed, or new."""
+    options = OptimizeOptions(device, "fashion-mnist", "resnet20", seed=seed, **TARGETS[device])
+    words = command_words("optimize", options)
+    store = Store()
+    mark = store.root / "ablations.json"
+    ablations = json.loads(mark.read_text()) if mark.exists() else {}
+    for manifest in reversed(store.runs()):
+        same = manifest["command"] == "optimize" and manifest["argv"] == words
+        if same and manifest["state"] == "done" and (manifest["id"] in ablations) == ablation:
+            return dict(store.open_run(manifest["id"]).read_json("result.json"))
+    result = optimize.run(options, gradient_on=not ablation)
+    if ablation:
+        mark.write_text(json.dumps({**ablations, result["run_id"]: seed}))
+    return result
+
+
+def row_of(result: dict[str, Any]) -> dict[str, Any]:
+    """What the issue's figures need of a run."""
+    stages = {stage["name"]: stage for stage in result["stages"]}
+    before, after = result["baseline"], result["result"]
+    usage = next(iter(result["usage"].values()))
+    bound = result["budget"][0]
+    return {
+        "device": result["device"]["name"],
+        "kind": result["kind"],
+        "seed": result["seed"],
+        "verdict": result["verdict"],
+        "quantity": bound["quantity"],
+        "limit": bound["limit"],
+        "measured": after["power_w"] if bound["quantity"] == "power" else after["latency_s"],
+        "ratio_to_baseline": {k: usage[k] * bound["relative"] for k in ("value", "lo", "hi")},
+        "rounds_interleaved": usage["n"],
+        "budget_used": usage["value"],
+        "regularizer_reached": stages["shrink"]["reached"],
+        "accuracy_drop_at_removal": stages["removal"]["accuracy_drop"],
+        "baseline_test": before["accuracy_test"]["value"],
+        "result_test": after["accuracy_test"]["value"],
+        "change_points": 100 * (after["accuracy_test"]["value"] - before["accuracy_test"]["value"]),
+        "macs_share": after["macs"] / before["macs"],
+        "params_share": after["params"] / before["params"],
+        "blocks_removed": result["blocks"]["removed"],
+        "device_rounds": len(result["rounds"]),
+        "seconds": {name: round(stage["seconds"], 1) for name, stage in stages.items()},
+    }
+
+
+def write_tables() -> None:
+    """Put one table per results file behind the mark in README.md."""
+    parts = []
+    for path in sorted(HERE.glob("results-*.json")):
+        rows = json.loads(path.read_text())
+        label = "SIMULATED costs, real accuracies" if rows[0]["kind"] == "simulated" else "measured"
+        parts.append(f"\n### {path.stem.removeprefix('results-')} ({label})\n")
+        parts.append(
+            "| seed | verdict | limit | measured | share of baseline | active budget used | by the regularizer |"
+        )
+        parts[-1] += " drop at removal | baseline | result | change | MACs left | blocks removed |"
+        parts.append("|" + " --- |" * 13)
+        parts += [_line(row) for row in rows]
+    readme = HERE / "README.md"
+    text = readme.read_text().split(MARK)[0] + MARK + "\n" + "\n".join(parts) + "\n"
+    readme.write_text(text)
+
+
+def _line(row: dict[str, Any]) -> str:
+    unit, factor = ("W", 1.0) if row["quantity"] == "power" else ("ms", 1e3)
+    measured, ratio = row["measured"], row["ratio_to_baseline"]
+    half = factor * (measured["hi"] - measured["lo"]) / 2
+    cells = [
+        str(row["seed"]),
+        row["verdict"],
+        f"{factor * row['limit']:.3f} {unit}",
+        f"{factor * measured['value']:.3f} ± {half:.3f} {unit}",
+        f"{ratio['value']:.3f} [{ratio['lo']:.3f}, {ratio['hi']:.3f}]",
+        f"{100 * row['budget_used']:.1f} %",
+        f"{100 * row['regularizer_reached']:.0f} %",
+        f"{100 * row['accuracy_drop_at_removal']:.2f} points",
+        f"{100 * row['baseline_test']:.2f} %",
+        f"{100 * row['result_test']:.2f} %",
+        f"{row['change_points']:+.2f}",
+        f"{100 * row['macs_share']:.0f} %",
+        ", ".join(row["blocks_removed"]) or "none",
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+if __name__ == "__main__":
+    main()
