@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import sys
 import time
 from pathlib import Path
@@ -48,7 +49,9 @@ def study_board(name: str, networks: dict, kernels: int, held_out: int, direct: 
     seed = 500 + sum(map(ord, name))
     training = design(kernels, seed)
     known = set(training) | {spec for specs in networks.values() for spec in specs}
-    fresh = [spec for spec in design(2 * held_out, seed + 50_000) if spec not in known][:held_out]
+    # The design comes family by family: what is held out is drawn from all of it.
+    fresh = [spec for spec in design(2 * held_out, seed + 50_000) if spec not in known]
+    fresh = random.Random(seed).sample(fresh, min(held_out, len(fresh)))
     if direct:
         campaign, rest = direct_rows(name, board, training, seed), direct_rows(name, board, fresh, seed + 1)
     else:
