@@ -1,7 +1,7 @@
 """Errors and coverage of the cost models on simulated boards: kernels held out, and whole networks.
 
 Everything here is SIMULATED (virtual-pi4 and siblings with perturbed constants). One campaign a board: ``--kernels``
-kernels of the calibration grid, none of them from the networks that are predicted.
+kernels of the calibration grid, which is not told of the networks that are predicted.
 
     python experiments/cost-models/study.py --direct             # the board's own cost plus noise: minutes
     python experiments/cost-models/study.py --boards nominal     # through the agent, the virtual sensor and rig.collect
