@@ -7,7 +7,7 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from rig.cost_models import MODEL_FILE
 from rig.errors import BadInputError, StoreError
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from rig.commands.options import CalibrateOptions
     from rig.profiles import DeviceProfile
     from rig.store import Run, Store
+
+Item = TypeVar("Item")
 
 DEFAULT_KERNELS = 200
 HELD_OUT_SHARE = 0.15
@@ -95,6 +97,14 @@ def choose_kernels(count: int, seed: int, around: Sequence[KernelSpec], runtime:
     wanted = min(max(FEWEST_HELD_OUT, round(count * HELD_OUT_SHARE)), len(spare) // 2)
     held = set(random.Random(f"held-out-{seed}").sample(spare, wanted))
     return Grid([spec for spec in chosen if spec not in held], [spec for spec in chosen if spec in held])
+
+
+def interleaved(fitted: Sequence[Item], held_out: Sequence[Item]) -> list[Item]:
+    """Both in their orders, the held-out ones spread evenly, so that a campaign cut short can still be checked."""
+    places = [(i + 0.5) / len(fitted) for i in range(len(fitted))]
+    places += [(i + 0.5) / len(held_out) for i in range(len(held_out))]
+    ranked = sorted(zip(places, range(len(places)), [*fitted, *held_out], strict=True), key=lambda entry: entry[:2])
+    return [item for _, _, item in ranked]
 
 
 def request_of(profile: DeviceProfile, options: CalibrateOptions) -> dict[str, Any]:

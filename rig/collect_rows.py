@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -101,6 +102,8 @@ def read_campaign(run: Run) -> Collected:
 def build_rows(run: Run, campaign: Campaign, best: Mapping[str, Measurement], rejected: Mapping[str, str]) -> Collected:
     """Rows from the accepted measurement of each job."""
     configuration = run.info.configuration if run.info else None
+    if campaign.runtime != "virtual":
+        best = {identity: _typical(measurement) for identity, measurement in best.items()}
     problems = [
         Problem(event["subject"], event["reason"])
         for event in run.events()
@@ -133,6 +136,13 @@ def build_rows(run: Run, campaign: Campaign, best: Mapping[str, Measurement], re
     kind = "simulated" if any(measurement.kind == "simulated" for measurement in best.values()) else "measured"
     problems = list(dict.fromkeys(problems))
     return Collected(rows, overhead, _idle_power(best.values()), kind, problems, configuration, networks)
+
+
+def _typical(measurement: Measurement) -> Measurement:
+    """With the median inference for its latency: what else runs on a device now and then is no part of a kernel."""
+    if measurement.latency_median_s.value is None:
+        return measurement
+    return replace(measurement, latency_s=measurement.latency_median_s)
 
 
 def _differenced(chains: Chains, best: Mapping[str, Measurement], rejected: Mapping[str, str]) -> ChainResult | str:

@@ -57,7 +57,8 @@ def write_networks(folder: Path) -> dict[str, Path]:
     files = {}
     for name, network in small.items():
         files[name] = folder / f"{name}.onnx"
-        onnx.save(to_onnx(network.eval(), (1, 28, 28)), files[name])
+        if not files[name].exists():
+            onnx.save(to_onnx(network.eval(), (1, 28, 28)), files[name])
     light = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
     return files | {f"light_{name}": light / f"light_{name}.onnx" for name in LIGHT}
 
@@ -83,12 +84,12 @@ def measure(files: dict[str, Path]) -> dict[str, Any]:
 
 
 def predict(files: dict[str, Path], measured: dict[str, Any]) -> list[dict[str, Any]]:
-    """Measured (the median of the rounds) against predicted, as ``rig predict`` prices it."""
+    """Measured (the median of the rounds' median inferences) against predicted, as ``rig predict`` prices it."""
     profile, model = load_profile(DEVICE), load_cost_model(Store(), DEVICE)
     rows = []
     for name, path in files.items():
         cost = price(model, read_kernels(path, profile.runtime.name), path)
-        values = sorted(one["latency_s"] for one in measured["rounds"][name])
+        values = sorted(one["median_s"] for one in measured["rounds"][name])
         value, (predicted, lo, hi) = median(values), cost.latency_s
         rows.append(
             {
@@ -115,12 +116,12 @@ def table(rows: list[dict[str, Any]], summary: dict[str, Any]) -> str:
         ms = {key: f"{1e3 * row[key]:.3f}" for key in ("measured_s", "predicted_s", "lo_s", "hi_s")}
         lines.append(
             f"| {row['name']} | {ms['measured_s']} ms | {ms['predicted_s']} ({ms['lo_s']} to {ms['hi_s']}) ms"
-            f" | {100 * row['error']:+.1f} % | {'yes' if row['covered'] else 'no'} | {100 * row['rounds_spread']:.1f} % |"
+            f" | {100 * row['error']:+.1f} % | {'yes' if row['covered'] else 'no'}"
+            f" | {100 * row['rounds_spread']:.1f} % |"
         )
-    lines.append(
-        f"\nMedian error {100 * summary['median']:.1f} %, mean {100 * summary['mean']:.1f} %, worst "
-        f"{100 * summary['worst']:.1f} %; the intervals cover {round(summary['coverage'] * summary['n'])} of {summary['n']}."
-    )
+    median_, mean, worst = (f"{100 * summary[name]:.1f} %" for name in ("median", "mean", "worst"))
+    covered = f"the intervals cover {round(summary['coverage'] * summary['n'])} of {summary['n']}"
+    lines.append(f"\nMedian error {median_}, mean {mean}, worst {worst}; {covered}.")
     return "\n".join(lines)
 
 
@@ -129,10 +130,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--predict-only", action="store_true", help="use the measurements of results.json")
     parser.add_argument("--out", type=Path, default=HERE / "results.json")
+    parser.add_argument("--networks", type=Path, help="a folder that keeps the exported networks from run to run")
     options = parser.parse_args()
     with TemporaryDirectory(prefix="local-latency-") as folder:
-        files = write_networks(Path(folder))
+        files = write_networks(options.networks or Path(folder))
         measured = json.loads(options.out.read_text())["measured"] if options.predict_only else measure(files)
+        if not options.predict_only:  # whatever comes of the prediction, the measurements are kept
+            options.out.write_text(json.dumps({"measured": measured}, indent=1) + "\n")
         rows = predict(files, measured)
     subjects = [
         Prediction(r["name"], "network", r["measured_s"], r["predicted_s"], r["lo_s"], r["hi_s"], False) for r in rows

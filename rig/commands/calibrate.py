@@ -92,12 +92,12 @@ def _collect(
 
     began_s = time.monotonic()
     plans = calibration_networks.plans_of(profile)
-    contexts = [*networks.fitted, *networks.held_out]
+    contexts = calibration.interleaved(networks.fitted, networks.held_out)
     verb = f"going on with {stored.id}" if resumed else f"run {stored.id}"
     progress.stage(f"{verb}: asking {profile.name} what it is")
     with Session(profile, "rig calibrate") as session:
         _fix_configuration(session, profile, stored, resumed, grid.fitted[0], progress)
-        kernels = [*grid.fitted, *grid.held_out]
+        kernels = calibration.interleaved(grid.fitted, grid.held_out)
         more = f" and {len(contexts)} networks" if contexts else ""
         progress.stage(f"measuring {len(kernels)} kernels{more} on {profile.name}")
         stored.update(state="running")
