@@ -64,6 +64,7 @@ class CostRegularizer:
         self.gradient = gradient
         self.threshold = threshold
         self.resistance = {g.name: torch.zeros(g.width) for g in self.groups if g.prunable}
+        self.condemned = {g.name: torch.zeros(g.width, dtype=torch.bool) for g in self.groups if g.prunable}
         self._watched = 0
         self._prices: dict[str, float] = {}
         self._priced_at: dict[str, int] = {}
@@ -95,11 +96,12 @@ class CostRegularizer:
 
     def state(self) -> dict[str, Any]:
         """What was watched, for a checkpoint."""
-        return {"resistance": self.resistance, "watched": self._watched}
+        return {"resistance": self.resistance, "condemned": self.condemned, "watched": self._watched}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take back ``state``."""
         self.resistance = dict(state["resistance"])
+        self.condemned = dict(state["condemned"])
         self._watched = int(state["watched"])
 
     def prices(self) -> dict[str, float]:
@@ -131,28 +133,32 @@ class CostRegularizer:
                 self.resistance[group.name].lerp_(_pull(group).abs(), share)
 
     @torch.no_grad()
-    def proximal_step(self, rate: float, strength: float) -> None:
-        """Shrink channels whose price times ``strength`` exceeds their resistance: ``rate`` of the typical norm.
+    def condemn(self, strength: float) -> None:
+        """Mark the channels whose price times ``strength`` exceeds their resistance; pardon those below half of it.
 
         Both are relative to their means over the network, so that strength 1 takes an average channel of average price.
-        What would cross zero is zero and stays dead.
         """
-        if strength <= 0 or not self._watched:
+        if not self._watched:
             return
-        for group, excess in self._excesses(strength):
-            _shrink(group, min(MAX_STEP, rate) * excess.clamp(0.0, 1.0))
+        for group, ratio in self._ratios(strength):
+            marked = self.condemned[group.name]
+            self.condemned[group.name] = (marked & (ratio > PARDON)) | (ratio > 1.0)
 
     @torch.no_grad()
-    def projected(self, strength: float) -> dict[str, int]:
-        """Alive channels of each group less those on their way to zero at this strength."""
-        widths = self.widths()
-        if strength > 0 and self._watched:
-            for group, excess in self._excesses(strength):
-                widths[group.name] -= int((excess > 0).sum())
-        return widths
+    def proximal_step(self, rate: float) -> None:
+        """Shrink the condemned channels by ``rate`` of their group's typical norm; what crosses zero is dead."""
+        for group in self.groups:
+            if group.prunable and bool(self.condemned[group.name].any()):
+                _shrink(group, min(MAX_STEP, rate) * self.condemned[group.name].float())
 
-    def _excesses(self, strength: float) -> list[tuple[ScaledGroup, Tensor]]:
-        """Per group by how much price exceeds resistance, (width,); at most one hardware block of channels at a time.
+    @torch.no_grad()
+    def projected(self) -> dict[str, int]:
+        """Alive channels of each group less the condemned."""
+        alive = self.alive()
+        return {name: int((kept & ~self.condemned.get(name, ~kept)).sum()) for name, kept in alive.items()}
+
+    def _ratios(self, strength: float) -> list[tuple[ScaledGroup, Tensor]]:
+        """Per group price over resistance, (width,), of the weakest channels, one hardware block of them; 0 elsewhere.
 
         A price is the secant over one block, so it says nothing about the channels beyond.
         """
@@ -160,17 +166,18 @@ class CostRegularizer:
         mean = float(torch.cat(list(self.resistance.values())).mean())
         found = []
         for group in self.groups:
-            if not group.prunable or prices[group.name] <= 0:
+            if not group.prunable:
                 continue
-            push = strength * prices[group.name] / self._unit
+            push = strength * prices[group.name] / self._unit * mean
             held = torch.where(alive[group.name], self.resistance[group.name], torch.inf)
-            weakest = torch.argsort(held)[: min(self.tables.block, int(alive[group.name].sum()) - 1)]
-            excess = torch.full((group.width,), -1.0)
-            excess[weakest] = push * mean / held[weakest].clamp_min(1e-12) - 1.0
-            found.append((group, excess))
+            weakest = torch.argsort(held)[: max(0, min(self.tables.block, int(alive[group.name].sum()) - 1))]
+            ratio = torch.zeros(group.width)
+            ratio[weakest] = push / held[weakest].clamp_min(1e-12)
+            found.append((group, ratio))
         return found
 
 
+PARDON = 0.5  # of the condition that condemns: watched gradients are noisy, and a channel half gone is worth little
 MAX_STEP = 0.05  # of the typical norm, in one step
 MEMORY = 100  # steps over which resistance is averaged
 

@@ -25,7 +25,7 @@ class StrengthController:
     form needs no anti-windup: the strength itself is bounded. At the target it is zero: what is dead stays dead.
     """
 
-    def __init__(self, start: float, target: float, initial: float = 0.3, gains: Gains | None = None) -> None:
+    def __init__(self, start: float, target: float, initial: float = 0.4, gains: Gains | None = None) -> None:
         self.start = start
         self.target = target
         self.gains = gains or Gains()

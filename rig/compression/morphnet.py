@@ -34,26 +34,25 @@ class Shrinker:
         self.controller = controller
         self.gradient_on = gradient_on
         self.strength = 0.0
-        self._peak_rate = 0.0
         self.history: list[dict[str, Any]] = []
 
     def after_step(self, step: int, total: int, learning_rate: float, loss: float) -> None:
         """Proximal step after each optimizer step; the controller looks at the true cost LOOKS times."""
-        if step % max(1, total // LOOKS) == 0:
-            self._look(step, total, loss)
-        self._peak_rate = max(self._peak_rate, learning_rate)
         if self.gradient_on:
             self.regularizer.watch()
-            self.regularizer.proximal_step(PACE / total * learning_rate / self._peak_rate, self.strength)
-        if step == total:
+        if step % max(1, total // LOOKS) == 0 or step == total:
             self._look(step, total, loss)
+        if self.gradient_on:
+            self.regularizer.proximal_step(PACE / total)
 
     def _look(self, step: int, total: int, loss: float) -> None:
         share = step / total
         usage = self.budget.usage(self.regularizer.cost())
         # Channels take a while to die: those on their way count, or the controller would press ever harder meanwhile.
-        projected = self.budget.usage(self.regularizer.tables.totals(self.regularizer.projected(self.strength)))
+        projected = self.budget.usage(self.regularizer.tables.totals(self.regularizer.projected()))
         self.strength = self.controller.update(usage, share, projected)
+        if self.gradient_on:
+            self.regularizer.condemn(self.strength)
         widths = self.regularizer.widths()
         whole = sum(g.width for g in self.regularizer.groups)
         self.history.append(
@@ -74,7 +73,6 @@ class Shrinker:
             "controller": self.controller.state(),
             "history": self.history,
             "strength": self.strength,
-            "peak": self._peak_rate,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -82,5 +80,4 @@ class Shrinker:
         self.controller.restore(state["controller"])
         self.history = list(state["history"])
         self.strength = float(state["strength"])
-        self._peak_rate = float(state["peak"])
         self.regularizer.restore(state["watched"])

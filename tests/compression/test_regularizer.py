@@ -63,14 +63,17 @@ def test_the_step_kills_what_the_loss_does_not_hold_exactly_and_it_stays_dead(re
             module.weight.grad = torch.ones_like(module.weight)
     weight.grad[:6] = 1e-4
     regularizer.watch()
+    regularizer.condemn(0.02)
+    assert regularizer.projected()["layer1.0.conv1"] == 10
     for _ in range(60):
-        regularizer.proximal_step(0.02, 0.02)
+        regularizer.proximal_step(0.02)
     assert regularizer.widths()["layer1.0.conv1"] == 10
     assert (weight[:6] == 0).all()
     assert (weight[6:] == 1.0).all()  # the rest keeps its scale: the group is not shrunk as a whole
     weight.grad[:6] = 10.0
     regularizer.watch()
-    regularizer.proximal_step(0.02, 0.02)
+    regularizer.condemn(0.02)
+    regularizer.proximal_step(0.02)
     assert (weight[:6] == 0).all()
 
 
@@ -93,7 +96,8 @@ def test_dear_channels_go_before_cheap_ones(regularized):
         * float(regularizer.resistance[dear].mean())
         / float(torch.cat(list(regularizer.resistance.values())).mean())
     )
-    regularizer.proximal_step(0.02, strength)
+    regularizer.condemn(strength)
+    regularizer.proximal_step(0.02)
     assert float(inner[dear].norms().detach().mean()) < 1.0
     assert float(inner[cheap].norms().detach().mean()) == pytest.approx(1.0)
 
@@ -105,7 +109,8 @@ def test_narrowing_leaves_a_group_its_strongest_channel(regularized):
             module.weight.grad = torch.full_like(module.weight, 1e-9)
     regularizer.watch()
     for _ in range(100):
-        regularizer.proximal_step(0.05, 1e6)
+        regularizer.condemn(1e6)
+        regularizer.proximal_step(0.05)
     assert min(regularizer.widths().values()) >= 1
 
 
@@ -123,5 +128,7 @@ def test_true_cost_follows_the_alive_channels_only(regularized, tables):
 def test_zero_strength_changes_nothing(regularized):
     net, regularizer = regularized
     before = copy.deepcopy(net.state_dict())
-    regularizer.proximal_step(0.1, 0.0)
+    regularizer.watch()
+    regularizer.condemn(0.0)
+    regularizer.proximal_step(0.1)
     assert all(torch.equal(a, b) for a, b in zip(before.values(), net.state_dict().values(), strict=True))
