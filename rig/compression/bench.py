@@ -7,6 +7,7 @@ that a resumed run takes from the store what it has and measures what is missing
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +18,7 @@ from scipy import stats
 
 from device_agents.records import Configuration
 from rig.configuration import configuration_of
-from rig.errors import DeviceSetupError, TransientDeviceError
+from rig.errors import DeviceBusyError, DeviceSetupError, TransientDeviceError
 from rig.measurement import Measurement
 from rig.network_file import read_kernels
 from rig.profiles import DeviceProfile
@@ -27,6 +28,7 @@ from rig.store import Run, RunInfo
 from rig.units import Quantity
 
 ATTEMPTS = 4
+BUSY_PAUSE_S = 5.0
 Report = Callable[[str], None]
 
 
@@ -40,6 +42,7 @@ class Bench:
         self.session: Session | None = None
         self.configuration: Configuration | None = None
         self.meter: str | None = None
+        self.patience_s = 0.0
         self._known = run.measurement_ids()
 
     def __enter__(self) -> Bench:
@@ -117,9 +120,7 @@ class Bench:
                 raise DeviceSetupError(
                     f"{self.profile.name}: the device is not held", "use the bench in a with statement"
                 )
-            record = self.session.measure(
-                self._subject(name, path), self.profile.plan.to_plan(fps), request_id=identity
-            )
+            record = self._ask(self.session, self._subject(name, path), fps, identity)
             self.run.add_measurement(record)
             self.session.ack([record["id"]])
             self._known.add(identity)
@@ -128,6 +129,18 @@ class Bench:
             agent = self.session.hello["agent"]["agent_hash"]
             self.run.set_info(RunInfo(self.configuration, agent, record["started_utc"], record["kind"]))
         return record
+
+    def _ask(self, session: Session, subject: Subject, fps: float | None, identity: str) -> dict[str, Any]:
+        """Measure, waiting up to ``patience_s`` while somebody else holds the device: hours of training are at stake."""
+        deadline_s = time.monotonic() + self.patience_s
+        while True:
+            try:
+                return session.measure(subject, self.profile.plan.to_plan(fps), request_id=identity)
+            except DeviceBusyError as busy:
+                if time.monotonic() > deadline_s:
+                    raise
+                self.report(f"waiting: {busy.message}")
+                time.sleep(BUSY_PAUSE_S)
 
     def _subject(self, name: str, path: Path) -> Subject:
         if self.profile.simulated:

@@ -51,6 +51,7 @@ SHRINK_RATE, FINETUNE_RATE = 0.05, 0.05
 WELL_USED = 0.955  # of the active budget: below it there is room worth another round
 CANDIDATE_ROUNDS, CONFIRM_ROUNDS, CONFIRM_ROUNDS_MOST = 5, 6, 15
 FIRST_MARGIN = 0.012
+PATIENCE_S = 1800.0  # for a device that somebody else holds, once training has been invested
 
 
 class Settings(NamedTuple):
@@ -380,6 +381,7 @@ class Loop:
         self._baseline_latency_s = float(survey.measured[0])
         budget = self.budget(survey)
         self._announce(budget, survey)
+        self.bench.patience_s = PATIENCE_S
         baseline = self.baseline()
         self._note("baseline", baseline)
         baseline_path = self.run.path / "artifacts" / "baseline.onnx"
