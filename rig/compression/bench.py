@@ -131,7 +131,7 @@ class Bench:
         return record
 
     def _ask(self, session: Session, subject: Subject, fps: float | None, identity: str) -> dict[str, Any]:
-        """Measure, waiting up to ``patience_s`` while somebody else holds the device: hours of training are at stake."""
+        """Measure; while another holds the device, wait up to ``patience_s``: hours of training are at stake."""
         deadline_s = time.monotonic() + self.patience_s
         while True:
             try:
