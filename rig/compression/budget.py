@@ -60,7 +60,7 @@ class Bound(NamedTuple):
 
     def used(self, value: float) -> float:
         """Share of the budget used, of the active part: (value − floor)/(limit − floor)."""
-        return (value - self.floor) / (self.limit - self.floor)
+        return float((value - self.floor) / (self.limit - self.floor))
 
     def scaled(self, factor: float) -> Bound:
         """The same bound with its active part times ``factor`` (a margin, or a correction by what was measured)."""
@@ -135,7 +135,7 @@ def resolve(limits: Sequence[Limit], fps: float | None, idle_power_w: float, bas
         )
         if wanted.relative is not None:
             whole = bound.value(baseline)
-            bound = bound._replace(limit=bound.floor + wanted.relative * (whole - bound.floor))
+            bound = bound._replace(limit=float(bound.floor + wanted.relative * (whole - bound.floor)))
         if bound.limit <= bound.floor:
             raise InfeasibleTargetError(
                 f"target {bound.limit:.3g} W is not above the quiet power of {bound.floor:.3g} W",

@@ -52,7 +52,7 @@ class StrengthController:
 
     def state(self) -> dict[str, Any]:
         """Plain data for a checkpoint."""
-        return {"log_strength": self.log_strength, "previous_error": self._previous_error}
+        return {"log_strength": float(self.log_strength), "previous_error": float(self._previous_error)}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take back ``state``."""

@@ -58,10 +58,10 @@ class Shrinker:
         self.history.append(
             {
                 "step": step,
-                "log_strength": self.controller.log_strength,
+                "log_strength": float(self.controller.log_strength),
                 "true_cost": usage,
                 "relaxed_cost": float(self.regularizer.penalty().detach()),
-                "target_cost": self.controller.wanted(share),
+                "target_cost": float(self.controller.wanted(share)),
                 "loss": loss,
                 "alive_share": sum(widths.values()) / whole,
             }
@@ -72,7 +72,8 @@ class Shrinker:
         return {
             "controller": self.controller.state(),
             "history": self.history,
-            "strength": self.strength,
+            "strength": float(self.strength),
+            "watched": self.regularizer.state(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
