@@ -65,6 +65,7 @@ class CostRegularizer:
         self.threshold = threshold
         self.resistance = {g.name: torch.zeros(g.width) for g in self.groups if g.prunable}
         self.condemned = {g.name: torch.zeros(g.width, dtype=torch.bool) for g in self.groups if g.prunable}
+        self.dead = {g.name: torch.zeros(g.width, dtype=torch.bool) for g in self.groups if g.prunable}
         self._watched = 0
         self._prices: dict[str, float] = {}
         self._priced_at: dict[str, int] = {}
@@ -96,12 +97,13 @@ class CostRegularizer:
 
     def state(self) -> dict[str, Any]:
         """What was watched, for a checkpoint."""
-        return {"resistance": self.resistance, "condemned": self.condemned, "watched": self._watched}
+        return {"resistance": self.resistance, "condemned": self.condemned, "dead": self.dead, "watched": self._watched}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take back ``state``."""
         self.resistance = dict(state["resistance"])
         self.condemned = dict(state["condemned"])
+        self.dead = dict(state["dead"])
         self._watched = int(state["watched"])
 
     def prices(self) -> dict[str, float]:
@@ -125,12 +127,12 @@ class CostRegularizer:
 
     @torch.no_grad()
     def watch(self) -> None:
-        """Take the gradients of the step just made into each channel's running ``|Σ γ·∂L/∂γ + β·∂L/∂β|``."""
+        """Take the gradients of the step just made into each channel's running ``Σ |γ·∂L/∂γ + β·∂L/∂β|``."""
         self._watched += 1
         share = max(1.0 / self._watched, 1.0 / MEMORY)
         for group in self.groups:
             if group.prunable:
-                self.resistance[group.name].lerp_(_pull(group).abs(), share)
+                self.resistance[group.name].lerp_(_pull(group), share)
 
     @torch.no_grad()
     def condemn(self, strength: float) -> None:
@@ -148,8 +150,8 @@ class CostRegularizer:
     def proximal_step(self, rate: float) -> None:
         """Shrink the condemned channels by ``rate`` of their group's typical norm; what crosses zero is dead."""
         for group in self.groups:
-            if group.prunable and bool(self.condemned[group.name].any()):
-                _shrink(group, min(MAX_STEP, rate) * self.condemned[group.name].float())
+            if group.prunable and bool(self.condemned[group.name].any() | self.dead[group.name].any()):
+                _shrink(group, min(MAX_STEP, rate) * self.condemned[group.name].float(), self.dead[group.name])
 
     @torch.no_grad()
     def projected(self) -> dict[str, int]:
@@ -189,24 +191,34 @@ def effective_width(norms: Tensor) -> Tensor:
 
 
 def _pull(group: ScaledGroup) -> Tensor:
-    """Σ γ·∂L/∂γ + β·∂L/∂β of each channel over its tied scales, shape (width,)."""
+    """Σ over the tied scales of |γ·∂L/∂γ + β·∂L/∂β|, shape (width,).
+
+    Absolute before the sum: at a trained network's optimum the parts of a residual channel cancel, which says nothing
+    about doing without it.
+    """
     total = torch.zeros(group.width)
     for scale in group.scales:
+        parts = torch.zeros(group.width)
         for values in (scale.weight, scale.bias):
             if values is not None and values.grad is not None:
                 product = (values * values.grad)[scale.index]
-                total = total.index_add(0, scale.root, product.flatten(1).sum(1) if product.dim() > 1 else product)
+                parts = parts.index_add(0, scale.root, product.flatten(1).sum(1) if product.dim() > 1 else product)
+        total += parts.abs()
     return total
 
 
-def _shrink(group: ScaledGroup, steps: Tensor) -> None:
-    """Lower each channel's norm by ``steps`` (width,) times the group's typical norm Σn²/Σn, not below zero."""
+def _shrink(group: ScaledGroup, steps: Tensor, dead: Tensor) -> None:
+    """Lower each channel's norm by ``steps`` (width,) times the group's typical norm Σn²/Σn, not below zero.
+
+    ``dead`` (width,) gains what reaches zero, and is held there: an optimizer's momentum would move it again.
+    """
     norms = group.norms()
     whole = float(norms.sum())
-    if whole <= 0 or not bool(steps.any()):
+    if whole <= 0:
         return
     typical = float((norms**2).sum()) / whole
-    wanted = (norms - steps * typical).clamp_min(0.0)
+    wanted = torch.where(dead, torch.zeros_like(norms), (norms - steps * typical).clamp_min(0.0))
+    dead |= wanted == 0
     factor = torch.where(norms > 0, wanted / norms.clamp_min(1e-12), torch.zeros_like(norms))
     for scale in group.scales:
         rows = factor[scale.root]
