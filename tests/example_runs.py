@@ -176,7 +176,7 @@ def optimize_result(simulated: bool = True, powered: bool = True) -> dict[str, A
             "log_strength": -9.0 + 4.0 * (1 - math.exp(-step / 40)),
             "true_cost": 1.02 + 0.95 * math.exp(-step / 55),
             "relaxed_cost": 1.0 + 0.98 * math.exp(-step / 50),
-            "target_cost": 1.05,
+            "target_cost": max(1.0, 1.97 - step / 200),
             "loss": 0.4,
             "alive_share": 0.68 + 0.32 * math.exp(-step / 60),
         }

@@ -57,7 +57,7 @@ def result(
         "controller": shrinker.history,
         "stages": loop.stages,
         "blocks": {"removed": removed, "trials": loop.state["trials"]},
-        "layers": _layers(template, candidate, removed),
+        "layers": _layers(loop, survey.path, template, candidate, removed),
         "widths": template.layer_widths(candidate.widths, removed),
         "kernels": {"before": _kernels(loop, paths[0]), "after": _kernels(loop, paths[1])},
         "validation": _validation(loop, trial, paths),
@@ -142,7 +142,12 @@ def budget_groups(loop: Loop) -> list[Any]:
     return [g for g in loop.groups if g.prunable]
 
 
-def _layers(template: Template, candidate: Candidate, removed: list[str]) -> list[dict[str, Any]]:
+def _layers(
+    loop: Loop, seed: Path, template: Template, candidate: Candidate, removed: list[str]
+) -> list[dict[str, Any]]:
+    """Every layer's width before and after, in the order in which the network runs them."""
+    ran = [(node.weight or "").removesuffix(".weight") for node in read_kernels(seed, loop.profile.runtime.name)]
+    order = {layer: i for i, layer in enumerate(ran)}
     after = template.layer_widths(candidate.widths, removed)
     gone = {layer for b in template.blocks if b.name in removed for layer in b.layers}
     rows = []
@@ -159,8 +164,7 @@ def _layers(template: Template, candidate: Candidate, removed: list[str]) -> lis
                     "why": group.why_fixed or None,
                 }
             )
-    order = {kernel.name: i for i, kernel in enumerate(template.kernels)}
-    return sorted(rows, key=lambda r: (order.get(str(r["name"]), 0), str(r["name"])))
+    return sorted(rows, key=lambda row: order.get(str(row["name"]), len(order)))
 
 
 def _kernels(loop: Loop, path: Path) -> list[dict[str, Any]]:

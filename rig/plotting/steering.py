@@ -10,7 +10,7 @@ from matplotlib.figure import FigureBase
 from rig.plotting.budget import NAMES, UNITS
 from rig.plotting.figure import ReportFigure, listed, plural
 from rig.plotting.numbers import Interval, compact, display_unit, interval, percent
-from rig.plotting.style import BLUE, GREEN, INK, PURPLE, VERMILLION, interval_arms, legend_above, marks, word
+from rig.plotting.style import BLUE, GREEN, INK, PURPLE, SOFT_INK, VERMILLION, interval_arms, legend_above, marks, word
 from rig.results import BudgetLimit, RunResult
 
 LIMIT_ALIASES = {
@@ -47,6 +47,7 @@ class ControllerData(NamedTuple):
     steps: tuple[int, ...]
     true_ratio: tuple[float, ...]
     relaxed_ratio: tuple[float | None, ...]
+    wanted_ratio: tuple[float, ...]
     log_strength: tuple[float, ...]
     alive_percent: tuple[float | None, ...]
 
@@ -83,8 +84,9 @@ def controller_data(result: RunResult) -> ControllerData | None:
         return None
     return ControllerData(
         tuple(s.step for s in steps),
-        tuple(s.true_cost / s.target_cost for s in steps),
-        tuple(None if s.relaxed_cost is None else s.relaxed_cost / s.target_cost for s in steps),
+        tuple(s.true_cost for s in steps),
+        tuple(s.relaxed_cost for s in steps),
+        tuple(s.target_cost for s in steps),
         tuple(s.log_strength for s in steps),
         tuple(None if s.alive_share is None else 100 * s.alive_share for s in steps),
     )
@@ -140,14 +142,15 @@ def draw_line(
 
 
 def draw_controller_cost(data: ControllerData, ax: Axes) -> Axes:
-    """Cost over its target: as rounded to real widths (solid) and as the regularizer sees it (dashed)."""
+    """Cost as a share of the budget: of the channels alive, as the regularizer sees it, and as wanted at each step."""
     ax.plot(data.steps, data.true_ratio, color=BLUE, label="cost of the network as it stands")
     relaxed = [float("nan") if v is None else v for v in data.relaxed_ratio]
     ax.plot(data.steps, relaxed, color=GREEN, linestyle="-.", label="cost as relaxed")
+    ax.plot(data.steps, data.wanted_ratio, color=SOFT_INK, linestyle=":", label="cost wanted by now")
     ax.axhline(1.0, color=VERMILLION, linestyle=(0, (5, 3)), label="target")
     ax.set_ylim(0, max(1.15, 1.08 * max(data.true_ratio)))
     ax.set_ylabel("Cost ÷ target")
-    legend_above(ax, columns=3)
+    legend_above(ax, columns=2)
     return ax
 
 
@@ -183,7 +186,14 @@ def controller_figure(data: ControllerData, simulated: bool) -> ReportFigure:
         alt=f"{mark}Lines over {plural(len(data.steps), 'step')}: cost over target from {data.true_ratio[0]:.2f} to "
         f"{data.true_ratio[-1]:.2f}; "
         f"log strength from {data.log_strength[0]:.2f} to {data.log_strength[-1]:.2f}.",
-        columns=("step", "true_cost_over_target", "relaxed_cost_over_target", "log_strength", "alive_percent"),
+        columns=(
+            "step",
+            "true_cost_over_target",
+            "relaxed_cost_over_target",
+            "wanted_cost_over_target",
+            "log_strength",
+            "alive_percent",
+        ),
         rows=tuple(zip(*data, strict=True)),
         draw=draw,
         height_mm=92,
