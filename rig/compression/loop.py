@@ -197,7 +197,10 @@ class Loop:
         narrowest = {g.name: 1 if g.prunable else g.width for g in survey.template.groups}
         without = survey.template.removed_kernels([b.name for b in survey.template.blocks])
         reach = survey.tables.totals(narrowest, without)
-        reach[:2] *= survey.measured[:2] / survey.predicted[:2]
+        # Without a power source both energies are zero.
+        reach[:2] *= np.divide(
+            survey.measured[:2], survey.predicted[:2], out=np.ones(2), where=survey.predicted[:2] > 0
+        )
         check_feasible(budget, reach, settings.fps)
         self.state["reachable"] = {b.name: [b.value(reach), b.value(survey.measured)] for b in budget.bounds}
         return budget
