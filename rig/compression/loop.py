@@ -50,7 +50,8 @@ GROWTH = 1.5  # how much wider than the seed network a group may become
 SHRINK_RATE, FINETUNE_RATE = 0.05, 0.05
 WELL_USED = 0.955  # of the active budget: below it there is room worth another round
 CANDIDATE_ROUNDS, CONFIRM_ROUNDS, CONFIRM_ROUNDS_MOST = 5, 6, 15
-FIRST_MARGIN = 0.012
+FIRST_MARGIN = 0.012  # of the active budget, left free for what prediction and measurement may err
+LAST_MARGIN = 0.02  # where no round is left to correct in
 PATIENCE_S = 1800.0  # for a device that somebody else holds, once training has been invested
 
 
@@ -291,10 +292,11 @@ class Loop:
                 best = candidate
             if (met and (usage.value or 0.0) >= WELL_USED) or len(self.rounds) >= self.settings.rounds:
                 return best or candidate
+            last = len(self.rounds) + 1 >= self.settings.rounds
             for bound in budget.bounds:
                 seen = candidate.trial.usages[bound.name]
                 predicted = bound.used(bound.value(candidate.predicted))
-                margin = max(0.006, 1.2 * (seen.half_width or 0.0)) + 0.002
+                margin = max(LAST_MARGIN if last else 0.008, 1.2 * (seen.half_width or 0.0) + 0.002)
                 factors[bound.name] = (1.0 - margin) * predicted / max(seen.value or 0.0, 1e-9)
 
     def _candidate(
