@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import itertools
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -33,7 +34,7 @@ from rig.compression.controller import StrengthController
 from rig.compression.groups import ChannelGroup, find_groups
 from rig.compression.importance import taylor
 from rig.compression.morphnet import Shrinker
-from rig.compression.surgery import keep_channels, narrow
+from rig.compression.surgery import keep_channels, narrow, reestimate_norms
 from rig.compression.tasks import Task
 from rig.compression.template import Template, make_template
 from rig.compression.training import TrainingPlan, load_state, save_atomically, train
@@ -52,6 +53,7 @@ WELL_USED = 0.955  # of the active budget: below it there is room worth another 
 CANDIDATE_ROUNDS, CONFIRM_ROUNDS, CONFIRM_ROUNDS_MOST = 5, 6, 15
 FIRST_MARGIN = 0.012  # of the active budget, left free for what prediction and measurement may err
 LAST_MARGIN = 0.02  # where no round is left to correct in
+NORM_BATCHES = 20  # training batches to estimate batch-norm statistics from
 PATIENCE_S = 1800.0  # for a device that somebody else holds, once training has been invested
 
 
@@ -328,6 +330,8 @@ class Loop:
                 score = importance[group.name] + 1e-6 * (group.norms().detach() > 0)
                 kept[group.name] = keep_channels(group, score, widths[group.name])
         narrowed = narrow(network, self.task.model, template, kept, widths, removed, self.example)
+        batches = itertools.islice(iter(self.task.loaders("train")), NORM_BATCHES)
+        reestimate_norms(narrowed, (inputs for inputs, _ in batches))
         path = self.run.path / "artifacts" / f"candidate-{number}.onnx"
         export.save_checked(narrowed, self.task.input_shape, path)
         predicted = survey.tables.totals(widths, template.removed_kernels(removed))
@@ -393,10 +397,10 @@ class Loop:
         export.save_checked(baseline, self.task.input_shape, baseline_path)
         shrunk, shrinker, template = self.shrink(baseline, survey, budget)
         removed, importance = self.remove_blocks(shrunk, template, survey, budget, shrinker)
+        self._note_removal(shrunk, template, removed)
         factors = self._corrections(survey, budget, FIRST_MARGIN)
         while True:
             candidate = self.candidates(shrunk, template, survey, budget, importance, factors)
-            self._note_removal(shrunk, candidate)
             path = self.finetune(candidate)
             trial = self.confirm(baseline_path, path, budget, candidate.network, candidate.round)
             if trial.verdict == "met" or len(self.rounds) >= self.settings.rounds:
@@ -433,11 +437,12 @@ class Loop:
             self.stages.append(entry)
         entry.update(accuracy_val=accuracy, **facts)
 
-    def _note_removal(self, shrunk: nn.Module, candidate: Candidate) -> None:
-        before = self.task.evaluate(shrunk, "val")
-        drop = before - candidate.accuracy_val
+    def _note_removal(self, shrunk: nn.Module, template: Template, removed: list[str]) -> None:
+        """What accuracy the removal itself costs: dead channels and blocks out, nothing rounded or corrected."""
+        bare, alive = bare_network(shrunk, self.task, template, removed)
+        before, after = (self.task.evaluate(network, "val") for network in (shrunk, bare))
         self.stages.append(
-            {"name": "removal", "seconds": 0.0, "accuracy_val": candidate.accuracy_val, "accuracy_drop": drop}
+            {"name": "removal", "seconds": 0.0, "accuracy_val": after, "accuracy_drop": before - after, "widths": alive}
         )
 
     def _read_state(self) -> dict[str, Any]:
@@ -472,3 +477,13 @@ def trained_baseline(task: Task, plan: TrainingPlan, folder: Path, train_it: Cal
     train_it(network)
     save_atomically(network.state_dict(), cached)
     return network
+
+
+def bare_network(
+    shrunk: nn.Module, task: Task, template: Template, removed: list[str]
+) -> tuple[nn.Module, dict[str, int]]:
+    """The shrunk network without its dead channels and its removed blocks, and the widths that are left."""
+    kept = {g.name: torch.nonzero(g.norms().detach() > 0).flatten().tolist() for g in template.groups if g.prunable}
+    widths = {**template.seed_widths(), **{name: len(channels) for name, channels in kept.items()}}
+    example = torch.zeros(1, *task.input_shape)
+    return narrow(shrunk, task.model, template, kept, widths, removed, example), widths

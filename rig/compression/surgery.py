@@ -8,7 +8,7 @@ through concatenations and flattened images), or keep their place where a layer 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -106,3 +106,20 @@ def function_difference(a: nn.Module, b: nn.Module, example: Tensor) -> float:
     a.train(flags[0])
     b.train(flags[1])
     return float((first - second).abs().max() / first.abs().max().clamp_min(1e-12))
+
+
+def reestimate_norms(model: nn.Module, inputs: Iterable[Tensor]) -> None:
+    """Estimate the running statistics of every batch-norm anew: other channels went in when they were learned."""
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    momenta = [m.momentum for m in norms]
+    was_training = model.training
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain mean over the batches
+    model.train()
+    with torch.no_grad():
+        for batch in inputs:
+            model(batch)
+    model.train(was_training)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum

@@ -5,7 +5,7 @@ import torch
 from stairs import INPUT, build
 
 from rig.compression.groups import find_groups
-from rig.compression.surgery import function_difference, keep_channels, narrow
+from rig.compression.surgery import function_difference, keep_channels, narrow, reestimate_norms
 from rig.errors import ModelError
 
 EXAMPLE = torch.zeros(1, *INPUT)
@@ -73,3 +73,26 @@ def test_the_most_important_channels_are_kept_in_order(template):
     importance = torch.arange(16.0)
     assert keep_channels(group, importance, 3) == [13, 14, 15]
     assert keep_channels(group, torch.ones(16), 2) == [0, 1]
+
+
+def test_batch_norm_statistics_are_those_of_the_batches_given(network):
+    net = copy.deepcopy(network)
+    batches = [torch.randn(32, *INPUT, generator=torch.Generator().manual_seed(i)) for i in range(4)]
+    reestimate_norms(net, batches)
+    with torch.no_grad():
+        expected = torch.stack([net.conv1(b).mean((0, 2, 3)) for b in batches]).mean(0)
+    assert torch.allclose(net.bn1.running_mean, expected, atol=1e-5)
+    assert net.bn1.momentum == 0.1
+    assert not net.training
+
+
+def test_bare_network_is_the_shrunk_function(network, template):
+    from rig.compression.loop import bare_network
+    from rig.compression.tasks import Task
+
+    net, cut = with_dead_channels(network, template, {"conv1": {0, 1}, "layer2.1.conv1": {3, 4, 5}})
+    task = Task("tiny", "tiny", build, None, None, None, INPUT, 0)
+    bare, widths = bare_network(net, task, cut, [])
+    assert widths["conv1"] == 14
+    assert widths["layer2.1.conv1"] == 29
+    assert function_difference(net, bare, PROBE) < 1e-5

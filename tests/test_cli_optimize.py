@@ -1,0 +1,93 @@
+"""``rig optimize`` for real on the simulated board: refusals before training, Ctrl-C and resume, the whole line."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+TASK = ("--device", "virtual-pi4", "--task", "digits", "--model", "resnet8")
+THREE_QUARTERS = ("--target-power", "75%", "--fps", "60")
+EPOCHS = ("--epochs-baseline", "2", "--epochs-shrink", "4", "--epochs-finetune", "1")
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A store of its own with a small calibration."""
+    root = tmp_path_factory.mktemp("optimize")
+    here = {**os.environ, "RIG_HOME": str(root / "home"), "RIG_CONFIG": str(root / "config"), "OMP_NUM_THREADS": "1"}
+    done = rig(here, "calibrate", "--device", "virtual-pi4", "--kernels", "60")
+    assert done.returncode == 0, done.stderr
+    return here
+
+
+def rig(environment: dict[str, str], *words: str, timeout_s: float = 400.0) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "rig.cli", *words]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=timeout_s)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("--target-power", "2.6W", "--fps", "60"), 4, "not above the quiet power"),
+        (("--target-latency", "1us"), 4, "narrowest network"),
+        (("--target-power", "9W", "--fps", "60"), 2, "already meets"),
+        (("--target-power", "3.6"), 2, "no unit"),
+    ],
+)
+def test_targets_are_refused_before_training(environment, words, code, said):
+    done = rig(environment, "optimize", *TASK, *words)
+    assert done.returncode == code
+    assert said in done.stderr
+    assert "Fix:" in done.stderr
+    assert "epochs" not in done.stderr
+
+
+def test_a_device_without_a_power_source_is_refused_for_a_power_target(environment):
+    models = Path(environment["RIG_HOME"]) / "models"
+    profile = Path(environment["RIG_CONFIG"]) / "devices" / "blind.toml"
+    profile.parent.mkdir(parents=True, exist_ok=True)
+    profile.write_text(
+        'sensors = []\nsimulated = true\n[runtime]\nname = "virtual"\noptions = { board = "pi4", seed = 0 }\n'
+    )
+    (models / "blind").symlink_to(models / "virtual-pi4")
+    done = rig(environment, "optimize", "--device", "blind", *TASK[2:], "--target-power", "50%")
+    assert done.returncode == 3
+    assert "no power source" in done.stderr
+
+
+@pytest.mark.slow
+def test_stopped_by_ctrl_c_it_resumes_and_ends_with_a_verdict_and_a_report(environment):
+    command = [sys.executable, "-m", "rig.cli", "optimize", *TASK, *THREE_QUARTERS, *EPOCHS]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    lines = []
+    for line in child.stderr:
+        lines.append(line)
+        if "shrink: training" in line:
+            time.sleep(1.0)
+            child.send_signal(signal.SIGINT)
+            break
+    _, rest = child.communicate(timeout=60)
+    assert child.returncode == 130, "".join(lines) + rest
+    assert "--resume" in rest
+
+    done = rig(environment, "optimize", *TASK, *THREE_QUARTERS, *EPOCHS, "--resume", "--json")
+    assert done.returncode in (0, 5, 6), done.stderr
+    result = json.loads(done.stdout)
+    assert result["kind"] == "simulated"
+    assert {"met": 0, "missed": 5, "undecided": 6}[result["verdict"]] == done.returncode
+    assert "baseline: training" not in done.stderr  # it was finished before the stop
+    assert result["result"]["energy_active_j"]["value"] < 0.85 * result["baseline"]["energy_active_j"]["value"]
+    assert len(result["measurements"]) == len(set(result["measurements"]))
+    assert Path(result["artifacts"]["compressed"]).is_file()
+
+    drawn = rig(environment, "report", "--json")
+    assert drawn.returncode == 0, drawn.stderr
+    page = Path(json.loads(drawn.stdout)["artifacts"]["report"]).read_text()
+    assert "SIMULATED" in page
