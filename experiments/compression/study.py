@@ -31,11 +31,17 @@ def main() -> None:
         write_tables()
         return
     name = f"results-{asked.what}{'-ablation' if asked.ablation else ''}.json"
-    rows = []
     for seed in asked.seeds:
-        rows.append(row_of(one_run(asked.what, seed, asked.ablation)))
-        (HERE / name).write_text(json.dumps(rows, indent=1) + "\n")
-        print(json.dumps(rows[-1]), flush=True)
+        row = row_of(one_run(asked.what, seed, asked.ablation))
+        keep(HERE / name, row)
+        print(json.dumps(row), flush=True)
+
+
+def keep(path: Path, row: dict[str, Any]) -> None:
+    """Put a row into a results file, in place of one of the same seed."""
+    rows = json.loads(path.read_text()) if path.exists() else []
+    rows = sorted([*(r for r in rows if r["seed"] != row["seed"]), row], key=lambda r: r["seed"])
+    path.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 def one_run(device: str, seed: int, ablation: bool) -> dict[str, Any]:
