@@ -8,7 +8,7 @@ import sys
 import torch
 
 from rig.commands.optimize import USUAL_EPOCHS
-from rig.compression.loop import trained_baseline
+from rig.compression.baseline import trained_baseline
 from rig.compression.tasks import load_task
 from rig.compression.training import TrainingPlan, train
 from rig.store import Store

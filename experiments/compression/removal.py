@@ -13,7 +13,7 @@ import torch
 
 from power_models.kernels import kernel_graph
 from rig.compression.groups import find_groups
-from rig.compression.loop import bare_network
+from rig.compression.surgery import bare_network
 from rig.compression.tasks import load_task
 from rig.compression.template import make_template
 from rig.compression.training import load_state

@@ -74,7 +74,7 @@ def run(options: OptimizeOptions, gradient_on: bool = True) -> dict[str, Any]:
 
 def _settings(options: OptimizeOptions) -> Settings:
     """What was typed, parsed; raises BadInputError."""
-    from rig.compression.loop import Settings, need_limits
+    from rig.compression.loop import Settings
 
     typed = (
         ("power", options.target_power),
@@ -84,7 +84,8 @@ def _settings(options: OptimizeOptions) -> Settings:
         ("params", options.target_params),
     )
     limits: tuple[Limit, ...] = tuple(parse_limit(name, text) for name, text in typed if text is not None)
-    need_limits(limits)
+    if not limits:
+        raise BadInputError("no target was given", "add --target-power 3.6W --fps 60, or another --target-…")
     fps = parse_fps(options.fps) if options.fps is not None else None
     epochs = DEFAULT_EPOCHS.get(options.task, USUAL_EPOCHS)
     asked = (options.epochs_baseline, options.epochs_shrink, options.epochs_finetune)

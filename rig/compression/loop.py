@@ -13,7 +13,6 @@ run continues where it was.
 from __future__ import annotations
 
 import copy
-import hashlib
 import itertools
 import time
 from collections.abc import Callable, Mapping
@@ -28,19 +27,20 @@ from power_models.kernel_cost import KernelCostModel, UnpricedKernel
 from power_models.regularizer import CostRegularizer
 from power_models.tables import Array, NetworkTables
 from rig.compression import blocks, export
+from rig.compression.baseline import trained_baseline
 from rig.compression.bench import Bench
 from rig.compression.budget import Budget, check_feasible, resolve
 from rig.compression.controller import StrengthController
 from rig.compression.groups import ChannelGroup, find_groups
 from rig.compression.importance import taylor
 from rig.compression.morphnet import Shrinker
-from rig.compression.surgery import keep_channels, narrow, reestimate_norms
+from rig.compression.surgery import bare_network, keep_channels, narrow, reestimate_norms
 from rig.compression.tasks import Task
 from rig.compression.template import Template, make_template
-from rig.compression.training import TrainingPlan, load_state, save_atomically, train
+from rig.compression.training import TrainingPlan, train
 from rig.compression.trial import Trial, judge
 from rig.compression.widths import WidthChooser
-from rig.errors import BadInputError, NoCostModelError, UnsupportedOperatorError
+from rig.errors import NoCostModelError, UnsupportedOperatorError
 from rig.network_file import read_kernels
 from rig.profiles import DeviceProfile
 from rig.quality import paced_line
@@ -453,37 +453,3 @@ class Loop:
         from rig.output import plain
 
         self.run.write_json("state.json", plain(self.state))
-
-
-def need_limits(limits: tuple[Limit, ...]) -> None:
-    """Raise BadInputError where no target was given."""
-    if not limits:
-        raise BadInputError(
-            "no target was given",
-            "add --target-power 3.6W --fps 60, or --target-energy, --target-latency, --target-flops",
-        )
-
-
-def trained_baseline(task: Task, plan: TrainingPlan, folder: Path, train_it: Callable[[nn.Module], None]) -> nn.Module:
-    """The seed network trained by ``plan``: from ``folder`` if an earlier run left it there, else by ``train_it``."""
-    key = hashlib.sha256(repr((task.name, task.model_name, plan)).encode()).hexdigest()[:12]
-    cached = folder / f"{task.name}-{task.model_name}-{key}.pt"
-    torch.manual_seed(plan.seed)
-    network = task.model()
-    if cached.exists():
-        network.load_state_dict(load_state(cached))
-        network.eval()
-        return network
-    train_it(network)
-    save_atomically(network.state_dict(), cached)
-    return network
-
-
-def bare_network(
-    shrunk: nn.Module, task: Task, template: Template, removed: list[str]
-) -> tuple[nn.Module, dict[str, int]]:
-    """The shrunk network without its dead channels and its removed blocks, and the widths that are left."""
-    kept = {g.name: torch.nonzero(g.norms().detach() > 0).flatten().tolist() for g in template.groups if g.prunable}
-    widths = {**template.seed_widths(), **{name: len(channels) for name, channels in kept.items()}}
-    example = torch.zeros(1, *task.input_shape)
-    return narrow(shrunk, task.model, template, kept, widths, removed, example), widths

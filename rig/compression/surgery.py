@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from rig.compression.groups import ChannelGroup, dependency_graph
+from rig.compression.tasks import Task
 from rig.compression.template import Template
 from rig.errors import ModelError
 
@@ -123,3 +124,13 @@ def reestimate_norms(model: nn.Module, inputs: Iterable[Tensor]) -> None:
     model.train(was_training)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
+
+
+def bare_network(
+    shrunk: nn.Module, task: Task, template: Template, removed: Sequence[str]
+) -> tuple[nn.Module, dict[str, int]]:
+    """The shrunk network without its dead channels and its removed blocks, and the widths that are left."""
+    kept = {g.name: torch.nonzero(g.norms().detach() > 0).flatten().tolist() for g in template.groups if g.prunable}
+    widths = {**template.seed_widths(), **{name: len(channels) for name, channels in kept.items()}}
+    example = torch.zeros(1, *task.input_shape)
+    return narrow(shrunk, task.model, template, kept, widths, removed, example), widths

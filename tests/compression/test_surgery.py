@@ -5,7 +5,8 @@ import torch
 from stairs import INPUT, build
 
 from rig.compression.groups import find_groups
-from rig.compression.surgery import function_difference, keep_channels, narrow, reestimate_norms
+from rig.compression.surgery import bare_network, function_difference, keep_channels, narrow, reestimate_norms
+from rig.compression.tasks import Task
 from rig.errors import ModelError
 
 EXAMPLE = torch.zeros(1, *INPUT)
@@ -87,9 +88,6 @@ def test_batch_norm_statistics_are_those_of_the_batches_given(network):
 
 
 def test_bare_network_is_the_shrunk_function(network, template):
-    from rig.compression.loop import bare_network
-    from rig.compression.tasks import Task
-
     net, cut = with_dead_channels(network, template, {"conv1": {0, 1}, "layer2.1.conv1": {3, 4, 5}})
     task = Task("tiny", "tiny", build, None, None, None, INPUT, 0)
     bare, widths = bare_network(net, task, cut, [])

@@ -1,0 +1,28 @@
+"""The uncompressed network, trained once and kept for every run that starts from it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from rig.compression.tasks import Task
+from rig.compression.training import TrainingPlan, load_state, save_atomically
+
+
+def trained_baseline(task: Task, plan: TrainingPlan, folder: Path, train_it: Callable[[nn.Module], None]) -> nn.Module:
+    """The seed network trained by ``plan``: from ``folder`` if an earlier run left it there, else by ``train_it``."""
+    key = hashlib.sha256(repr((task.name, task.model_name, plan)).encode()).hexdigest()[:12]
+    cached = folder / f"{task.name}-{task.model_name}-{key}.pt"
+    torch.manual_seed(plan.seed)
+    network = task.model()
+    if cached.exists():
+        network.load_state_dict(load_state(cached))
+        network.eval()
+        return network
+    train_it(network)
+    save_atomically(network.state_dict(), cached)
+    return network
