@@ -26,7 +26,7 @@ class Link(object):
         self._reader = LineReader(fd_in)
         self._writer = LineWriter(fd_out)
         self._settings = settings
-        self.requests: queue.Queue[Optional[Dict[str, Any]]] = queue.Queue()
+        self.requests = queue.Queue()  # type: queue.Queue[Optional[Dict[str, Any]]]
         self.lost = threading.Event()
         self.abandoned = threading.Event()
         self._stopped = threading.Event()
