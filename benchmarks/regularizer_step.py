@@ -52,7 +52,7 @@ def main() -> None:
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-            seen = float(loss)
+            seen = float(loss.detach())
             if hook is not None:
                 steps.count += 1
                 hook.after_step(steps.count, 1500, 0.01, seen)
