@@ -89,5 +89,5 @@ def test_stopped_by_ctrl_c_it_resumes_and_ends_with_a_verdict_and_a_report(envir
 
     drawn = rig(environment, "report", "--json")
     assert drawn.returncode == 0, drawn.stderr
-    page = Path(json.loads(drawn.stdout)["artifacts"]["report"]).read_text()
+    page = Path(json.loads(drawn.stdout)["artifacts"]["report"][0]).read_text()
     assert "SIMULATED" in page
