@@ -132,7 +132,7 @@ class CostRegularizer:
         share = max(1.0 / self._watched, 1.0 / MEMORY)
         for group in self.groups:
             if group.prunable:
-                self.resistance[group.name].lerp_(_pull(group), share)
+                self.resistance[group.name].lerp_(_resistance(group), share)
 
     @torch.no_grad()
     def condemn(self, strength: float) -> None:
@@ -190,21 +190,26 @@ def effective_width(norms: Tensor) -> Tensor:
     return norms.sum() ** 2 / square if float(square.detach()) > 0 else norms.sum()
 
 
-def _pull(group: ScaledGroup) -> Tensor:
-    """Σ over the tied scales of |γ·∂L/∂γ + β·∂L/∂β|, shape (width,).
-
-    Absolute before the sum: at a trained network's optimum the parts of a residual channel cancel, which says nothing
-    about doing without it.
-    """
-    total = torch.zeros(group.width)
+def pulls(group: ScaledGroup) -> list[Tensor]:
+    """γ·∂L/∂γ + β·∂L/∂β of each channel, one tensor (width,) for each of the group's tied scales."""
+    found = []
     for scale in group.scales:
         parts = torch.zeros(group.width)
         for values in (scale.weight, scale.bias):
             if values is not None and values.grad is not None:
                 product = (values * values.grad)[scale.index]
                 parts = parts.index_add(0, scale.root, product.flatten(1).sum(1) if product.dim() > 1 else product)
-        total += parts.abs()
-    return total
+        found.append(parts)
+    return found
+
+
+def _resistance(group: ScaledGroup) -> Tensor:
+    """Σ over the tied scales of |γ·∂L/∂γ + β·∂L/∂β|, shape (width,).
+
+    Absolute before the sum: at a trained network's optimum the parts of a residual channel cancel, which says nothing
+    about doing without it.
+    """
+    return sum((parts.abs() for parts in pulls(group)), torch.zeros(group.width))
 
 
 def _shrink(group: ScaledGroup, steps: Tensor, dead: Tensor) -> None:

@@ -21,7 +21,7 @@ from rig.configuration import configuration_of
 from rig.errors import DeviceBusyError, DeviceSetupError, TransientDeviceError
 from rig.measurement import Measurement
 from rig.network_file import read_kernels
-from rig.profiles import DeviceProfile
+from rig.profiles import WITHOUT_A_BOARD, DeviceProfile
 from rig.quality import assess
 from rig.session import Session, Subject
 from rig.store import Run, RunInfo
@@ -67,12 +67,8 @@ class Bench:
             )
             raise DeviceSetupError(
                 f"{self.profile.name} has no power source, so a power or energy target cannot be measured ({why})",
-                f"see rig devices; or give --target-latency, or --device {self._with_power()}",
+                f"see rig devices; or give --target-latency, or --device {WITHOUT_A_BOARD}",
             )
-
-    @staticmethod
-    def _with_power() -> str:
-        return "virtual-pi4"
 
     def in_turn(
         self,

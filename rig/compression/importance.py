@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from power_models.regularizer import pulls
 from rig.compression.groups import ChannelGroup
 from rig.compression.tasks import Task
 
@@ -28,16 +29,6 @@ def taylor(model: nn.Module, task: Task, groups: Sequence[ChannelGroup], batches
         with torch.no_grad():
             for group in groups:
                 if group.prunable:
-                    scores[group.name] += _batch_scores(group).abs()
+                    scores[group.name] += sum(pulls(group), torch.zeros(group.width)).abs()
     model.zero_grad(set_to_none=True)
     return {name: score / max(count, 1) for name, score in scores.items()}
-
-
-def _batch_scores(group: ChannelGroup) -> Tensor:
-    total = torch.zeros(group.width)
-    for scale in group.scales:
-        for values in (scale.weight, scale.bias):
-            if values is not None and values.grad is not None:
-                product = (values * values.grad)[scale.index]
-                total = total.index_add(0, scale.root, product.flatten(1).sum(1) if product.dim() > 1 else product)
-    return total

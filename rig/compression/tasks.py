@@ -34,7 +34,6 @@ class Task(NamedTuple):
     evaluate: Callable[[nn.Module, str], float]
     input_shape: tuple[int, ...]
     test_count: int
-    simulated_data: bool = False
 
 
 BUILT_IN = {"fashion-mnist": datasets.fashion_mnist, "digits": datasets.digits}

@@ -80,7 +80,7 @@ def _given(node: KernelNode, outputs: Sequence[Channels]) -> Channels:
     if not real:
         return Channels(node.spec.in_channels)
     if node.spec.kind == "concat":
-        total = Channels(sum(0 for _ in node.inputs))
+        total = Channels()
         for i in real:
             total = total.plus(outputs[i])
         return total
