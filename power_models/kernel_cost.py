@@ -107,7 +107,8 @@ class KernelCostModel:
 
     ``kind``: what the rows were (measured, simulated, …). ``idle_power_w``: quiet power (value, lo, hi), or None.
     ``overhead``: per-inference (seconds, joules) on top of the kernels. ``report``: held-out errors a family.
-    ``unusable``: rows that could not be used, with the reason.
+    ``unusable``: rows that could not be used, with the reason. ``network_widths``: by quantity, the (down, up) factors
+    on the intervals of networks that measured networks taught (``network_check``).
     """
 
     configuration: Configuration
@@ -119,6 +120,7 @@ class KernelCostModel:
     overhead: tuple[float, float] = (0.0, 0.0)
     report: dict[str, object] = field(default_factory=dict)
     unusable: list[str] = field(default_factory=list)
+    network_widths: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     @classmethod
     def fit(

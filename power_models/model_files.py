@@ -18,7 +18,7 @@ from power_models.intervals import ErrorScale
 if TYPE_CHECKING:
     from power_models.kernel_cost import KernelCostModel
 
-FORMAT_VERSION = 1  # 1: first version
+FORMAT_VERSION = 2  # 1: first version; 2: network_widths
 
 
 def write(model: KernelCostModel, folder: object) -> None:
@@ -39,6 +39,7 @@ def write(model: KernelCostModel, folder: object) -> None:
         "overhead": model.overhead,
         "report": model.report,
         "unusable": model.unusable,
+        "network_widths": model.network_widths,
     }
     buffer = io.BytesIO()
     np.savez(buffer, **flat)
@@ -96,6 +97,7 @@ def read(cls: type[KernelCostModel], folder: object) -> KernelCostModel:
             (about["overhead"][0], about["overhead"][1]),
             about["report"],
             about["unusable"],
+            {name: (down, up) for name, (down, up) in about["network_widths"].items()},
         )
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise ValueError(f"cost model in {source} cannot be read: {error}; calibrate the device again") from error

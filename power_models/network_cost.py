@@ -7,13 +7,16 @@ err alike altogether, and families err independently.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from device_agents.records import KernelSpec
 from power_models.features import Floats
+from power_models.intervals import NORMAL_95
 from power_models.kernel_cost import Bounds, KernelCostModel, KernelCosts
 
 
@@ -56,6 +59,21 @@ def _add(a: Bounds, b: Bounds) -> Bounds:
     return value, value - down, value + up
 
 
+class ErrorParts(NamedTuple):
+    """A network's value and the parts of its error, in log cost.
+
+    ``down`` and ``up``: 95 % half-widths; ``own``: standard deviation of what its kernels err independently;
+    ``weight``: by family, its share of the network; ``prior``: the standard deviation of what its kernels err together.
+    """
+
+    value: float
+    down: float
+    up: float
+    own: float
+    weight: dict[str, float]
+    prior: dict[str, float]
+
+
 def price_network(
     model: KernelCostModel, kernels: Sequence[KernelSpec], names: Sequence[str] | None = None
 ) -> NetworkCost:
@@ -63,6 +81,27 @@ def price_network(
 
     Raises UnpricedKernel for a kind never measured, ValueError for an empty network.
     """
+    costs, repeat, parts = _priced(model, kernels, names)
+
+    def bounds(quantity: str) -> Bounds:
+        one = parts[quantity]
+        down, up = model.network_widths.get(quantity, (1.0, 1.0))
+        return one.value, float(one.value * np.exp(-down * one.down)), float(one.value * np.exp(up * one.up))
+
+    return NetworkCost(
+        costs.take(repeat), bounds("latency"), bounds("energy"), model.idle_power_w, bounds("power"), model.overhead
+    )
+
+
+def error_parts(model: KernelCostModel, kernels: Sequence[KernelSpec]) -> dict[str, ErrorParts]:
+    """Value and parts of the error of latency, energy and power (``network_widths`` not applied); raises as above."""
+    return _priced(model, kernels, None)[2]
+
+
+def _priced(
+    model: KernelCostModel, kernels: Sequence[KernelSpec], names: Sequence[str] | None
+) -> tuple[KernelCosts, NDArray[np.intp], dict[str, ErrorParts]]:
+    """Costs of the distinct kernels, each kernel's place among them, and what the sums are and err."""
     if not kernels:
         raise ValueError("price of a network: it has no kernels")
     unique = list(dict.fromkeys(kernels))
@@ -71,27 +110,14 @@ def price_network(
     counts = np.bincount(repeat, minlength=len(unique)).astype(np.float64)
     first = None if names is None else [names[int(np.flatnonzero(repeat == i)[0])] for i in range(len(unique))]
     costs = model.predict(unique, first)
-    latency = float(counts @ costs.latency_s) + model.overhead[0]
-    energy = float(counts @ costs.energy_j) + model.overhead[1]
+    seconds, joules = counts * costs.latency_s, counts * costs.energy_j
+    latency, energy = float(seconds.sum()) + model.overhead[0], float(joules.sum()) + model.overhead[1]
     shares = {q: _shares(model, costs.families, q) for q in ("latency", "energy", "power")}
     shares["energy"] = {family: max(share, shares["latency"][family]) for family, share in shares["energy"].items()}
-    seconds, joules = counts * costs.latency_s, counts * costs.energy_j
-
-    def bounds(value: float, parts: Floats, quantity: str) -> Bounds:
-        down, up = costs.spreads[quantity]
-        low = _joint_width(parts, down, costs.families, shares[quantity]) / value
-        high = _joint_width(parts, up, costs.families, shares[quantity]) / value
-        return value, float(value * np.exp(-low)), float(value * np.exp(high))
-
-    watts = energy / latency
-    return NetworkCost(
-        costs.take(repeat),
-        bounds(latency, seconds, "latency"),
-        bounds(energy, joules, "energy"),
-        model.idle_power_w,
-        bounds(watts, joules * (watts / energy), "power"),
-        model.overhead,
-    )
+    weights = {"latency": seconds / latency, "energy": joules / energy, "power": joules / energy}
+    values = {"latency": latency, "energy": energy, "power": energy / latency}
+    parts = {q: _parts(values[q], weights[q], costs.spreads[q], costs.families, shares[q]) for q in values}
+    return costs, repeat, parts
 
 
 def _shares(model: KernelCostModel, families: Sequence[str], quantity: str) -> dict[str, float]:
@@ -99,11 +125,26 @@ def _shares(model: KernelCostModel, families: Sequence[str], quantity: str) -> d
     return {family: 1.0 if scale is None else scale.share for family, scale in scales.items()}
 
 
-def _joint_width(parts: Floats, relative: Floats, families: Sequence[str], shares: dict[str, float]) -> float:
-    """Half-width of the sum of ``parts`` (n distinct kernels), each with a relative half-width of its own."""
-    square = 0.0
+def _parts(
+    value: float,
+    weights: Floats,
+    spreads: tuple[Floats, Floats],
+    families: Sequence[str],
+    shares: Mapping[str, float],
+) -> ErrorParts:
+    """Parts of the error of a sum of n distinct kernels: ``weights`` (n,) of the whole, ``spreads`` (down, up) each."""
+    squares = [0.0, 0.0]
+    own = 0.0
+    weight: dict[str, float] = {}
+    prior: dict[str, float] = {}
     labels = np.array(families)
     for family, share in shares.items():
-        own = (parts * relative)[labels == family]
-        square += (1 - share**2) * float((own**2).sum()) + share**2 * float(own.sum()) ** 2
-    return float(np.sqrt(square))
+        members = labels == family
+        for side, spread in enumerate(spreads):
+            part = (weights * spread)[members]
+            squares[side] += (1 - share**2) * float((part**2).sum()) + share**2 * float(part.sum()) ** 2
+        middle = 0.5 * (spreads[0] + spreads[1])[members] / NORMAL_95
+        own += (1 - share**2) * float(((weights[members] * middle) ** 2).sum())
+        weight[family] = float(weights[members].sum())
+        prior[family] = share * float((weights[members] * middle).sum()) / max(weight[family], 1e-300)
+    return ErrorParts(value, float(np.sqrt(squares[0])), float(np.sqrt(squares[1])), float(np.sqrt(own)), weight, prior)

@@ -7,11 +7,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from device_agents.records import Configuration, KernelSpec
+from device_agents.records import Configuration
 from power_models.families import family_of
 from power_models.features import Floats
 from power_models.fitting import grouped_folds, usable_rows
 from power_models.kernel_cost import KernelCostModel, KernelRow
+from power_models.network_check import NetworkRow
 from power_models.network_cost import price_network
 
 
@@ -25,15 +26,6 @@ class ErrorSummary(NamedTuple):
     worst: float
     coverage: float
     width: float
-
-
-class NetworkRow(NamedTuple):
-    """A measured network: its kernels, seconds, active joules (None without a power source)."""
-
-    name: str
-    kernels: Sequence[KernelSpec]
-    latency_s: float
-    energy_active_j: float | None
 
 
 class Prediction(NamedTuple):

@@ -16,9 +16,11 @@ from rig.units import Quantity
 if TYPE_CHECKING:
     from device_agents.records import KernelSpec
     from power_models.kernel_cost import KernelCostModel, KernelRow
+    from power_models.network_check import NetworkRow
     from power_models.validate import ErrorSummary, Prediction
     from rig.calibration_networks import Networks
     from rig.collect import Collected
+    from rig.collect_rows import MeasuredNetwork
     from rig.commands.options import CalibrateOptions
     from rig.profiles import DeviceProfile
     from rig.store import Run, Store
@@ -136,6 +138,7 @@ def held_out_of(grid: Grid, networks: Networks) -> HeldOut:
 def fit_and_check(collected: Collected, held_out: HeldOut, device: str, runtime: str) -> Fitted:
     """Fit to the rows that are not held out; predict those that are. StoreError where too little was measured."""
     from power_models.kernel_cost import KernelCostModel
+    from power_models.network_check import learn_from_networks
     from power_models.validate import predict_rows, summarize
 
     training = held_out.training(collected.rows)
@@ -151,6 +154,9 @@ def fit_and_check(collected: Collected, held_out: HeldOut, device: str, runtime:
         idle_power_w=collected.idle_power_w,
         overhead=collected.overhead,
     )
+    profiled = {row.group for row in training}
+    whole = [network for network in collected.networks if network.name not in held_out.networks | profiled]
+    model = learn_from_networks(model, _network_rows(model, whole, runtime))
     checked = _priced(model, held_out.rows(collected.rows))
     predictions = {name: found for name, found in predict_rows(model, checked).items() if found} if checked else {}
     networks = _predicted_networks(model, collected, held_out, runtime)
@@ -172,19 +178,26 @@ def _predicted_networks(
     model: KernelCostModel, collected: Collected, held_out: HeldOut, runtime: str
 ) -> dict[str, list[Prediction]]:
     """Held-out networks, priced as ``rig predict`` does; one with a kind that was never measured is not checked."""
-    from power_models.validate import NetworkRow, predict_networks
+    from power_models.validate import predict_networks
+
+    members = [network for network in collected.networks if network.name in held_out.networks]
+    found = _network_rows(model, members, runtime)
+    return {name: predictions for name, predictions in predict_networks(model, found).items() if predictions}
+
+
+def _network_rows(model: KernelCostModel, networks: Sequence[MeasuredNetwork], runtime: str) -> list[NetworkRow]:
+    """Measured networks as kernels and totals, those that the model can price."""
+    from power_models.network_check import NetworkRow
     from rig.network_file import read_kernels
 
     known, found = set(model.known_kinds), []
-    for network in collected.networks:
-        if network.name not in held_out.networks:
-            continue
+    for network in networks:
         kernels = [node.spec for node in read_kernels(network.path, runtime)]
         energy = network.measurement.energy_active_j
         if all((kernel.kind, kernel.dtype) in known for kernel in kernels):
             latency_s = float(network.measurement.latency_s.value or 0.0)
             found.append(NetworkRow(network.name, kernels, latency_s, None if energy is None else energy.value))
-    return {name: predictions for name, predictions in predict_networks(model, found).items() if predictions}
+    return found
 
 
 def save_better(fitted: Fitted, collected: Collected, held_out: HeldOut, folder: Path) -> bool:

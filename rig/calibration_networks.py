@@ -1,7 +1,9 @@
-"""The networks that a calibration profiles whole: drawn ones, and those that the user names with ``--around``.
+"""The networks that a calibration measures whole: drawn ones, and those that the user names with ``--around``.
 
-Isolated kernels run hot in cache, kernels of a network do not: a real runtime is measured both ways. The drawn networks
-are written into the run folder, the same in a resumed run. Some of them are held out whole.
+Isolated kernels run hot in cache, kernels of a network do not: a real runtime is measured both ways, and profiles the
+networks' kernels. The virtual runtime profiles nothing: its networks say how far sums of kernels are off
+(``power_models.network_check``). The drawn networks are written into the run folder, the same in a resumed run. Some of
+them are held out whole.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 FOLDER = "artifacts/contexts"
 DEFAULT_CONTEXTS = 48
+DEFAULT_CONTEXTS_VIRTUAL = 36
 HELD_OUT_EVERY = 7  # prime to the turns in which families and image sides are drawn
 
 
@@ -42,11 +45,12 @@ class Plans(NamedTuple):
 
 
 def network_count(profile: DeviceProfile) -> int:
-    """How many networks to draw: the profile's ``grid.contexts``, else a default; none for a simulated device."""
-    count = profile.grid.get("contexts", 0 if profile.simulated else DEFAULT_CONTEXTS)
-    if not isinstance(count, int) or count < 0 or (count and profile.runtime.name == "virtual"):
-        fix = "write a whole number, as contexts = 48 (none for the virtual runtime, which takes kernels alone)"
-        raise BadInputError(f"{profile.name}: grid.contexts is {count!r}", fix=fix)
+    """How many networks to draw: the profile's ``grid.contexts``, else a default."""
+    count = profile.grid.get("contexts", DEFAULT_CONTEXTS_VIRTUAL if profile.simulated else DEFAULT_CONTEXTS)
+    if not isinstance(count, int) or count < 0:
+        raise BadInputError(
+            f"{profile.name}: grid.contexts is {count!r}", fix="write a whole number, as contexts = 48; 0 for none"
+        )
     return count
 
 
@@ -55,7 +59,7 @@ def draw_networks(profile: DeviceProfile, around: Sequence[Path], seed: int, run
     from rig.collect import Context
     from rig.context_networks import context_designs
 
-    named = [] if profile.simulated else [Context(path.stem, path) for path in around]
+    named = [Context(path.stem, path) for path in around]
     fitted, held_out = [], []
     for number, design in enumerate(context_designs(network_count(profile), seed)):
         path = run_folder / FOLDER / f"{design.name}.onnx"

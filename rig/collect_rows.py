@@ -124,9 +124,11 @@ def build_rows(run: Run, campaign: Campaign, best: Mapping[str, Measurement], re
     networks = []
     for job in campaign.contexts:
         graph = graphs[job.identity]
-        if job.identity in best and graph is not None:
+        if job.identity in best and (graph is not None or campaign.runtime == "virtual"):
             measured = best[job.identity]
             networks.append(MeasuredNetwork(job.label, job.context.path, measured))
+            if graph is None:
+                continue  # the virtual runtime has no profile: the network is known as a whole
             found, unseen = context_rows(graph, measured, overhead[0], node_cost_s, job.label)
             rows += found
             problems += [Problem(f"{job.label}: {name}", "the profile has no time for it") for name in unseen]

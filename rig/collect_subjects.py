@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from device_agents.records import KernelSpec
 from rig.collect_plan import ChainJob, ContextJob, Job
 from rig.errors import BadInputError
+from rig.network_file import read_kernels
 from rig.session import Subject
 
 if TYPE_CHECKING:
@@ -52,7 +53,9 @@ def subject_of(job: Job, runtime: str) -> Iterator[Subject]:
 
     Raises BadInputError for a kernel that cannot be put into a chain.
     """
-    if isinstance(job, ContextJob):
+    if isinstance(job, ContextJob) and runtime == "virtual":
+        yield Subject(job.label, kernels=[node.spec for node in read_kernels(job.context.path, runtime)])
+    elif isinstance(job, ContextJob):
         yield Subject(job.label, path=job.context.path)
     elif runtime == "virtual":
         yield Subject(job.label, kernels=[job.kernel] * job.copies)

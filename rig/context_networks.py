@@ -1,15 +1,15 @@
 """Random image networks in which kernels are profiled in context: real neighbours, warm caches, real layouts.
 
 Six families (VGG-like, residual, bottleneck residual, depthwise separable, fire modules, densely connected), drawn
-from a seed; widths are the round ones of designed networks or the odd ones that pruning leaves. ``context_designs``
-says which of them a calibration measures.
+from a seed; widths are the powers of two and multiples of eight of designed networks, or the odd ones that pruning
+leaves. ``context_designs`` says which of them a calibration measures.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import exp, log, sqrt
+from math import exp, log, log2, sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -35,7 +35,7 @@ class _Plan:
     classes: int
     blocks: list[int]
     growth: float
-    unaligned: bool
+    widths: str  # "powers" of two, multiples of "eight", or "any"
     activation: str
     jitter: list[float]
 
@@ -52,11 +52,13 @@ class _Stack:
         self._drawn = 0
 
     def width(self, wanted: float) -> int:
-        """A width near ``wanted``: a multiple of 8, or as pruning leaves it."""
+        """A width near ``wanted``: a power of two as most published networks have, a multiple of 8, or any."""
         jitter = self.plan.jitter[self._drawn % len(self.plan.jitter)]
         self._drawn += 1
-        if self.plan.unaligned:
+        if self.plan.widths == "any":
             return max(3, round(wanted * jitter))
+        if self.plan.widths == "powers":
+            return max(8, 2 ** round(log2(wanted)))
         return max(8, 8 * round(wanted / 8))
 
     def conv(self, out: int, kernel: int = 3, stride: int = 1, groups: int = 1, active: bool = True) -> None:
@@ -295,7 +297,7 @@ def _drawn_plan(random: np.random.Generator, family: str | None, image: tuple[in
         classes=int(random.choice((10, 10, 21, 100, 1000))),
         blocks=[int(b) for b in random.integers(1, 4, stages)],
         growth=float(random.random()),
-        unaligned=bool(random.random() < 0.5),
+        widths=str(random.choice(("any", "any", "any", "eight", "powers", "powers"))),
         activation=str(random.choice(("relu", "relu", "relu", "relu6", "hardswish"))),
         jitter=[float(j) for j in random.uniform(0.75, 1.25, 64)],
     )

@@ -127,6 +127,55 @@ def _conv(options: Sequence[tuple[float, object]]) -> Draw:
     return draw
 
 
+# The first stage of a designed network: side of its map, its widths there; each further stage halves and doubles.
+_SMALL_WIDTHS, _LARGE_WIDTHS = (16, 32, 64, 24, 48), (64, 32, 128, 256, 24, 96)
+_STAGES = ((0.2, (28, _SMALL_WIDTHS)), (0.2, (32, _SMALL_WIDTHS)), (0.6, (56, _LARGE_WIDTHS)))
+_LAYERS = (  # (kernel, stride, input channels over the stage's width, output channels over it)
+    (0.30, (3, 1, 1.0, 1.0)),
+    (0.10, (3, 2, 0.5, 1.0)),
+    (0.05, (1, 2, 0.5, 1.0)),
+    (0.12, (1, 1, 1.0, 4.0)),
+    (0.12, (1, 1, 4.0, 1.0)),
+    (0.08, (1, 1, 1.0, 6.0)),
+    (0.08, (1, 1, 6.0, 1.0)),
+    (0.05, (1, 1, 1.0, 0.25)),
+    (0.05, (3, 1, 0.25, 1.0)),
+    (0.05, (3, 1, 1.0, 0.25)),
+)
+
+
+def _stage(u: Point) -> tuple[int, int]:
+    """The side of a map and the width that a designed network has there."""
+    side, widths = choose(u[0], _STAGES)  # type: ignore[misc]
+    halvings = int(u[6] * 4)
+    return max(side >> halvings, 4), widths[int(u[1] * len(widths))] << halvings
+
+
+def _designed(u: Point, dtype: str) -> KernelSpec | None:
+    """Convolutions of residual, bottleneck, inverted and fire blocks, and of densely connected ones, as published.
+
+    Few widths and maps make up most networks; what is peculiar to them must be met as often as it is there.
+    """
+    side, width = _stage(u)
+    if u[7] < 0.2:  # a densely connected block: any multiple of the growth rate comes in
+        channels = width + 32 * int(u[3] * 16)
+        return _with_activation(convolution(side, channels, 128, 1), u[5], dtype)
+    kernel, stride, before, after = choose(u[4], _LAYERS)  # type: ignore[misc]
+    channels, inner = round(width * before), round(width * after)
+    if max(channels, inner) > MAX_CHANNELS:
+        return None
+    return _with_activation(convolution(side * stride, channels, inner, kernel, stride), u[5], dtype)
+
+
+def _designed_depthwise(u: Point, dtype: str) -> KernelSpec | None:
+    side, width = _stage(u)
+    channels = width * int(choose(u[4], ((0.4, 1), (0.1, 3), (0.5, 6))))  # type: ignore[call-overload]
+    if channels > MAX_CHANNELS:
+        return None
+    kernel, stride = choose(u[2], ((0.7, (3, 1)), (0.3, (3, 2))))  # type: ignore[misc]
+    return _with_activation(convolution(side * stride, channels, channels, kernel, stride, channels), u[5], dtype)
+
+
 def _stem(u: Point, dtype: str) -> KernelSpec | None:
     """First layers: one or three channels of a whole image."""
     side = int(choose(u[0], ((0.25, 28), (0.25, 32), (0.1, 64), (0.1, 96), (0.1, 128), (0.2, 224))))  # type: ignore[call-overload]
@@ -252,12 +301,14 @@ _RELU_OR_NOT = ((0.65, "relu"), (0.35, ""))
 _ACTIVATION = ((0.4, "relu"), (0.15, "relu6"), (0.2, "hardswish"), (0.1, "sigmoid"), (0.15, "hardsigmoid"))
 
 FAMILIES = (
-    Family("conv_3x3", "conv", 0.20, _conv(((0.75, (3, 1)), (0.25, (3, 2))))),
-    Family("conv_1x1", "conv", 0.16, _conv(((0.85, (1, 1)), (0.15, (1, 2))))),
-    Family("conv_large", "conv", 0.05, _conv(_LARGE)),
+    Family("conv_designed", "conv", 0.18, _designed),
+    Family("conv_3x3", "conv", 0.11, _conv(((0.75, (3, 1)), (0.25, (3, 2))))),
+    Family("conv_1x1", "conv", 0.09, _conv(((0.85, (1, 1)), (0.15, (1, 2))))),
+    Family("conv_large", "conv", 0.04, _conv(_LARGE)),
     Family("conv_stem", "conv", 0.05, _stem),
     Family("conv_grouped", "conv", 0.05, _grouped),
-    Family("depthwise", "depthwise", 0.12, _depthwise),
+    Family("depthwise", "depthwise", 0.08, _depthwise),
+    Family("depthwise_designed", "depthwise", 0.04, _designed_depthwise),
     Family("fc", "fc", 0.08, _fc),
     Family("add", "add", 0.05, _elementwise("add", _RELU_OR_NOT, 2)),
     Family("max_pool", "max_pool", 0.04, _pool("max_pool")),

@@ -29,7 +29,8 @@ from subjects import evaluation_networks
 from device_agents.records import Configuration
 from device_agents.virtual_board.physics import BoardModel
 from power_models.kernel_cost import KernelCostModel
-from power_models.validate import NetworkRow, Prediction, by_family, predict_networks, predict_rows, summarize, to_json
+from power_models.network_check import NetworkRow, learn_from_networks
+from power_models.validate import Prediction, by_family, predict_networks, predict_rows, summarize, to_json
 from rig.grid import design
 
 HERE = Path(__file__).parent
@@ -43,7 +44,7 @@ def board_of(name: str) -> BoardModel:
     return board if base == "nominal" else board.perturbed(int(base))
 
 
-def study_board(name: str, networks: dict, kernels: int, held_out: int, direct: bool) -> dict:
+def study_board(name: str, networks: dict, kernels: int, held_out: int, drawn: int, direct: bool) -> dict:
     """One campaign, one model, its errors."""
     board = board_of(name)
     seed = 500 + sum(map(ord, name))
@@ -53,13 +54,14 @@ def study_board(name: str, networks: dict, kernels: int, held_out: int, direct: 
     fresh = [spec for spec in design(2 * held_out, seed + 50_000) if spec not in known]
     fresh = random.Random(seed).sample(fresh, min(held_out, len(fresh)))
     if direct:
-        campaign, rest = direct_rows(name, board, training, seed), direct_rows(name, board, fresh, seed + 1)
+        campaign, rest = direct_rows(name, board, training, seed, drawn), direct_rows(name, board, fresh, seed + 1)
     else:
-        campaign, rest = real_rows(name, training, seed), real_rows(name, fresh, seed + 1)
+        campaign, rest = real_rows(name, training, seed, drawn), real_rows(name, fresh, seed + 1)
     configuration = Configuration("virtual-pi4", name, "virtual", "1", 4, False, "nominal", "board_input")
     started = time.process_time()
     rows = [row._replace(configuration=None) for row in campaign.rows]
     model = KernelCostModel.fit(rows, configuration, "simulated", overhead=campaign.overhead)
+    model = learn_from_networks(model, campaign.networks)
     seconds = time.process_time() - started
     truth = [NetworkRow(n, specs, *board.inference_cost(specs)) for n, specs in networks.items()]
     return {
@@ -67,6 +69,7 @@ def study_board(name: str, networks: dict, kernels: int, held_out: int, direct: 
         "rows": len(rows),
         "kernels": predict_rows(model, rest.rows),
         "networks": predict_networks(model, truth),
+        "network_widths": model.network_widths,
         "chosen": {n: [m.latency.names, m.energy.names if m.energy else None] for n, m in model.models.items()},
     }
 
@@ -78,13 +81,14 @@ def main() -> None:
     parser.add_argument("--boards", nargs="+", default=REPORTED)
     parser.add_argument("--kernels", type=int, default=440)
     parser.add_argument("--held-out", type=int, default=200)
+    parser.add_argument("--networks", type=int, default=30, help="drawn networks measured whole in a campaign")
     parser.add_argument("--out", type=Path, default=None)
     options = parser.parse_args()
     networks = evaluation_networks()
     boards = {}
     kept: dict[str, list[dict]] = {"plain": [], "surprise": []}
     for name in options.boards:
-        found = study_board(name, networks, options.kernels, options.held_out, options.direct)
+        found = study_board(name, networks, options.kernels, options.held_out, options.networks, options.direct)
         kept["surprise" if "surprise" in name else "plain"].append(found)
         boards[name] = _board_json(found)
         print(_line(name, boards[name]), flush=True)
@@ -94,6 +98,7 @@ def main() -> None:
         "kind": "simulated",
         "rows_from": "physics plus noise" if options.direct else "agent, virtual sensor, rig.collect",
         "kernels_a_campaign": options.kernels,
+        "networks_a_campaign": options.networks,
         "groups": groups,
         "boards": boards,
     }
@@ -106,7 +111,10 @@ def _board_json(found: dict) -> dict:
     networks = {
         quantity: {p.name: _network(p) for p in predictions} for quantity, predictions in found["networks"].items()
     }
-    return {k: found[k] for k in ("fit_cpu_s", "rows", "chosen")} | {"kernels": kernels, "networks": networks}
+    return {k: found[k] for k in ("fit_cpu_s", "rows", "network_widths", "chosen")} | {
+        "kernels": kernels,
+        "networks": networks,
+    }
 
 
 def _network(p: Prediction) -> dict:
