@@ -12,7 +12,7 @@ def family_of(spec: KernelSpec) -> str:
     """The family whose rows are fitted together: one algorithm of the runtime, one data type.
 
     Convolutions split into 1×1, k×k and grouped; a 1×1 with a single output position is a matrix-vector product, as
-    ``fc`` is; kernels without weights are pooled as ``memory``.
+    ``fc`` is; each kind without weights is a family where it has rows enough, else one of ``memory``.
     """
     single = spec.batch * spec.out_height * spec.out_width * spec.kernel_h * spec.kernel_w * spec.groups == 1
     if spec.kind == "conv" and single:
@@ -20,17 +20,16 @@ def family_of(spec: KernelSpec) -> str:
     elif spec.kind == "conv":
         area = spec.kernel_h * spec.kernel_w
         name = "conv_grouped" if spec.groups > 1 else ("conv_1x1" if area == 1 else "conv_kxk")
-    elif spec.kind in WEIGHTED_KINDS:
-        name = spec.kind
     else:
-        name = "memory"
+        name = spec.kind
     return f"{name}/{spec.dtype}"
 
 
 def pool_of(family: str) -> str:
     """The wider family that stands in where ``family`` has too few rows of its own."""
     name, dtype = family.split("/")
-    return f"{'memory' if name == 'memory' else 'weighted'}/{dtype}"
+    weighted = name in WEIGHTED_KINDS or name in CONVOLUTIONS or name == "weighted"
+    return f"{'weighted' if weighted else 'memory'}/{dtype}"
 
 
 def supporters_of(family: str) -> tuple[str, ...]:

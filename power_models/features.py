@@ -34,6 +34,7 @@ _SIZES = ("batch", "in_channels", "in_height", "in_width", "out_channels", "out_
 _NUMBERS = (*_SIZES, "kernel_h", "kernel_w", "stride", "padding", "dilation", "groups", "inputs")
 _POSITIONS = tuple(KernelSpec._fields.index(name) for name in _NUMBERS)
 _TABLES = ("work_table", "traffic_table", "shape_table")
+_VIEW = KernelSpec("view", 1, 1, 1, 1, 1, 1, 1)  # what stands for every view: it moves nothing, whatever its shape
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class KernelColumns:
     @classmethod
     def of(cls, specs: Sequence[KernelSpec]) -> KernelColumns:
         """Columns of a sequence of kernels (a KeyError names a data type without a size)."""
+        specs = [_VIEW._replace(dtype=spec.dtype) if spec.kind == "view" else spec for spec in specs]
         table = list(zip(*specs, strict=True)) if specs else [()] * len(KernelSpec._fields)
         numbers = np.array([table[p] for p in _POSITIONS], dtype=np.float64).T.reshape(len(specs), len(_NUMBERS))
         field = KernelSpec._fields.index
@@ -131,6 +133,12 @@ class KernelColumns:
         return np.where(self.weighted, self.pixels * self.number("out_channels") * per_output, 0.0)
 
     @cached_property
+    def inside(self) -> Floats:
+        """The share of a window's taps that fall on the input and not on its padding (mean over the outputs)."""
+        rows = _taps_inside(self, "height", self.number("kernel_h"))
+        return rows * _taps_inside(self, "width", self.number("kernel_w"))
+
+    @cached_property
     def patch_elements(self) -> Floats:
         """Elements gathered into patches before a matrix product (im2col); 0 where the map is used as it lies."""
         depth = self.area * self.number("in_channels")
@@ -205,6 +213,25 @@ class KernelColumns:
         return result
 
 
+def _taps_inside(columns: KernelColumns, axis: str, taps: Floats) -> Floats:
+    """``inside`` along one axis (n,); runtimes that walk the window skip the other taps, a matrix product does not."""
+    size, outputs = columns.number(f"in_{axis}"), columns.number(f"out_{axis}")
+    stride, padding, dilation = (columns.number(name) for name in ("stride", "padding", "dilation"))
+    rows = np.flatnonzero((padding > 0) & (columns.window > 1))
+    share = np.ones(len(columns))
+    if not len(rows):
+        return share
+    size, outputs, stride, padding, dilation = (a[rows] for a in (size, outputs, stride, padding, dilation))
+    count = np.zeros(len(rows))
+    for tap in range(int(taps[rows].max())):
+        at = padding - tap * dilation  # output o reads input o·stride − at
+        first = np.maximum(np.ceil(at / stride), 0.0)
+        last = np.minimum(np.floor((size - 1 + at) / stride), outputs - 1)
+        count += np.where(tap < taps[rows], np.maximum(last - first + 1, 0.0), 0.0)
+    share[rows] = np.maximum(count / (outputs * taps[rows]), 1e-3)
+    return share
+
+
 def padded(values: Floats, block: int) -> Floats:
     """``values`` rounded up to whole blocks."""
     return np.ceil(values / block) * block
@@ -265,6 +292,8 @@ def _work_terms(columns: KernelColumns) -> list[Floats]:
         wide = padded(per_group, block) / per_group
         deep = padded(inner, block) / inner
         terms += [macs * wide, macs * deep, macs * wide * deep]
+    inside = columns.macs * columns.inside
+    terms += [inside] + [inside * padded(per_group, block) / per_group for block in CHANNEL_BLOCKS]
     for block in (4, 8):
         terms.append(macs * padded(columns.number("out_width"), block) / columns.number("out_width"))
     terms.append(columns.out_elements)
@@ -332,4 +361,5 @@ def _shapes(columns: KernelColumns) -> list[Floats]:
         features += [waste(inner, block), waste(per_group, block)]
     features += [waste(number("out_width"), block) for block in (4, 8)]
     features += [waste(columns.pixels, block) for block in (4, 8)]
+    features.append(np.log(columns.inside))
     return features

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 Index = NDArray[np.intp]
 
+OWN_MEMORY_ROWS = 40  # with fewer rows a kind without weights is fitted together with others
 OWN_MODEL_ROWS = 16  # with fewer rows a family is carried by the pooled model
 SUPPORTED_ROWS = 6  # the same where related families lend their rows
 HELPED_ROWS = 40  # with fewer rows a family may be fitted together with related ones
@@ -53,13 +54,11 @@ def fit_models(
     usable, unusable = usable_rows(rows)
     if not usable:
         raise ValueError(f"cost model of {configuration.device}: none of {len(rows)} rows is usable; {unusable[:3]}")
-    by_family: dict[str, list[KernelRow]] = defaultdict(list)
-    for row in usable:
-        by_family[family_of(row.kernel)].append(row)
+    by_family = _grouped(usable)
     prepared = {family: _prepare(members) for family, members in by_family.items()}
     own = {family for family, members in by_family.items() if len(members) >= _fewest(family, by_family)}
     models = {family: _fit(family, by_family[family], prepared, folds) for family in sorted(own)}
-    for pool in sorted({pool_of(family) for family in by_family} - set(models)):
+    for pool in sorted({pool_of(family) for family in by_family if pool_of(family).startswith("weighted")}):
         # The pooled model is always there: for carried families, and for forms that were never measured.
         everyone = [row for f, members in by_family.items() if pool_of(f) == pool for row in members]
         models[pool] = _fit(pool, everyone, {pool: _prepare(everyone)}, folds)
@@ -67,6 +66,18 @@ def fit_models(
     known = tuple(sorted({(row.kernel.kind, row.kernel.dtype) for row in usable}))
     report = {name: _family_report(model) for name, model in models.items()}
     return cls(configuration, kind, models, families, known, idle_power_w, overhead, dict(report), unusable)
+
+
+def _grouped(rows: Sequence[KernelRow]) -> dict[str, list[KernelRow]]:
+    """Rows by family; kinds without weights that have few rows go together, for they differ in little but rates."""
+    by_family: dict[str, list[KernelRow]] = defaultdict(list)
+    for row in rows:
+        by_family[family_of(row.kernel)].append(row)
+    for family in list(by_family):
+        pool = pool_of(family)
+        if pool.startswith("memory") and family != pool and len(by_family[family]) < OWN_MEMORY_ROWS:
+            by_family[pool] += by_family.pop(family)
+    return by_family
 
 
 def _check_configurations(rows: Sequence[KernelRow], configuration: Configuration) -> None:

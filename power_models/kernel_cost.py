@@ -1,6 +1,6 @@
 """Kernels to seconds and active joules, with 95 % intervals: fitted to measured rows of one configuration.
 
-    rows ─► families (1×1, k×k, grouped, depthwise, fc, the rest) ─► candidates, chosen by cross-validation ─► intervals
+    rows ─► families (1×1, k×k, grouped, depthwise, fc, others) ─► candidates, chosen by cross-validation ─► intervals
 
 A family with too few rows is carried by the model of all kernels with weights, shifted by its own rows, with wide
 intervals. A kind that was never measured has no price at all: ``UnpricedKernel``.
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from device_agents.records import Configuration, KernelSpec
 from power_models import model_files
-from power_models.families import family_of
+from power_models.families import family_of, pool_of
 from power_models.family_cost import FamilyModel
 from power_models.features import Floats, KernelColumns, shape_features
 from power_models.intervals import ErrorScale
@@ -195,7 +195,7 @@ class KernelCostModel:
         found = []
         for spec in kernels:
             family = family_of(spec)
-            found.append(family if family in self.families else f"weighted/{spec.dtype}")
+            found.append(family if family in self.families else pool_of(family))
         return found
 
     def _check_priced(self, kernels: Sequence[KernelSpec], names: Sequence[str] | None) -> None:

@@ -154,9 +154,9 @@ def fit_and_check(collected: Collected, held_out: HeldOut, device: str, runtime:
         idle_power_w=collected.idle_power_w,
         overhead=collected.overhead,
     )
-    profiled = {row.group for row in training}
-    whole = [network for network in collected.networks if network.name not in held_out.networks | profiled]
-    model = learn_from_networks(model, _network_rows(model, whole, runtime))
+    whole = [network for network in collected.networks if network.name not in held_out.networks]
+    profiled = any(network.name in {row.group for row in training} for network in whole)
+    model = learn_from_networks(model, _network_rows(model, whole, runtime), fitted=profiled)
     checked = _priced(model, held_out.rows(collected.rows))
     predictions = {name: found for name, found in predict_rows(model, checked).items() if found} if checked else {}
     networks = _predicted_networks(model, collected, held_out, runtime)

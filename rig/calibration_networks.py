@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rig.profiles import DeviceProfile
 
 FOLDER = "artifacts/contexts"
-DEFAULT_CONTEXTS = 48
+DEFAULT_CONTEXTS = 56
 DEFAULT_CONTEXTS_VIRTUAL = 36
 HELD_OUT_EVERY = 7  # prime to the turns in which families and image sides are drawn
 

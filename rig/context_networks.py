@@ -1,8 +1,9 @@
 """Random image networks in which kernels are profiled in context: real neighbours, warm caches, real layouts.
 
-Six families (VGG-like, residual, bottleneck residual, depthwise separable, fire modules, densely connected), drawn
-from a seed; widths are the powers of two and multiples of eight of designed networks, or the odd ones that pruning
-leaves. ``context_designs`` says which of them a calibration measures.
+Eight families (VGG-like, residual, bottleneck, depthwise separable with or without squeeze-and-excitation, fire
+modules, densely connected, grouped bottlenecks, channel shuffles), drawn from a seed; widths are the powers of two and
+multiples of eight of designed networks, or the odd ones that pruning leaves. ``context_designs`` says which of them a
+calibration measures.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ class _Plan:
     classes: int
     blocks: list[int]
     growth: float
+    groups: int
+    gated: bool
     widths: str  # "powers" of two, multiples of "eight", or "any"
     activation: str
     jitter: list[float]
@@ -73,7 +76,7 @@ class _Stack:
 
     def pool(self) -> None:
         """Halve the map, while there is one."""
-        if self.side >= 4:
+        if self.side >= 2:
             self.x = self.network.max_pool(self.x, 2, 2)
             self.side //= 2
 
@@ -82,6 +85,23 @@ class _Stack:
         self.x = self.network.node("Add", self.x, other)
         if active:
             self.x = self.network.activation("relu", self.x)
+
+    def gate(self) -> None:
+        """Squeeze-and-excitation: scale each channel by what the global average of all of them says."""
+        whole, side, channels = self.x, self.side, self.channels
+        self.x, self.side = self.network.node("GlobalAveragePool", self.x), 1
+        self.conv(max(8, channels // 4), 1)
+        self.conv(channels, 1, active=False)
+        self.x = self.network.node("Mul", whole, self.network.activation("hardsigmoid", self.x))
+        self.side = side
+
+    def shuffle(self, groups: int) -> None:
+        """Deal the channels of each group out to all groups."""
+        shape = [1, groups, self.channels // groups, self.side, self.side]
+        apart = self.network.node("Reshape", self.x, self.network.constant(np.array(shape, dtype=np.int64)))
+        dealt = self.network.node("Transpose", apart, perm=[0, 2, 1, 3, 4])
+        whole = self.network.constant(np.array([1, self.channels, self.side, self.side], dtype=np.int64))
+        self.x = self.network.node("Reshape", dealt, whole)
 
     def fc(self, out: int, active: bool = False) -> None:
         """A fully connected layer on a flat tensor."""
@@ -109,6 +129,10 @@ def _vgg(stack: _Stack, width: float) -> onnx.ModelProto:
         for _ in range(blocks):
             stack.conv(stack.width(width * 2 ** min(stage, 3)))
         stack.pool()
+    if stack.plan.growth > 0.4:  # as VGG-16 does, down to a single pixel
+        while stack.side > 1:
+            stack.conv(stack.width(width * 8))
+            stack.pool()
     while stack.side > 8:
         stack.pool()
     stack.x = stack.network.node("Flatten", stack.x)
@@ -173,10 +197,49 @@ def _mobile(stack: _Stack, width: float) -> onnx.ModelProto:
             inner = stack.width(channels * (3 + 3 * stack.plan.growth))
             stack.conv(inner, 1)
             stack.conv(inner, 5 if stage == 2 else 3, stride, groups=inner)
+            if stage and stack.plan.gated:
+                stack.gate()
             stack.conv(out, 1, active=False)
             if stride == 1 and channels == out:
                 stack.add(before, active=False)
     stack.conv(stack.width(6 * width), 1)
+    return stack.classifier()
+
+
+def _grouped(stack: _Stack, width: float) -> onnx.ModelProto:
+    """Bottlenecks whose k×k convolution is grouped, as in ResNeXt; of the first stages of AlexNet, large kernels."""
+    _stem(stack, width)
+    groups = stack.plan.groups
+    for stage, blocks in enumerate(stack.plan.blocks):
+        out = groups * max(1, round(stack.width(2.0 * width * 2**stage) / groups))
+        for block in range(blocks):
+            before, channels = stack.x, stack.channels
+            stride = 2 if stage and not block and stack.side >= 4 else 1
+            inner = groups * max(1, round(stack.width(out / 2) / groups))
+            stack.conv(inner, 1)
+            stack.conv(inner, 5 if stack.plan.growth > 0.8 else 3, stride, groups=groups)
+            stack.conv(out, 1, active=False)
+            if stride == 1 and channels == out:
+                stack.add(before)
+    return stack.classifier()
+
+
+def _shuffle(stack: _Stack, width: float) -> onnx.ModelProto:
+    """Grouped 1×1 convolutions with a channel shuffle between them, as in ShuffleNet."""
+    _stem(stack, width)
+    groups = stack.plan.groups
+    for stage, blocks in enumerate(stack.plan.blocks):
+        out = 4 * groups * max(1, round(stack.width(3.0 * width * 2**stage) / (4 * groups)))
+        stack.conv(out, 1)
+        for block in range(blocks):
+            before, channels = stack.x, stack.channels
+            stride = 2 if stage and not block and stack.side >= 4 else 1
+            stack.conv(out // 4, 1, groups=groups)
+            stack.shuffle(groups)
+            stack.conv(out // 4, 3, stride, groups=out // 4, active=False)
+            stack.conv(out, 1, groups=groups, active=False)
+            if stride == 1 and channels == out:
+                stack.add(before)
     return stack.classifier()
 
 
@@ -219,6 +282,8 @@ FAMILIES: dict[str, Callable[[_Stack, float], onnx.ModelProto]] = {
     "bottleneck": _bottleneck,
     "mobile": _mobile,
     "fire": _fire,
+    "grouped": _grouped,
+    "shuffle": _shuffle,
     "dense": _dense,
 }
 
@@ -251,7 +316,7 @@ def context_designs(count: int, seed: int) -> list[ContextDesign]:
     for number in range(count):
         small, turn = number % 2 == 0, number // 2
         family = "residual" if small and turn % 2 == 0 else families[(turn // 2 if small else turn) % len(families)]
-        side = (28, 32)[int(random.integers(2))] if small else sides[turn % len(sides)]
+        side = (28, 32)[int(random.integers(2))] if small else sides[(turn + turn // len(families)) % len(sides)]
         channels = 1 if random.random() < (0.5 if small else 0.15) else 3
         macs = SMALL_MACS if small else (LEAST_MACS, MOST_MACS)
         name = f"context-{number:02d}-{family}-{channels}x{side}"
@@ -299,5 +364,7 @@ def _drawn_plan(random: np.random.Generator, family: str | None, image: tuple[in
         growth=float(random.random()),
         widths=str(random.choice(("any", "any", "any", "eight", "powers", "powers"))),
         activation=str(random.choice(("relu", "relu", "relu", "relu6", "hardswish"))),
+        groups=int(random.choice((2, 3, 4, 8, 32))),
+        gated=bool(random.random() < 0.4),
         jitter=[float(j) for j in random.uniform(0.75, 1.25, 64)],
     )

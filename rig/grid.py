@@ -92,7 +92,7 @@ def _space_filling(family: Family, seed: int, quota: int, dtype: str) -> Iterato
         spec = family.draw([float(u) for u in point], dtype)
         if spec is None or rough_seconds(spec) > LONGEST_S:
             continue
-        if rough_seconds(spec) >= SHORTEST_S or point[-1] < SHORT_KEPT:
+        if family.short or rough_seconds(spec) >= SHORTEST_S or point[-1] < SHORT_KEPT:
             yield spec
 
 

@@ -19,19 +19,23 @@ MAX_ELEMENTS = 3_300_000  # 64 channels of 224 x 224 and a little more
 MAX_MACS = 2_000_000_000  # the largest layer of a VGG at 224 x 224 has 1.85 billion
 MAX_WEIGHT_BYTES = 420_000_000  # its first fully connected layer: 25088 x 4096 floats
 MIN_ELEMENTS = 64
-TYPICAL_SIZES = (2, 4, 7, 8, 14, 16, 28, 32, 56, 64, 112, 128, 224)
+TYPICAL_SIZES = (1, 2, 3, 4, 7, 8, 14, 16, 28, 32, 56, 64, 112, 128, 224)
 
 Point = Sequence[float]
 Draw = Callable[[Point, str], KernelSpec | None]
 
 
 class Family(NamedTuple):
-    """``share`` is relative to the other families of a design; ``draw`` maps (point, dtype) to a kernel or None."""
+    """``share`` is relative to the other families of a design; ``draw`` maps (point, dtype) to a kernel or None.
+
+    ``short``: its kernels are wanted however little time they take.
+    """
 
     name: str
     kind: str
     share: float
     draw: Draw
+    short: bool = False
 
 
 def rough_seconds(spec: KernelSpec) -> float:
@@ -120,7 +124,7 @@ def _conv(options: Sequence[tuple[float, object]]) -> Draw:
         kernel, stride = choose(u[4], options)  # type: ignore[misc]
         channels = _channels(u[1], side, u[3])
         inner = _channels(u[2], max(side // stride, 1), u[3] * 1.7 % 1.0)
-        if max(channels, inner) > 16 * min(channels, inner) or kernel > 2 * side:
+        if max(channels, inner) > 16 * min(channels, inner) or kernel > 2 * side + 1:
             return None
         return _with_activation(convolution(side, channels, inner, kernel, stride), u[5], dtype)
 
@@ -128,7 +132,7 @@ def _conv(options: Sequence[tuple[float, object]]) -> Draw:
 
 
 # The first stage of a designed network: side of its map, its widths there; each further stage halves and doubles.
-_SMALL_WIDTHS, _LARGE_WIDTHS = (16, 32, 64, 24, 48), (64, 32, 128, 256, 24, 96)
+_SMALL_WIDTHS, _LARGE_WIDTHS = (16, 32, 8, 64, 24, 12, 48), (64, 32, 128, 256, 24, 96)
 _STAGES = ((0.2, (28, _SMALL_WIDTHS)), (0.2, (32, _SMALL_WIDTHS)), (0.6, (56, _LARGE_WIDTHS)))
 _LAYERS = (  # (kernel, stride, input channels over the stage's width, output channels over it)
     (0.30, (3, 1, 1.0, 1.0)),
@@ -165,6 +169,15 @@ def _designed(u: Point, dtype: str) -> KernelSpec | None:
     if max(channels, inner) > MAX_CHANNELS:
         return None
     return _with_activation(convolution(side * stride, channels, inner, kernel, stride), u[5], dtype)
+
+
+def _narrow(u: Point, dtype: str) -> KernelSpec | None:
+    """What pruning leaves of a small network: a few channels, any number of them, on small maps."""
+    side = int(choose(u[0], ((0.3, 28), (0.25, 14), (0.2, 7), (0.15, 32), (0.1, 16))))  # type: ignore[call-overload]
+    kernel, stride = choose(u[4], ((0.55, (3, 1)), (0.1, (3, 2)), (0.25, (1, 1)), (0.1, (1, 2))))  # type: ignore[misc]
+    channels, inner = (log_between(v**0.7, 1, 64) for v in u[1:3])
+    spec = convolution(side * stride, channels, inner, kernel, stride)
+    return spec._replace(fused="relu" if u[5] < 0.7 else "", dtype=dtype)
 
 
 def _designed_depthwise(u: Point, dtype: str) -> KernelSpec | None:
@@ -213,7 +226,7 @@ def _depthwise(u: Point, dtype: str) -> KernelSpec | None:
     side = _size(u[0])
     kernel, stride = choose(u[4], ((0.5, (3, 1)), (0.25, (3, 2)), (0.15, (5, 1)), (0.06, (5, 2)), (0.04, (7, 1))))  # type: ignore[misc]
     channels = _channels(u[1], side, u[3])
-    if channels < 2 or kernel > 2 * side:
+    if channels < 2 or kernel > 2 * side + 1:
         return None
     return _with_activation(convolution(side, channels, channels, kernel, stride, channels), u[5], dtype)
 
@@ -301,9 +314,10 @@ _RELU_OR_NOT = ((0.65, "relu"), (0.35, ""))
 _ACTIVATION = ((0.4, "relu"), (0.15, "relu6"), (0.2, "hardswish"), (0.1, "sigmoid"), (0.15, "hardsigmoid"))
 
 FAMILIES = (
-    Family("conv_designed", "conv", 0.18, _designed),
-    Family("conv_3x3", "conv", 0.11, _conv(((0.75, (3, 1)), (0.25, (3, 2))))),
-    Family("conv_1x1", "conv", 0.09, _conv(((0.85, (1, 1)), (0.15, (1, 2))))),
+    Family("conv_designed", "conv", 0.14, _designed),
+    Family("conv_narrow", "conv", 0.09, _narrow, short=True),
+    Family("conv_3x3", "conv", 0.08, _conv(((0.75, (3, 1)), (0.25, (3, 2))))),
+    Family("conv_1x1", "conv", 0.07, _conv(((0.85, (1, 1)), (0.15, (1, 2))))),
     Family("conv_large", "conv", 0.04, _conv(_LARGE)),
     Family("conv_stem", "conv", 0.05, _stem),
     Family("conv_grouped", "conv", 0.05, _grouped),

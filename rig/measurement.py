@@ -47,6 +47,7 @@ class Measurement:
     latency_s: Quantity
     latency_median_s: Quantity
     latency_p99_s: Quantity
+    latency_p10_s: Quantity
     energy_j: Quantity | None = None
     energy_active_j: Quantity | None = None
     power_w: Quantity | None = None
@@ -80,7 +81,7 @@ class Measurement:
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the windows, quantities in their JSON form; infinite parts are null."""
-        names = (*QUANTITIES, "latency_median_s", "latency_p99_s")
+        names = (*QUANTITIES, "latency_median_s", "latency_p99_s", "latency_p10_s")
         shown = {name: _json_or_none(getattr(self, name)) for name in names}
         budget = {q: {p: v if math.isfinite(v) else None for p, v in parts.items()} for q, parts in self.budget.items()}
         plain = (

@@ -60,7 +60,7 @@ def assess(record: Mapping[str, Any]) -> Measurement:
     kind = record.get("kind", "measured")
     if not windows:
         nothing = Quantity(None, kind=kind)
-        return _measurement(record, kind, "no window was measured", (nothing, nothing, nothing))
+        return _measurement(record, kind, "no window was measured", (nothing, nothing, nothing, nothing))
     latency, latency_budget = _latency(windows, kind)
     reasons = _condition_reasons(record, windows, plan)
     power: _Power | None = None
@@ -90,7 +90,7 @@ def compare(
 
 
 def _latency(windows: Sequence[Mapping[str, Any]], kind: str) -> tuple[tuple[Quantity, ...], dict[str, float]]:
-    """((mean, median, p99), budget of the mean)."""
+    """((mean, median, p99, p10), budget of the mean)."""
     means = [phase["latency_mean_s"] for phase in windows]
     counts = [phase["count"] for phase in windows]
     interval = batch_means(means, counts)
@@ -101,11 +101,11 @@ def _latency(windows: Sequence[Mapping[str, Any]], kind: str) -> tuple[tuple[Qua
     batches = [phase["latency_s"] for phase in windows if phase.get("latency_s")]
     if not batches:
         missing = Quantity(None, kind=kind)
-        return (mean, missing, missing), budget
+        return (mean, missing, missing, missing), budget
     pooled = np.concatenate([np.asarray(batch, dtype=float) for batch in batches])
     independent = max(1.0, sum(counts) / inefficiency(batches, counts))
     independent = min(independent, float(len(pooled)))  # thinned samples
-    quantiles = (Quantity(*quantile(pooled, share, independent), n=interval.n, kind=kind) for share in (0.5, 0.99))
+    quantiles = (Quantity(*quantile(pooled, share, independent), n=interval.n, kind=kind) for share in (0.5, 0.99, 0.1))
     return (mean, *quantiles), budget
 
 
@@ -342,6 +342,7 @@ def _measurement(
         latency_s=latency[0],
         latency_median_s=latency[1],
         latency_p99_s=latency[2],
+        latency_p10_s=latency[3],
         **quantities,
         budget=budget or {},
         windows=shown,
