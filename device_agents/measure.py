@@ -15,6 +15,7 @@ from device_agents.board import conditions
 from device_agents.child import Child, ChildDied, ChildSilent
 from device_agents.intervals import has_no_slope, relative_half_width, thin
 from device_agents.protocol import AgentError, now_s
+from device_agents.pulse import is_quiet
 from device_agents.records import MeasurePlan
 from device_agents.timing import MAX_SAMPLES
 from device_agents.trace import LiveTrace
@@ -213,13 +214,15 @@ class Measurement(object):
             for i in range(max(0, len(windows) - LAGGING_WINDOWS), len(windows)):
                 if energies[i] is None:
                     energies[i] = self._energy_per_inference(windows[i])
-            latency = relative_half_width([one["latency_mean_s"] for one in windows])
+            # Watts cannot be told apart by window as latencies can: with a power source every window counts.
+            used = windows if self._sampling else [one for one in windows if is_quiet(one)]
+            latency = relative_half_width([one["latency_mean_s"] for one in used])
             energy = relative_half_width([value for value in energies if value is not None])
             precision = {"latency_rel": latency, "energy_rel": energy}
             if window.get("temp_c") is not None and window["temp_c"] > plan.max_temp_c:
                 return "temperature", precision
             if (
-                len(windows) >= plan.min_windows
+                len(used) >= plan.min_windows
                 and _narrow(latency, plan)
                 and (not self._sampling or _narrow(energy, plan))
             ):

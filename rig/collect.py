@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 __all__ = ["Collected", "Context", "Progress", "collect", "read_campaign", "rows_from_run"]
 
 MAX_ATTEMPTS = 3  # of a job whose measurements are rejected
+MOST_DISTURBED = 0.5  # share of the windows used; a job with more is measured again later, and the best is kept
 MAX_FAILURES = 3  # failed requests in a row before the device itself is in doubt
 COOLING_S = 10.0  # at least, before a measurement that was too hot is taken again
 
@@ -69,15 +70,17 @@ class _State:
     def add(self, measurement: Measurement) -> None:
         identity, attempt = job_of(measurement.id)
         self.attempts[identity] = max(self.attempts.get(identity, 0), attempt + 1)
-        if measurement.ok:
-            self.best[identity] = measurement
-        else:
+        if not measurement.ok:
             self.rejected[identity] = measurement.reason or "rejected"
+        elif identity not in self.best or measurement.disturbed_share <= self.best[identity].disturbed_share:
+            self.best[identity] = measurement
 
     def is_open(self, job: Job) -> bool:
         """Whether the job still wants a measurement."""
         i = job.identity
-        return i not in self.best and i not in self.unmeasurable and self.attempts.get(i, 0) < MAX_ATTEMPTS
+        if i in self.best and self.best[i].disturbed_share <= MOST_DISTURBED:
+            return False
+        return i not in self.unmeasurable and self.attempts.get(i, 0) < MAX_ATTEMPTS
 
 
 def collect(

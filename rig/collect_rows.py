@@ -92,19 +92,18 @@ def read_campaign(run: Run) -> Collected:
     rejected: dict[str, str] = {}
     for measurement in assessed(run, campaign):
         identity, _ = job_of(measurement.id)
-        if measurement.ok:
-            best[identity] = measurement
-        else:
+        if not measurement.ok:
             rejected[identity] = measurement.reason or "rejected"
+        elif identity not in best or measurement.disturbed_share <= best[identity].disturbed_share:
+            best[identity] = measurement
     return build_rows(run, campaign, best, rejected)
 
 
 def build_rows(run: Run, campaign: Campaign, best: Mapping[str, Measurement], rejected: Mapping[str, str]) -> Collected:
     """Rows from the accepted measurement of each job."""
     configuration = run.info.configuration if run.info else None
-    whole = best
     if campaign.runtime != "virtual":
-        best = {identity: _undisturbed(measurement) for identity, measurement in best.items()}
+        best = {identity: _typical(measurement) for identity, measurement in best.items()}
     problems = [
         Problem(event["subject"], event["reason"])
         for event in run.events()
@@ -127,7 +126,7 @@ def build_rows(run: Run, campaign: Campaign, best: Mapping[str, Measurement], re
         graph = graphs[job.identity]
         if job.identity in best and (graph is not None or campaign.runtime == "virtual"):
             measured = best[job.identity]
-            networks.append(MeasuredNetwork(job.label, job.context.path, whole[job.identity]))
+            networks.append(MeasuredNetwork(job.label, job.context.path, measured))
             if graph is None:
                 continue  # the virtual runtime has no profile: the network is known as a whole
             found, unseen = context_rows(graph, measured, overhead[0], node_cost_s, job.label)
@@ -141,16 +140,11 @@ def build_rows(run: Run, campaign: Campaign, best: Mapping[str, Measurement], re
     return Collected(rows, overhead, _idle_power(best.values()), kind, problems, configuration, networks)
 
 
-def _undisturbed(measurement: Measurement) -> Measurement:
-    """With the tenth percentile of the inferences for its latency.
-
-    What else runs on a device (or on the same core of a shared host, which halves its speed for milliseconds at a
-    time) is no part of a kernel, and would land on some kernels and not on others. How much slower than this networks
-    typically are, whole networks tell (``power_models.network_check``).
-    """
-    if measurement.latency_p10_s.value is None:
+def _typical(measurement: Measurement) -> Measurement:
+    """With the median inference for its latency: a rare interruption is no part of a kernel."""
+    if measurement.latency_median_s.value is None:
         return measurement
-    return replace(measurement, latency_s=measurement.latency_p10_s)
+    return replace(measurement, latency_s=measurement.latency_median_s)
 
 
 def _differenced(chains: Chains, best: Mapping[str, Measurement], rejected: Mapping[str, str]) -> ChainResult | str:

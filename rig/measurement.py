@@ -35,7 +35,7 @@ class Measurement:
     ``energy_j``: whole board; ``energy_active_j``: above quiet power; ``power_w``: mean while measured (at ``fps``, or
     flat out); ``idle_power_w``: quiet power P0. All four None without a power source. ``budget``: of each quantity the
     parts of its 95 % half-width (absolute, same unit). ``verdict``: "ok" or "rejected" with ``reason``; ``warnings``:
-    what does not reject.
+    what does not reject. ``disturbed_share``: of the windows used, those during which something else ran on the core.
     """
 
     id: str
@@ -47,7 +47,6 @@ class Measurement:
     latency_s: Quantity
     latency_median_s: Quantity
     latency_p99_s: Quantity
-    latency_p10_s: Quantity
     energy_j: Quantity | None = None
     energy_active_j: Quantity | None = None
     power_w: Quantity | None = None
@@ -60,6 +59,7 @@ class Measurement:
     temp_before_c: float | None = None
     temp_after_c: float | None = None
     throttled: tuple[str, ...] = ()
+    disturbed_share: float = 0.0
 
     @property
     def ok(self) -> bool:
@@ -81,7 +81,7 @@ class Measurement:
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the windows, quantities in their JSON form; infinite parts are null."""
-        names = (*QUANTITIES, "latency_median_s", "latency_p99_s", "latency_p10_s")
+        names = (*QUANTITIES, "latency_median_s", "latency_p99_s")
         shown = {name: _json_or_none(getattr(self, name)) for name in names}
         budget = {q: {p: v if math.isfinite(v) else None for p, v in parts.items()} for q, parts in self.budget.items()}
         plain = (

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from device_agents.pulse import is_quiet
 from device_agents.records import MeasurePlan
 from rig import quality_compare
 from rig.measurement import Measurement, Windows
@@ -60,7 +62,8 @@ def assess(record: Mapping[str, Any]) -> Measurement:
     kind = record.get("kind", "measured")
     if not windows:
         nothing = Quantity(None, kind=kind)
-        return _measurement(record, kind, "no window was measured", (nothing, nothing, nothing, nothing))
+        return _measurement(record, kind, "no window was measured", (nothing, nothing, nothing))
+    measured, windows = windows, _undisturbed(record, windows)
     latency, latency_budget = _latency(windows, kind)
     reasons = _condition_reasons(record, windows, plan)
     power: _Power | None = None
@@ -70,7 +73,17 @@ def assess(record: Mapping[str, Any]) -> Measurement:
         reasons.append(str(error))
     budget = {"latency_s": latency_budget, **(power.budget if power else {})}
     made = _measurement(record, kind, "; ".join(reasons) or None, latency, windows, power, budget)
-    return _with_warnings(made, record, plan)
+    disturbed = sum(not is_quiet(window) for window in windows) / len(windows)
+    return replace(_with_warnings(made, record, plan, len(measured)), disturbed_share=disturbed)
+
+
+def _undisturbed(record: Mapping[str, Any], windows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The windows during which nothing else ran on the core (``device_agents.pulse``).
+
+    All of them where a power trace goes with them (it cannot be cut so finely), and where too few are left.
+    """
+    quiet = [window for window in windows if is_quiet(window)]
+    return windows if record.get("trace") is not None or len(quiet) < MIN_WINDOWS else quiet
 
 
 def compare(
@@ -90,7 +103,7 @@ def compare(
 
 
 def _latency(windows: Sequence[Mapping[str, Any]], kind: str) -> tuple[tuple[Quantity, ...], dict[str, float]]:
-    """((mean, median, p99, p10), budget of the mean)."""
+    """((mean, median, p99), budget of the mean)."""
     means = [phase["latency_mean_s"] for phase in windows]
     counts = [phase["count"] for phase in windows]
     interval = batch_means(means, counts)
@@ -101,11 +114,11 @@ def _latency(windows: Sequence[Mapping[str, Any]], kind: str) -> tuple[tuple[Qua
     batches = [phase["latency_s"] for phase in windows if phase.get("latency_s")]
     if not batches:
         missing = Quantity(None, kind=kind)
-        return (mean, missing, missing, missing), budget
+        return (mean, missing, missing), budget
     pooled = np.concatenate([np.asarray(batch, dtype=float) for batch in batches])
     independent = max(1.0, sum(counts) / inefficiency(batches, counts))
     independent = min(independent, float(len(pooled)))  # thinned samples
-    quantiles = (Quantity(*quantile(pooled, share, independent), n=interval.n, kind=kind) for share in (0.5, 0.99, 0.1))
+    quantiles = (Quantity(*quantile(pooled, share, independent), n=interval.n, kind=kind) for share in (0.5, 0.99))
     return (mean, *quantiles), budget
 
 
@@ -142,8 +155,11 @@ def _condition_reasons(record: Mapping[str, Any], windows: Sequence[Mapping[str,
     return reasons
 
 
-def _with_warnings(made: Measurement, record: Mapping[str, Any], plan: MeasurePlan) -> Measurement:
+def _with_warnings(made: Measurement, record: Mapping[str, Any], plan: MeasurePlan, measured: int) -> Measurement:
     warnings = []
+    used = len(made.windows.t0_s) if made.windows is not None else measured
+    if used < measured:
+        warnings.append(f"{measured - used} of {measured} windows left out: something else ran on the core")
     flags = record["phases"][0].get("throttled") or ()
     if flags:
         warnings.append(f"already set before the measurement: {', '.join(flags)}")
@@ -342,7 +358,6 @@ def _measurement(
         latency_s=latency[0],
         latency_median_s=latency[1],
         latency_p99_s=latency[2],
-        latency_p10_s=latency[3],
         **quantities,
         budget=budget or {},
         windows=shown,

@@ -12,6 +12,7 @@ from typing import Any, Dict, List, Optional, Tuple
 
 from device_agents import timing
 from device_agents.protocol import AgentError, now_s
+from device_agents.pulse import Pulses
 from device_agents.runtimes.onnx_inputs import draw_input, input_shapes
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -23,6 +24,7 @@ EXTERNAL_WEIGHT_BYTES = 1024
 
 # Profiling takes no longer than this a pass, with fewer runs of a slow network, but at least three.
 PROFILE_BUDGET_S = 1.5
+PULSES = Pulses(now_s)
 FASTEST_SHARE = 0.3  # of the profiled inferences: those in which nothing else ran on the core
 
 _GIVEN_CPUS = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
@@ -77,7 +79,9 @@ class OnnxRuntimeEngine(object):
 
     def run(self, seconds: float, fps: Optional[float]) -> Dict[str, Any]:
         """Infer for ``seconds``, back to back or at ``fps``, and return a phase."""
-        return timing.run(self, seconds, fps)
+        if fps is not None:
+            return timing.run(self, seconds, fps)
+        return PULSES.around(lambda: timing.run(self, seconds, None))
 
     def wait(self, seconds: float) -> Dict[str, Any]:
         """Wait, loaded, for ``seconds`` and return a phase."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # Epochs of baseline, shrinking and fine-tuning where the user names none.
 DEFAULT_EPOCHS = {"digits": (20, 20, 10)}
-USUAL_EPOCHS = (6, 3, 5)
+USUAL_EPOCHS = (6, 3, 7)
 DEFAULT_ROUNDS = 3
 
 
