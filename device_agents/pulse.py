@@ -1,17 +1,18 @@
 """Is anything else running on this core? A fixed piece of work, timed before and after each window, tells.
 
 On a host that others share (hyper-threads, virtual machines) a core runs at several speeds, for seconds at a time. The
-time that the work takes while nothing disturbs it is the fastest seen; a window beside a slower pulse is disturbed.
+time that the work takes undisturbed is about the fastest seen; a window beside a slower pulse counts as disturbed.
 The pulse knows nothing of the network measured, so leaving disturbed windows out does not choose by its latency.
 """
 
+import bisect
 from typing import Any, Callable, Dict, List, Mapping
 
 PULSE_STEPS = 6000  # a quarter of a millisecond on a desktop
 REPEATS = 2
-LEARN_S = 1.5  # looked for the fastest so long, at first
-KEPT = 3  # the third fastest counts: clocks jitter
-QUIET_RATIO = 1.06  # a pulse slower than so many times the fastest means that the core was shared
+LEARN_S = 2.0  # of pulses alone at first, so that the first windows can be judged
+FAST_SHARE = 0.05  # of all pulses: an undisturbed core is among the fastest, rarer ones are the clock's whim
+QUIET_RATIO = 1.08  # a pulse slower than so many times an undisturbed one means that the core was shared
 
 
 def pulse_s(now_s: Callable[[], float]) -> float:
@@ -32,25 +33,25 @@ def is_quiet(phase: Mapping[str, Any]) -> bool:
 
 
 class Pulses(object):
-    """The fastest pulses that a process has seen."""
+    """All pulses of a process, of which the fastest say what an undisturbed one takes."""
 
     def __init__(self, now_s: Callable[[], float]) -> None:
         self._now_s = now_s
-        self._fastest: List[float] = []
+        self._sorted: List[float] = []
 
     def around(self, run: Callable[[], Dict[str, Any]]) -> Dict[str, Any]:
         """The phase that ``run`` returns, with ``pulse_s`` (the slower of before and after) and ``pulse_fast_s``."""
-        if not self._fastest:
+        if not self._sorted:
             until_s = self._now_s() + LEARN_S
-            while len(self._fastest) < KEPT or self._now_s() < until_s:
+            while not self._sorted or self._now_s() < until_s:
                 self._take()
         before_s = self._take()
         phase = run()
         phase["pulse_s"] = round(max(before_s, self._take()), 9)
-        phase["pulse_fast_s"] = round(self._fastest[-1], 9)
+        phase["pulse_fast_s"] = round(self._sorted[int(FAST_SHARE * len(self._sorted))], 9)
         return phase
 
     def _take(self) -> float:
         found = pulse_s(self._now_s)
-        self._fastest = sorted([*self._fastest, found])[:KEPT]
+        bisect.insort(self._sorted, found)
         return found

@@ -74,7 +74,7 @@ def assess(record: Mapping[str, Any]) -> Measurement:
     budget = {"latency_s": latency_budget, **(power.budget if power else {})}
     made = _measurement(record, kind, "; ".join(reasons) or None, latency, windows, power, budget)
     disturbed = sum(not is_quiet(window) for window in windows) / len(windows)
-    return replace(_with_warnings(made, record, plan, len(measured)), disturbed_share=disturbed)
+    return _with_warnings(replace(made, disturbed_share=disturbed), record, plan, len(measured))
 
 
 def _undisturbed(record: Mapping[str, Any], windows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -160,6 +160,8 @@ def _with_warnings(made: Measurement, record: Mapping[str, Any], plan: MeasurePl
     used = len(made.windows.t0_s) if made.windows is not None else measured
     if used < measured:
         warnings.append(f"{measured - used} of {measured} windows left out: something else ran on the core")
+    if made.disturbed_share > 0.5:
+        warnings.append(f"something else ran on the core during {100 * made.disturbed_share:.0f} % of the windows")
     flags = record["phases"][0].get("throttled") or ()
     if flags:
         warnings.append(f"already set before the measurement: {', '.join(flags)}")

@@ -302,3 +302,31 @@ def test_assessing_changes_nothing_in_the_record():
     before = copy.deepcopy(record)
     assess(record).to_json()
     assert record == before
+
+
+def test_disturbed_windows_are_left_out_of_a_latency_without_power():
+    record = synthetic_record(windows=20)
+    record["trace"] = record["sensor"] = record["clock"] = None
+    windows = [phase for phase in record["phases"] if phase["name"] == "window"]
+    for number, window in enumerate(windows):
+        slow = number % 2 == 1
+        window.update(pulse_s=4e-4 if slow else 2.6e-4, pulse_fast_s=2.6e-4)
+        if slow:
+            window["latency_mean_s"] *= 1.5
+            window["latency_s"] = [1.5 * value for value in window["latency_s"]]
+    m = assess(record)
+    assert m.latency_s.value == pytest.approx(0.010, rel=0.01)
+    assert m.disturbed_share == 0.0
+    assert any("10 of 20 windows left out" in warning for warning in m.warnings)
+
+
+def test_where_nearly_every_window_is_disturbed_all_are_used_and_said_to_be():
+    record = synthetic_record(windows=10)
+    record["trace"] = record["sensor"] = record["clock"] = None
+    windows = [phase for phase in record["phases"] if phase["name"] == "window"]
+    for number, window in enumerate(windows):
+        window.update(pulse_s=4e-4 if number else 2.6e-4, pulse_fast_s=2.6e-4)
+    m = assess(record)
+    assert m.latency_s.n == 10
+    assert m.disturbed_share == pytest.approx(0.9)
+    assert any("on the core" in warning for warning in m.warnings)

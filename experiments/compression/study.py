@@ -67,14 +67,19 @@ def row_of(result: dict[str, Any]) -> dict[str, Any]:
     before, after = result["baseline"], result["result"]
     usage = next(iter(result["usage"].values()))
     bound = result["budget"][0]
+    floor, whole = 0.0, before["latency_s"]["value"]
+    if bound["quantity"] == "power":
+        floor, whole = before["idle_power_w"]["value"], before["power_w"]["value"]
+    limit = floor + bound["relative"] * (whole - floor)
     return {
         "device": result["device"]["name"],
         "kind": result["kind"],
         "seed": result["seed"],
         "verdict": result["verdict"],
         "quantity": bound["quantity"],
-        "limit": bound["limit"],
-        "measured": after["power_w"] if bound["quantity"] == "power" else after["latency_s"],
+        # Against the baseline of the same turns: the meter's gain error and slow drift are in both.
+        "limit": limit,
+        "measured": {k: floor + usage[k] * (limit - floor) for k in ("value", "lo", "hi")},
         "ratio_to_baseline": {k: usage[k] * bound["relative"] for k in ("value", "lo", "hi")},
         "rounds_interleaved": usage["n"],
         "budget_used": usage["value"],

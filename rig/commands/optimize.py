@@ -17,7 +17,7 @@ from rig.store import Run, Store, utc_now
 from rig.units import Limit, parse_fps, parse_limit
 
 if TYPE_CHECKING:
-    from rig.compression.loop import Settings
+    from rig.compression.survey import Settings
 
 # Epochs of baseline, shrinking and fine-tuning where the user names none.
 DEFAULT_EPOCHS = {"digits": (20, 20, 10)}
@@ -74,7 +74,7 @@ def run(options: OptimizeOptions, gradient_on: bool = True) -> dict[str, Any]:
 
 def _settings(options: OptimizeOptions) -> Settings:
     """What was typed, parsed; raises BadInputError."""
-    from rig.compression.loop import Settings
+    from rig.compression.survey import Settings
 
     typed = (
         ("power", options.target_power),

@@ -71,14 +71,6 @@ class Bound(NamedTuple):
         """Key of the bound in results: power, energy, latency, flops or params."""
         return self.quantity
 
-    def verdict(self, measured: Quantity) -> str:
-        """``met`` (upper bound under the limit), ``missed`` (lower bound above it), else ``undecided``."""
-        low = measured.value if measured.lo is None else measured.lo
-        high = measured.value if measured.hi is None else measured.hi
-        if low is None or high is None:
-            return "undecided"
-        return "met" if high <= self.limit else "missed" if low > self.limit else "undecided"
-
     def to_json(self) -> dict[str, object]:
         """The ``budget`` entry of result.json."""
         return {

@@ -19,35 +19,31 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from power_models.kernel_cost import KernelCostModel, UnpricedKernel
+from power_models.kernel_cost import KernelCostModel
 from power_models.regularizer import CostRegularizer
-from power_models.tables import Array, NetworkTables
+from power_models.tables import Array
 from rig.compression import blocks, export
 from rig.compression.baseline import trained_baseline
 from rig.compression.bench import Bench
-from rig.compression.budget import Budget, check_feasible, resolve
+from rig.compression.budget import Budget
 from rig.compression.controller import StrengthController
 from rig.compression.groups import ChannelGroup, find_groups
 from rig.compression.importance import taylor
 from rig.compression.morphnet import Shrinker
 from rig.compression.surgery import bare_network, keep_channels, narrow, reestimate_norms
+from rig.compression.survey import Settings, Survey, feasible_budget, rates_of, take_survey
 from rig.compression.tasks import Task
-from rig.compression.template import Template, make_template
+from rig.compression.template import Template
 from rig.compression.training import TrainingPlan, train
 from rig.compression.trial import Trial, judge
 from rig.compression.widths import WidthChooser
-from rig.errors import NoCostModelError, UnsupportedOperatorError
 from rig.network_file import read_kernels
 from rig.profiles import DeviceProfile
-from rig.quality import paced_line
 from rig.store import Run
-from rig.units import Limit
 
-GROWTH = 1.5  # how much wider than the seed network a group may become
 SHRINK_RATE, FINETUNE_RATE = 0.05, 0.05
 WELL_USED = 0.955  # of the active budget: below it there is room worth another round
 CANDIDATE_ROUNDS, CONFIRM_ROUNDS, CONFIRM_ROUNDS_MOST = 5, 6, 15
@@ -55,34 +51,6 @@ FIRST_MARGIN = 0.012  # of the active budget, left free for what prediction and 
 LAST_MARGIN = 0.02  # where no round is left to correct in
 NORM_BATCHES = 20  # training batches to estimate batch-norm statistics from
 PATIENCE_S = 1800.0  # for a device that somebody else holds, once training has been invested
-
-
-class Settings(NamedTuple):
-    """What was asked: limits, frame rate, seed, epochs of the three trainings, rounds on the device.
-
-    ``gradient_on`` False is the ablation in which the regularizer does nothing and only magnitudes choose channels.
-    """
-
-    limits: tuple[Limit, ...]
-    fps: float | None
-    seed: int
-    epochs_baseline: int
-    epochs_shrink: int
-    epochs_finetune: int
-    rounds: int
-    gradient_on: bool = True
-
-
-class Survey(NamedTuple):
-    """The seed network on the device, before training: measured and predicted totals (4,), and its template."""
-
-    path: Path
-    template: Template
-    tables: NetworkTables
-    measured: Array
-    predicted: Array
-    idle_power_w: float
-    trial: Trial
 
 
 class Candidate(NamedTuple):
@@ -124,89 +92,6 @@ class Loop:
         self.groups: list[ChannelGroup] = []
         self.held_out: list[dict[str, Any]] = []
         self.state: dict[str, Any] = self._read_state()
-
-    # --- before training --------------------------------------------------------------------------------------------
-
-    def survey(self) -> Survey:
-        """Export the untrained seed network, price it, and measure it on the device."""
-        self.progress.stage(f"measuring the baseline network on {self.profile.name}, before any training")
-        torch.manual_seed(self.settings.seed)
-        network = self.task.model()
-        path = self.run.path / "artifacts" / "seed.onnx"
-        if not path.exists():
-            export.save_checked(network, self.task.input_shape, path)
-        template = make_template(read_kernels(path, self.profile.runtime.name), find_groups(network, self.example))
-        tables = self._tables(template)
-        seed = template.seed_widths()
-        with self.bench as bench:
-            if any(limit.quantity in ("power", "energy") for limit in self.settings.limits):
-                bench.need_power()
-            trial = Trial.measure(bench, {"baseline": path}, "survey", self._rates(tables.totals(seed)), rounds=2)
-            self._check_configuration()
-            self._paced_line(path, trial)
-        measured = tables.totals(seed).copy()
-        measured[0] = trial.latency_s("baseline")
-        measured[1] = trial.energy_active_j("baseline")
-        return Survey(path, template, tables, measured, tables.totals(seed), trial.idle_power_w("baseline"), trial)
-
-    def _paced_line(self, path: Path, trial: Trial) -> None:
-        """Power over the frame rate at three rates, fitted, and whether it is a line."""
-        fps = self.settings.fps
-        if ("baseline", fps) not in trial.found or fps is None:
-            return
-        slower = self.bench.in_turn({"baseline": path}, "line", [fps / 2, fps / 4], 1)
-        line = paced_line([m for several in (trial.found["baseline", fps], *slower.values()) for m in several])
-        self.state["paced_line"] = {
-            "idle_power_w": line.idle_power_w.to_json(),
-            "energy_active_j": line.energy_active_j.to_json(),
-            "linear": line.linear,
-            "worst_residual_w": line.worst_residual_w,
-            "fps": list(line.fps),
-        }
-
-    def _rates(self, totals: Array) -> list[float | None]:
-        """Back to back, and the asked frame rate where the network can keep it."""
-        fps = self.settings.fps
-        return [None, fps] if fps and fps * float(totals[0]) < 0.97 and self.bench.meter else [None]
-
-    def _tables(self, template: Template) -> NetworkTables:
-        def price(specs: Any) -> tuple[Array, Array]:
-            costs = self.cost_model.predict(specs)
-            return costs.latency_s, costs.energy_j
-
-        largest = {g.name: round(g.width * GROWTH) if g.prunable else g.width for g in template.groups}
-        try:
-            return NetworkTables(template.kernels, price, largest, *self.cost_model.overhead)
-        except UnpricedKernel as error:
-            fix = f"rig calibrate --device {self.profile.name} --around {self.run.path / 'artifacts' / 'seed.onnx'}"
-            raise UnsupportedOperatorError(str(error), fix) from error
-
-    def _check_configuration(self) -> None:
-        found = self.bench.configuration
-        if found is None:
-            return
-        differing = found.differences(self.cost_model.configuration)
-        if differing:
-            shown = "; ".join(f"{field} is {a!r}, was {b!r} when calibrated" for field, a, b in differing)
-            raise NoCostModelError(
-                f"{self.profile.name} is not in the configuration of its cost model: {shown}",
-                f"rig calibrate --device {self.profile.name}",
-            )
-
-    def budget(self, survey: Survey) -> Budget:
-        """The limits in absolute terms; raises before any training where they cannot be met."""
-        settings = self.settings
-        budget = resolve(settings.limits, settings.fps, survey.idle_power_w, survey.measured)
-        narrowest = {g.name: 1 if g.prunable else g.width for g in survey.template.groups}
-        without = survey.template.removed_kernels([b.name for b in survey.template.blocks])
-        reach = survey.tables.totals(narrowest, without)
-        # Without a power source both energies are zero.
-        reach[:2] *= np.divide(
-            survey.measured[:2], survey.predicted[:2], out=np.ones(2), where=survey.predicted[:2] > 0
-        )
-        check_feasible(budget, reach, settings.fps)
-        self.state["reachable"] = {b.name: [b.value(reach), b.value(survey.measured)] for b in budget.bounds}
-        return budget
 
     # --- training and shrinking -------------------------------------------------------------------------------------
 
@@ -340,13 +225,16 @@ class Loop:
                 bench,
                 {"baseline": survey.path, "candidate": path},
                 f"round{number}",
-                self._rates(survey.measured),
+                self._rates(float(survey.measured[0])),
                 CANDIDATE_ROUNDS,
             )
         trial = judge(trial, budget, "candidate", self.counts(narrowed, path))
         accuracy = self.task.evaluate(narrowed, "val")
         self.progress.update(f"round {number}: {trial.verdict}, {100 * trial.most_used():.1f} % of the active budget")
         return Candidate(number, widths, narrowed, path, predicted, trial, accuracy)
+
+    def _rates(self, baseline_s: float) -> list[float | None]:
+        return rates_of(self.settings, baseline_s, self.bench)
 
     def counts(self, network: nn.Module, path: Path) -> tuple[int, int]:
         """(MACs of an inference, parameters) of a network and its exported file."""
@@ -378,7 +266,7 @@ class Loop:
 
         networks = {"baseline": baseline, "result": result}
         with self.bench as bench:
-            rates = self._rates(np.array([self._baseline_latency_s, 0, 0, 0]))
+            rates = self._rates(self._baseline_latency_s)
             trial = Trial.measure(bench, networks, f"confirm{turn}", rates, CONFIRM_ROUNDS_MOST, enough)
         return judge(trial, budget, "result", counts)
 
@@ -386,10 +274,13 @@ class Loop:
 
     def go(self, finish: Callable[..., dict[str, Any]]) -> dict[str, Any]:
         """All stages in order; ``finish`` makes the result of what they gave (``outcome.result``)."""
-        survey = self.survey()
+        self.progress.stage(f"measuring the baseline network on {self.profile.name}, before any training")
+        survey = take_survey(self.bench, self.task, self.cost_model, self.settings)
         self._baseline_latency_s = float(survey.measured[0])
-        budget = self.budget(survey)
-        self._announce(budget, survey)
+        if survey.paced_line is not None:
+            self.state["paced_line"] = survey.paced_line
+        budget, self.state["reachable"] = feasible_budget(survey, self.settings)
+        self._announce(budget)
         self.bench.patience_s = PATIENCE_S
         baseline = self.baseline()
         self._note("baseline", baseline)
@@ -420,7 +311,7 @@ class Loop:
             paths=(baseline_path, path),
         )
 
-    def _announce(self, budget: Budget, survey: Survey) -> None:
+    def _announce(self, budget: Budget) -> None:
         for bound in budget.bounds:
             low, high = self.state["reachable"][bound.name]
             rate = f" at {bound.fps:g} fps" if bound.fps else ""

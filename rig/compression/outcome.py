@@ -17,8 +17,9 @@ from rig.units import Quantity
 
 if TYPE_CHECKING:
     from rig.compression.budget import Budget
-    from rig.compression.loop import Candidate, Loop, Survey
+    from rig.compression.loop import Candidate, Loop
     from rig.compression.morphnet import Shrinker
+    from rig.compression.survey import Survey
     from rig.compression.template import Template
 
 

@@ -1,0 +1,150 @@
+"""Before anything is trained: the seed network on the device, and whether what is asked can be met at all.
+
+Costs do not depend on the values of weights, so the untrained network tells them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from power_models.kernel_cost import KernelCostModel, UnpricedKernel
+from power_models.tables import Array, NetworkTables
+from rig.compression import export
+from rig.compression.bench import Bench
+from rig.compression.budget import Budget, check_feasible, resolve
+from rig.compression.groups import find_groups
+from rig.compression.tasks import Task
+from rig.compression.template import Template, make_template
+from rig.compression.trial import Trial
+from rig.errors import NoCostModelError, UnsupportedOperatorError
+from rig.network_file import read_kernels
+from rig.quality import paced_line
+from rig.units import Limit
+
+GROWTH = 1.5  # how much wider than the seed network a group may become
+PACEABLE = 0.97  # of a frame's time: a network that needs more cannot be paced
+SURVEY_ROUNDS = 2
+
+
+class Settings(NamedTuple):
+    """What was asked: limits, frame rate, seed, epochs of the three trainings, rounds on the device.
+
+    ``gradient_on`` False is the ablation in which the regularizer does nothing and only magnitudes choose channels.
+    """
+
+    limits: tuple[Limit, ...]
+    fps: float | None
+    seed: int
+    epochs_baseline: int
+    epochs_shrink: int
+    epochs_finetune: int
+    rounds: int
+    gradient_on: bool = True
+
+
+class Survey(NamedTuple):
+    """The seed network on the device, before training: measured and predicted totals (4,), and its template.
+
+    ``paced_line``: power over the frame rate (JSON), None without a frame rate or a power source.
+    """
+
+    path: Path
+    template: Template
+    tables: NetworkTables
+    measured: Array
+    predicted: Array
+    idle_power_w: float
+    trial: Trial
+    paced_line: dict[str, Any] | None
+
+
+def take_survey(bench: Bench, task: Task, cost_model: KernelCostModel, settings: Settings) -> Survey:
+    """Export the untrained seed network, price it, and measure it on the device.
+
+    Raises DeviceSetupError without a power source for a power target, UnsupportedOperatorError for an operator that was
+    never measured, NoCostModelError where the device is not in the configuration of its cost model.
+    """
+    torch.manual_seed(settings.seed)
+    network = task.model()
+    path = bench.run.path / "artifacts" / "seed.onnx"
+    if not path.exists():
+        export.save_checked(network, task.input_shape, path)
+    groups = find_groups(network, torch.zeros(1, *task.input_shape))
+    template = make_template(read_kernels(path, bench.profile.runtime.name), groups)
+    tables = _tables(template, cost_model, path)
+    predicted = tables.totals(template.seed_widths())
+    with bench:
+        if any(limit.quantity in ("power", "energy") for limit in settings.limits):
+            bench.need_power()
+        rates = rates_of(settings, float(predicted[0]), bench)
+        trial = Trial.measure(bench, {"baseline": path}, "survey", rates, rounds=SURVEY_ROUNDS)
+        _check_configuration(bench, cost_model)
+        line = _paced_line(bench, path, trial, settings.fps)
+    measured = predicted.copy()
+    measured[0] = trial.latency_s("baseline")
+    measured[1] = trial.energy_active_j("baseline")
+    return Survey(path, template, tables, measured, predicted, trial.idle_power_w("baseline"), trial, line)
+
+
+def rates_of(settings: Settings, baseline_s: float, bench: Bench) -> list[float | None]:
+    """Back to back, and the asked frame rate where the baseline can keep it and there is a power source."""
+    fps = settings.fps
+    return [None, fps] if fps and fps * baseline_s < PACEABLE and bench.meter else [None]
+
+
+def feasible_budget(survey: Survey, settings: Settings) -> tuple[Budget, dict[str, list[float]]]:
+    """The limits in absolute terms, and of each the values reachable: [narrowest network, baseline].
+
+    Raises before any training where the limits cannot be met (InfeasibleTargetError, BadInputError).
+    """
+    budget = resolve(settings.limits, settings.fps, survey.idle_power_w, survey.measured)
+    narrowest = {g.name: 1 if g.prunable else g.width for g in survey.template.groups}
+    without = survey.template.removed_kernels([b.name for b in survey.template.blocks])
+    reach = survey.tables.totals(narrowest, without)
+    # Without a power source both energies are zero.
+    reach[:2] *= np.divide(survey.measured[:2], survey.predicted[:2], out=np.ones(2), where=survey.predicted[:2] > 0)
+    check_feasible(budget, reach, settings.fps)
+    return budget, {b.name: [b.value(reach), b.value(survey.measured)] for b in budget.bounds}
+
+
+def _tables(template: Template, cost_model: KernelCostModel, seed: Path) -> NetworkTables:
+    def price(specs: Any) -> tuple[Array, Array]:
+        costs = cost_model.predict(specs)
+        return costs.latency_s, costs.energy_j
+
+    largest = {g.name: round(g.width * GROWTH) if g.prunable else g.width for g in template.groups}
+    try:
+        return NetworkTables(template.kernels, price, largest, *cost_model.overhead)
+    except UnpricedKernel as error:
+        fix = f"rig calibrate --device {cost_model.configuration.device} --around {seed}"
+        raise UnsupportedOperatorError(str(error), fix) from error
+
+
+def _check_configuration(bench: Bench, cost_model: KernelCostModel) -> None:
+    found = bench.configuration
+    differing = found.differences(cost_model.configuration) if found is not None else []
+    if differing:
+        shown = "; ".join(f"{field} is {a!r}, was {b!r} when calibrated" for field, a, b in differing)
+        raise NoCostModelError(
+            f"{bench.profile.name} is not in the configuration of its cost model: {shown}",
+            f"rig calibrate --device {bench.profile.name}",
+        )
+
+
+def _paced_line(bench: Bench, path: Path, trial: Trial, fps: float | None) -> dict[str, Any] | None:
+    """Power over the frame rate at three rates, fitted, and whether it is a line."""
+    if fps is None or ("baseline", fps) not in trial.found:
+        return None
+    slower = bench.in_turn({"baseline": path}, "line", [fps / 2, fps / 4], 1)
+    line = paced_line([m for several in (trial.found["baseline", fps], *slower.values()) for m in several])
+    return {
+        "idle_power_w": line.idle_power_w.to_json(),
+        "energy_active_j": line.energy_active_j.to_json(),
+        "linear": line.linear,
+        "worst_residual_w": line.worst_residual_w,
+        "fps": list(line.fps),
+    }
