@@ -6,7 +6,7 @@ The pulse knows nothing of the network measured, so leaving disturbed windows ou
 """
 
 import bisect
-from typing import Any, Callable, Dict, List, Mapping
+from typing import Any, Callable, Dict, List, Mapping, Optional
 
 PULSE_STEPS = 6000  # a quarter of a millisecond on a desktop
 REPEATS = 2
@@ -27,9 +27,14 @@ def pulse_s(now_s: Callable[[], float]) -> float:
     return min(found)
 
 
-def is_quiet(phase: Mapping[str, Any]) -> bool:
-    """Whether nothing else ran during a phase, as far as is known (so where it has no pulse)."""
-    return not phase.get("pulse_s") or bool(phase["pulse_s"] <= QUIET_RATIO * phase["pulse_fast_s"])
+def is_quiet(phase: Mapping[str, Any], fast_s: Optional[float] = None) -> bool:
+    """Whether nothing else ran during a phase, as far as is known (so where it has no pulse).
+
+    ``fast_s``: what an undisturbed pulse takes, where more is known than when the phase was measured.
+    """
+    if not phase.get("pulse_s"):
+        return True
+    return bool(phase["pulse_s"] <= QUIET_RATIO * min(phase["pulse_fast_s"], fast_s or phase["pulse_fast_s"]))
 
 
 class Pulses(object):
@@ -38,6 +43,7 @@ class Pulses(object):
     def __init__(self, now_s: Callable[[], float]) -> None:
         self._now_s = now_s
         self._sorted: List[float] = []
+        self._fast_s = float("inf")
 
     def around(self, run: Callable[[], Dict[str, Any]]) -> Dict[str, Any]:
         """The phase that ``run`` returns, with ``pulse_s`` (the slower of before and after) and ``pulse_fast_s``."""
@@ -48,7 +54,9 @@ class Pulses(object):
         before_s = self._take()
         phase = run()
         phase["pulse_s"] = round(max(before_s, self._take()), 9)
-        phase["pulse_fast_s"] = round(self._sorted[int(FAST_SHARE * len(self._sorted))], 9)
+        # Hours of company must not pass for quiet: what was once undisturbed stays the measure.
+        self._fast_s = min(self._fast_s, self._sorted[int(FAST_SHARE * len(self._sorted))])
+        phase["pulse_fast_s"] = round(self._fast_s, 9)
         return phase
 
     def _take(self) -> float:

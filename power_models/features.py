@@ -139,6 +139,12 @@ class KernelColumns:
         return rows * _taps_inside(self, "width", self.number("kernel_w"))
 
     @cached_property
+    def weights_touched(self) -> Floats:
+        """Bytes of weights whose taps fall on the input for some output: on a single pixel one tap of nine does."""
+        share = _taps_touched(self, "height", self.number("kernel_h"))
+        return self.weight_bytes * share * _taps_touched(self, "width", self.number("kernel_w"))
+
+    @cached_property
     def patch_elements(self) -> Floats:
         """Elements gathered into patches before a matrix product (im2col); 0 where the map is used as it lies."""
         depth = self.area * self.number("in_channels")
@@ -215,21 +221,34 @@ class KernelColumns:
 
 def _taps_inside(columns: KernelColumns, axis: str, taps: Floats) -> Floats:
     """``inside`` along one axis (n,); runtimes that walk the window skip the other taps, a matrix product does not."""
+    return _taps_counted(columns, axis, taps)[0]
+
+
+def _taps_touched(columns: KernelColumns, axis: str, taps: Floats) -> Floats:
+    """The share of the taps of one axis that fall on the input for at least one output (n,)."""
+    return _taps_counted(columns, axis, taps)[1]
+
+
+def _taps_counted(columns: KernelColumns, axis: str, taps: Floats) -> tuple[Floats, Floats]:
+    """(mean share of taps inside, share of taps ever inside) along one axis (n,) each."""
     size, outputs = columns.number(f"in_{axis}"), columns.number(f"out_{axis}")
     stride, padding, dilation = (columns.number(name) for name in ("stride", "padding", "dilation"))
+    inside, touched = np.ones(len(columns)), np.ones(len(columns))
     rows = np.flatnonzero((padding > 0) & (columns.window > 1))
-    share = np.ones(len(columns))
     if not len(rows):
-        return share
+        return inside, touched
     size, outputs, stride, padding, dilation = (a[rows] for a in (size, outputs, stride, padding, dilation))
-    count = np.zeros(len(rows))
+    count, ever = np.zeros(len(rows)), np.zeros(len(rows))
     for tap in range(int(taps[rows].max())):
         at = padding - tap * dilation  # output o reads input o·stride − at
         first = np.maximum(np.ceil(at / stride), 0.0)
         last = np.minimum(np.floor((size - 1 + at) / stride), outputs - 1)
-        count += np.where(tap < taps[rows], np.maximum(last - first + 1, 0.0), 0.0)
-    share[rows] = np.maximum(count / (outputs * taps[rows]), 1e-3)
-    return share
+        hits = np.where(tap < taps[rows], np.maximum(last - first + 1, 0.0), 0.0)
+        count += hits
+        ever += hits > 0
+    inside[rows] = np.maximum(count / (outputs * taps[rows]), 1e-3)
+    touched[rows] = np.maximum(ever / taps[rows], 1e-3)
+    return inside, touched
 
 
 def padded(values: Floats, block: int) -> Floats:
@@ -272,6 +291,8 @@ def _traffic_terms(columns: KernelColumns) -> list[Floats]:
     maps, patches = moved - weights, columns.patch_elements * size
     terms += [maps * _beyond(maps, limit) for limit in CACHE_BYTES]
     terms += [weights * _beyond(weights, limit) for limit in CACHE_BYTES[::3]]
+    touched = columns.weights_touched
+    terms += [touched, *(touched * _beyond(touched, limit) for limit in CACHE_BYTES[::3])]
     terms += [patches * _beyond(patches, limit) for limit in CACHE_BYTES[1:]]
     return terms
 

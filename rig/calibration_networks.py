@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 FOLDER = "artifacts/contexts"
 DEFAULT_CONTEXTS = 56
-DEFAULT_CONTEXTS_VIRTUAL = 36
+DEFAULT_CONTEXTS_VIRTUAL = 28
 HELD_OUT_EVERY = 7  # prime to the turns in which families and image sides are drawn
 
 

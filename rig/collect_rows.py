@@ -71,13 +71,15 @@ def load_campaign(run: Run) -> Campaign:
 def assessed(run: Run, campaign: Campaign) -> Iterator[Measurement]:
     """Everything stored that belongs to the campaign."""
     known = {job.identity for jobs in campaign.blocks() for job in jobs}
+    phases = (phase for record in run.measurements(arrays=False) for phase in record["phases"])
+    fast_s = min((phase["pulse_fast_s"] for phase in phases if "pulse_fast_s" in phase), default=None)
     for record in run.measurements():
         try:
             identity, _ = job_of(record["id"])
         except ValueError:
             continue  # a confirmation run or the like, stored beside the campaign
         if identity in known:
-            yield assess(record)
+            yield assess(record, fast_s)
 
 
 def rows_from_run(run: Run) -> list[KernelRow]:

@@ -52,10 +52,11 @@ class _Power(NamedTuple):
     budget: dict[str, dict[str, float]]
 
 
-def assess(record: Mapping[str, Any]) -> Measurement:
+def assess(record: Mapping[str, Any], pulse_fast_s: float | None = None) -> Measurement:
     """Turn a MeasureRecord into quantities with intervals and a verdict; never raises for what a device may deliver.
 
-    A rejected record still carries whatever could be computed from it.
+    A rejected record still carries whatever could be computed from it. ``pulse_fast_s``: of the record's campaign
+    (``device_agents.pulse``), where that saw faster pulses than the session had when the record was made.
     """
     plan = MeasurePlan(**{k: v for k, v in (record.get("plan") or {}).items() if k in MeasurePlan._fields})
     windows = [phase for phase in record["phases"] if phase["name"] == "window" and phase["count"]]
@@ -63,7 +64,7 @@ def assess(record: Mapping[str, Any]) -> Measurement:
     if not windows:
         nothing = Quantity(None, kind=kind)
         return _measurement(record, kind, "no window was measured", (nothing, nothing, nothing))
-    measured, windows = windows, _undisturbed(record, windows)
+    measured, windows = windows, _undisturbed(record, windows, pulse_fast_s)
     latency, latency_budget = _latency(windows, kind)
     reasons = _condition_reasons(record, windows, plan)
     power: _Power | None = None
@@ -73,16 +74,18 @@ def assess(record: Mapping[str, Any]) -> Measurement:
         reasons.append(str(error))
     budget = {"latency_s": latency_budget, **(power.budget if power else {})}
     made = _measurement(record, kind, "; ".join(reasons) or None, latency, windows, power, budget)
-    disturbed = sum(not is_quiet(window) for window in windows) / len(windows)
+    disturbed = sum(not is_quiet(window, pulse_fast_s) for window in windows) / len(windows)
     return _with_warnings(replace(made, disturbed_share=disturbed), record, plan, len(measured))
 
 
-def _undisturbed(record: Mapping[str, Any], windows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _undisturbed(
+    record: Mapping[str, Any], windows: list[dict[str, Any]], pulse_fast_s: float | None
+) -> list[dict[str, Any]]:
     """The windows during which nothing else ran on the core (``device_agents.pulse``).
 
     All of them where a power trace goes with them (it cannot be cut so finely), and where too few are left.
     """
-    quiet = [window for window in windows if is_quiet(window)]
+    quiet = [window for window in windows if is_quiet(window, pulse_fast_s)]
     return windows if record.get("trace") is not None or len(quiet) < MIN_WINDOWS else quiet
 
 

@@ -42,8 +42,12 @@ def test_networks_are_written_once_and_some_held_out(tmp_path):
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-def test_a_simulated_board_has_no_networks(tmp_path):
-    assert calibration_networks.draw_networks(load_profile("virtual-pi4"), (), 0, tmp_path) == ([], [])
+def test_a_simulated_board_measures_networks_too(tmp_path):
+    networks = calibration_networks.draw_networks(load_profile("virtual-pi4"), (), 0, tmp_path)
+    assert len(networks.fitted) == 24
+    assert len(networks.held_out) == 4
+    none = calibration_networks.draw_networks(with_grid(contexts=0), (), 0, tmp_path)
+    assert none == ([], [])
 
 
 def test_plans_of_chains_and_networks_come_from_the_profile():

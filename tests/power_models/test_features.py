@@ -24,6 +24,13 @@ def test_taps_inside_are_those_counted_one_by_one(size, kernel, stride, padding,
     assert KernelColumns.of([spec]).inside[0] == pytest.approx(np.mean(hits) ** 2)
 
 
+def test_on_a_single_pixel_one_tap_of_nine_touches_its_weights():
+    one, seven = window(1, 3, 1, 1), window(7, 3, 1, 1)
+    columns = KernelColumns.of([one, seven])
+    assert columns.weights_touched[0] == pytest.approx(columns.weight_bytes[0] / 9)
+    assert columns.weights_touched[1] == pytest.approx(columns.weight_bytes[1])
+
+
 def test_a_view_has_no_size():
     small, large = (KernelSpec("view", 1, c, 7, 7, c, 7, 7) for c in (2, 2000))
     columns = KernelColumns.of([small, large, window(7, 3, 1, 1)])
