@@ -27,11 +27,14 @@ class RuntimeProcess(object):
 
     @staticmethod
     def probe(request: Dict[str, Any]) -> Dict[str, Any]:
-        """State, reason and fix of every runtime of this version."""
-        states = {}
+        """State, reason and fix of every runtime of this version, and the execution providers of one that has such."""
+        states: Dict[str, Any] = {}
         for name in sorted(RUNTIMES):
-            state, reason, fix = runtime_module(name).probe()
+            module = runtime_module(name)
+            state, reason, fix = module.probe()
             states[name] = {"state": state, "reason": reason, "fix": fix}
+            if hasattr(module, "providers"):
+                states[name]["providers"] = module.providers()
         return states
 
     def load(self, request: Dict[str, Any]) -> Dict[str, Any]:

@@ -1,7 +1,8 @@
 """The inference engines the agent can run, one file each; an engine's library is imported in its own file alone.
 
 A runtime module offers ``probe() -> (state, reason, fix)`` with state "ok" or "absent", and
-``load(subject, options, run_dir) -> engine``. An engine offers
+``load(subject, options, run_dir) -> engine``; one with several execution providers also ``providers() -> names``. An
+engine offers
 
 - ``facts() -> dict``: runtime_version, kind ("measured" or "simulated"), subject_sha256, inputs, environment;
 - ``run(seconds, fps) -> phase`` (fps None: back to back) and ``wait(seconds) -> phase`` (timing.py), on its clock;

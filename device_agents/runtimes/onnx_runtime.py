@@ -42,6 +42,21 @@ def probe() -> Tuple[str, str, str]:
     return "ok", "", ""
 
 
+def providers() -> List[str]:
+    """The execution providers that are installed (names as in the profile), without importing onnxruntime."""
+    spec = importlib.util.find_spec("onnxruntime")
+    folders = list(spec.submodule_search_locations or []) if spec is not None else []
+    libraries = [name for folder in folders for name in _listed(os.path.join(folder, "capi"))]
+    return ["cpu"] + [p for p in sorted(PROVIDERS) if any("providers_%s" % p in name for name in libraries)]
+
+
+def _listed(folder: str) -> List[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
+
+
 def load(subject: Dict[str, Any], options: Dict[str, Any], run_dir: str) -> "OnnxRuntimeEngine":
     """Load an ONNX file; AgentError "no-runtime", "bad-request" or "model" says why not."""
     if subject.get("format") != "onnx":

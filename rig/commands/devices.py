@@ -83,6 +83,9 @@ def _asked(profile: DeviceProfile) -> dict[str, Any]:
     if runtime is None or runtime["state"] != "ok":
         reason = runtime["reason"] if runtime else f"this version has no runtime {profile.runtime.name}"
         notes.append(warning("no-runtime", f"{profile.name}: {reason}", runtime["fix"] if runtime else None))
+    elif (provider := str(profile.runtime.options.get("provider", "cpu"))) not in runtime.get("providers", [provider]):
+        message = f"{profile.name}: the {profile.runtime.name} there cannot use {provider}, only the CPU"
+        notes.append(warning("no-runtime", message, "on the device: python3 -m pip install onnxruntime-gpu"))
     if meter is None:
         notes.append(_no_meter(profile, sensors))
     return {
