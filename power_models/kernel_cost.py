@@ -108,7 +108,8 @@ class KernelCostModel:
     ``kind``: what the rows were (measured, simulated, …). ``idle_power_w``: quiet power (value, lo, hi), or None.
     ``overhead``: per-inference (seconds, joules) on top of the kernels. ``report``: held-out errors a family.
     ``unusable``: rows that could not be used, with the reason. ``network_widths``: by quantity, the (down, up) factors
-    on the intervals of networks that measured networks taught (``network_check``).
+    on the intervals of networks that measured networks taught (``network_check``). ``layout_block``: channels in a
+    block of the runtime's layout, as its graphs on the device showed (``kernel_graph``); None where none was read.
     """
 
     configuration: Configuration
@@ -121,6 +122,7 @@ class KernelCostModel:
     report: dict[str, object] = field(default_factory=dict)
     unusable: list[str] = field(default_factory=list)
     network_widths: dict[str, tuple[float, float]] = field(default_factory=dict)
+    layout_block: int | None = None
 
     @classmethod
     def fit(

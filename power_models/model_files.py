@@ -18,7 +18,7 @@ from power_models.intervals import ErrorScale
 if TYPE_CHECKING:
     from power_models.kernel_cost import KernelCostModel
 
-FORMAT_VERSION = 2  # 1: first version; 2: network_widths
+FORMAT_VERSION = 2  # 1: first version; 2: network_widths, layout_block
 
 
 def write(model: KernelCostModel, folder: object) -> None:
@@ -40,6 +40,7 @@ def write(model: KernelCostModel, folder: object) -> None:
         "report": model.report,
         "unusable": model.unusable,
         "network_widths": model.network_widths,
+        "layout_block": model.layout_block,
     }
     buffer = io.BytesIO()
     np.savez(buffer, **flat)
@@ -98,6 +99,7 @@ def read(cls: type[KernelCostModel], folder: object) -> KernelCostModel:
             about["report"],
             about["unusable"],
             {name: (down, up) for name, (down, up) in about["network_widths"].items()},
+            about.get("layout_block"),
         )
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise ValueError(f"cost model in {source} cannot be read: {error}; calibrate the device again") from error

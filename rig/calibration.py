@@ -156,6 +156,7 @@ def fit_and_check(collected: Collected, held_out: HeldOut, device: str, runtime:
     )
     whole = [network for network in collected.networks if network.name not in held_out.networks]
     profiled = any(network.name in {row.group for row in training} for network in whole)
+    model.layout_block = collected.layout_block
     model = learn_from_networks(model, _network_rows(model, whole, runtime), fitted=profiled)
     checked = _priced(model, held_out.rows(collected.rows))
     predictions = {name: found for name, found in predict_rows(model, checked).items() if found} if checked else {}
@@ -192,7 +193,7 @@ def _network_rows(model: KernelCostModel, networks: Sequence[MeasuredNetwork], r
 
     known, found = set(model.known_kinds), []
     for network in networks:
-        kernels = [node.spec for node in read_kernels(network.path, runtime)]
+        kernels = [node.spec for node in read_kernels(network.path, runtime, block=model.layout_block)]
         energy = network.measurement.energy_active_j
         if all((kernel.kind, kernel.dtype) in known for kernel in kernels):
             latency_s = float(network.measurement.latency_s.value or 0.0)

@@ -14,7 +14,7 @@ from device_agents.records import Configuration, KernelSpec
 from power_models.kernel_cost import KernelRow
 from rig.collect_plan import CAMPAIGN_FILE, Campaign, Chains, job_of
 from rig.collect_profile import context_rows, own_shares, profiler_cost_s
-from rig.collect_subjects import ExecutedGraph, read_graph
+from rig.collect_subjects import ExecutedGraph, found_block, read_graph
 from rig.errors import StoreError
 from rig.measurement import Measurement
 from rig.quality import assess, difference_chain
@@ -49,7 +49,7 @@ class Collected(NamedTuple):
 
     ``overhead``: (seconds, joules) of a call, from the chains' intercepts; ``idle_power_w``: quiet power (value, lo,
     hi), or None without a power source; ``kind``: measured or simulated; ``problems``: what could not be used;
-    ``networks``: the contexts that were measured.
+    ``networks``: the contexts that were measured; ``layout_block``: see ``KernelCostModel``.
     """
 
     rows: list[KernelRow]
@@ -59,6 +59,7 @@ class Collected(NamedTuple):
     problems: list[Problem]
     configuration: Configuration | None
     networks: list[MeasuredNetwork]
+    layout_block: int | None = None
 
 
 def load_campaign(run: Run) -> Campaign:
@@ -139,7 +140,9 @@ def build_rows(run: Run, campaign: Campaign, best: Mapping[str, Measurement], re
     rows = [row._replace(configuration=configuration) for row in rows]
     kind = "simulated" if any(measurement.kind == "simulated" for measurement in best.values()) else "measured"
     problems = list(dict.fromkeys(problems))
-    return Collected(rows, overhead, _idle_power(best.values()), kind, problems, configuration, networks)
+    idle = _idle_power(best.values())
+    seen = [(job.context.path, graph) for job in campaign.contexts if (graph := graphs[job.identity]) is not None]
+    return Collected(rows, overhead, idle, kind, problems, configuration, networks, found_block(seen))
 
 
 def _typical(measurement: Measurement) -> Measurement:

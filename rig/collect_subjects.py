@@ -7,7 +7,8 @@ its own optimized graph is read back, checked, and kept in the run folder with e
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from rig.store import Run
 
 PROFILED_RUNS = {"chain": 40, "network": 60}
+LAYOUT_BLOCKS = (16, 8, 4, 0)
+BLOCK_GRAPHS = 8  # so many of the runtime's graphs tell the block size
 WEIGHTS_SEED = 0  # of chain models: the same file, and so the same request, after a restart
 
 
@@ -107,6 +110,24 @@ def keep_graph(session: Session, run: Run, job: Job, subject: Subject) -> None:
     ]
     total_s = facts["total_latency_s"]
     run.write_json(_graph_file(job.identity), {"subject": job.label, "total_latency_s": total_s, "kernels": kernels})
+
+
+def found_block(graphs: Sequence[tuple[Path, ExecutedGraph]]) -> int | None:
+    """The block size of the runtime's layout under which the rules come nearest to its own graphs; None without any.
+
+    It depends on the device's vector unit (16 with AVX-512, 8 with AVX2; 0: no such layout, as on most Arm boards).
+    """
+    if not graphs:
+        return None
+
+    def agreement(block: int) -> int:
+        alike = 0
+        for path, graph in graphs[:BLOCK_GRAPHS]:
+            ours = Counter(node.spec for node in read_kernels(path, "onnxruntime", block=block))
+            alike += (ours & Counter(executed.kernel for executed in graph.kernels)).total()
+        return alike
+
+    return max(LAYOUT_BLOCKS, key=agreement)
 
 
 def read_graph(run: Run, identity: str) -> ExecutedGraph | None:

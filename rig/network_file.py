@@ -55,9 +55,10 @@ def parse_shape(text: str) -> tuple[int, ...]:
     return shape
 
 
-def read_kernels(path: Path, runtime: str, shape_text: str | None = None) -> list[KernelNode]:
+def read_kernels(path: Path, runtime: str, shape_text: str | None = None, block: int | None = None) -> list[KernelNode]:
     """The kernels that ``runtime`` executes for the ONNX file, in order.
 
+    ``block``: channels in a block of the runtime's layout on the device (a cost model's ``layout_block``), where known.
     Raises ModelError (no file, corrupt, open dimensions without a shape), UnsupportedOperatorError (names operator and
     node), BadInputError (a wrong ``--shape``).
     """
@@ -66,7 +67,7 @@ def read_kernels(path: Path, runtime: str, shape_text: str | None = None) -> lis
     from power_models.kernels import DynamicShape, InvalidModel, UnsupportedOperator, kernel_graph
 
     try:
-        return kernel_graph(path, rules=runtime, shape=shape)
+        return kernel_graph(path, rules=runtime, shape=shape, **({} if block is None else {"block": block}))
     except DynamicShape as error:
         raise ModelError(f"{path}: {error}", fix="give the shape, as --shape 1,3,224,224") from error
     except InvalidModel as error:

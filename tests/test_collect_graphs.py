@@ -11,11 +11,13 @@ import pytest
 from fake_session import FakeSession
 
 from device_agents.records import KernelSpec, MeasurePlan
+from power_models.kernels import kernel_graph
 from rig.collect import Context, collect, read_campaign
 from rig.collect_plan import plan_campaign
 from rig.collect_profile import own_shares, profiler_cost_s
 from rig.collect_rows import load_campaign
-from rig.collect_subjects import ExecutedGraph, ExecutedKernel
+from rig.collect_subjects import ExecutedGraph, ExecutedKernel, found_block
+from rig.context_networks import context_designs
 from rig.errors import DeviceBusyError
 from rig.profiles import load_profile
 from rig.session import Session
@@ -76,7 +78,7 @@ class NetworkSession(FakeSession):
 
 def test_profiled_kernels_become_rows_of_their_network(tmp_path, run):
     path = tmp_path / "net.onnx"
-    path.write_bytes(b"a network")
+    path.write_bytes(context_designs(1, 0)[0].model().SerializeToString())
     contexts = [Context("net", path)]
     quick = PLAN._replace(min_windows=6)
     (job,) = plan_campaign([WIDE], PLAN, "virtual", None, contexts=contexts, context_plan=quick).contexts
@@ -181,3 +183,16 @@ def test_a_killed_host_resumes_from_the_agents_spool(tmp_path):
     assert len(lines) == len(run.measurement_ids()) >= len(jobs)
     starts = [record["started_utc"] for record in run.measurements(arrays=False)]
     assert len(set(starts)) == len(starts)
+
+
+@pytest.mark.parametrize("block", [16, 8, 0])
+def test_the_block_of_the_layout_is_found_in_the_runtimes_own_graphs(tmp_path, block):
+    graphs = []
+    for design in context_designs(4, 0):
+        path = tmp_path / f"{design.name}.onnx"
+        path.write_bytes(design.model().SerializeToString())
+        nodes = kernel_graph(path, "onnxruntime", block=block)
+        kernels = [ExecutedKernel(node.name, node.op, node.spec, 1.0, 1e-6) for node in nodes]
+        graphs.append((path, ExecutedGraph(kernels, 1e-3)))
+    assert found_block(graphs) == block
+    assert found_block([]) is None

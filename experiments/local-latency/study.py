@@ -93,7 +93,7 @@ def predict(files: dict[str, Path], measured: dict[str, Any]) -> list[dict[str, 
     profile, model = load_profile(DEVICE), load_cost_model(Store(), DEVICE)
     rows = []
     for name, path in files.items():
-        cost = price(model, read_kernels(path, profile.runtime.name), path)
+        cost = price(model, read_kernels(path, profile.runtime.name, block=model.layout_block), path)
         rounds = measured["rounds"][name]
         least = min(one["disturbed_share"] for one in rounds)
         calm = [one for one in rounds if one["disturbed_share"] <= max(0.5, least)]

@@ -27,7 +27,7 @@ def run(options: PredictOptions) -> dict[str, Any]:
     profile = load_profile(options.device)
     fps = parse_fps(options.fps) if options.fps is not None else None
     model = load_cost_model(Store(), profile.name)
-    nodes = read_kernels(options.model, profile.runtime.name, options.shape)
+    nodes = read_kernels(options.model, profile.runtime.name, options.shape, model.layout_block)
     cost = price(model, nodes, options.model)
     kernels = kernel_rows(nodes, cost, model.kind)
     return {

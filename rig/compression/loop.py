@@ -238,7 +238,7 @@ class Loop:
 
     def counts(self, network: nn.Module, path: Path) -> tuple[int, int]:
         """(MACs of an inference, parameters) of a network and its exported file."""
-        nodes = read_kernels(path, self.profile.runtime.name)
+        nodes = read_kernels(path, self.profile.runtime.name, block=self.cost_model.layout_block)
         return sum(n.spec.macs for n in nodes), sum(p.numel() for p in network.parameters())
 
     def finetune(self, candidate: Candidate) -> Path:

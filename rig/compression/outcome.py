@@ -16,6 +16,7 @@ from rig.output import warning
 from rig.units import Quantity
 
 if TYPE_CHECKING:
+    from power_models.kernels import KernelNode
     from rig.compression.budget import Budget
     from rig.compression.loop import Candidate, Loop
     from rig.compression.morphnet import Shrinker
@@ -67,6 +68,10 @@ def result(
         "warnings": _warnings(loop, budget, before, after, trial),
         "timings": {stage["name"]: stage["seconds"] for stage in loop.stages},
     }
+
+
+def _nodes(loop: Loop, path: Path) -> list[KernelNode]:
+    return read_kernels(path, loop.profile.runtime.name, block=loop.cost_model.layout_block)
 
 
 def accuracy_quantity(share: float, count: int) -> Quantity:
@@ -147,7 +152,7 @@ def _layers(
     loop: Loop, seed: Path, template: Template, candidate: Candidate, removed: list[str]
 ) -> list[dict[str, Any]]:
     """Every layer's width before and after, in the order in which the network runs them."""
-    ran = [(node.weight or "").removesuffix(".weight") for node in read_kernels(seed, loop.profile.runtime.name)]
+    ran = [(node.weight or "").removesuffix(".weight") for node in _nodes(loop, seed)]
     order = {layer: i for i, layer in enumerate(ran)}
     after = template.layer_widths(candidate.widths, removed)
     gone = {layer for b in template.blocks if b.name in removed for layer in b.layers}
@@ -170,7 +175,7 @@ def _layers(
 
 def _kernels(loop: Loop, path: Path) -> list[dict[str, Any]]:
     """Each distinct kernel of a network as the cost model prices it; ``calls`` of it together."""
-    nodes = read_kernels(path, loop.profile.runtime.name)
+    nodes = _nodes(loop, path)
     costs = loop.cost_model.predict([n.spec for n in nodes], [n.name for n in nodes])
     basis = "simulated" if loop.profile.simulated else "measured"
     rows: dict[Any, dict[str, Any]] = {}
@@ -202,7 +207,7 @@ def _validation(loop: Loop, trial: Trial, paths: tuple[Path, Path]) -> list[dict
     rows = list(loop.held_out)
     basis = "simulated" if loop.profile.simulated else "measured"
     for name, path in zip(("baseline", "result"), paths, strict=True):
-        nodes = read_kernels(path, loop.profile.runtime.name)
+        nodes = _nodes(loop, path)
         cost = price_network(loop.cost_model, [n.spec for n in nodes], [n.name for n in nodes])
         pairs = (("latency_s", cost.latency_s), ("energy_active_j", cost.energy_j))
         for quantity, (value, low, high) in pairs:

@@ -74,7 +74,7 @@ def take_survey(bench: Bench, task: Task, cost_model: KernelCostModel, settings:
     if not path.exists():
         export.save_checked(network, task.input_shape, path)
     groups = find_groups(network, torch.zeros(1, *task.input_shape))
-    template = make_template(read_kernels(path, bench.profile.runtime.name), groups)
+    template = make_template(read_kernels(path, bench.profile.runtime.name, block=cost_model.layout_block), groups)
     tables = _tables(template, cost_model, path)
     predicted = tables.totals(template.seed_widths())
     with bench:
