@@ -40,7 +40,9 @@ class FakeSession:
             return json.loads(spooled.read_text())
         time.sleep(self.slow_s)
         record = self._record(subject, plan, request_id)
-        spooled.write_text(json.dumps(record))
+        whole = spooled.with_suffix(".whole")  # a device's spool is not torn by the host's death
+        whole.write_text(json.dumps(record))
+        whole.replace(spooled)
         with (self.folder / "log").open("a") as log:
             log.write(request_id + "\n")
         return record
