@@ -201,34 +201,48 @@ def _network_rows(model: KernelCostModel, networks: Sequence[MeasuredNetwork], r
     return found
 
 
-def save_better(fitted: Fitted, collected: Collected, held_out: HeldOut, folder: Path) -> bool:
-    """Save the model unless the saved one of the same configuration does better on the same held-out kernels.
+def save_better(fitted: Fitted, collected: Collected, held_out: HeldOut, folder: Path, runtime: str) -> bool:
+    """Save the model unless the saved one of the same configuration does better on what this fit has not seen.
 
-    Both are scored by the mean of the median errors of their quantities; the saved model may have seen some of these
-    kernels, which favours it. Returns whether the new model was saved.
+    Both are scored on the held-out networks (their mean errors, over the quantities), where there are any, else on the
+    held-out kernels (medians); the saved model may have seen some of these, which favours it. Returns whether the new
+    model was saved.
     """
-    from power_models.kernel_cost import KernelCostModel
-    from power_models.validate import predict_rows, summarize
-
     if (folder / MODEL_FILE).is_file() and fitted.summaries:
-        try:
-            old = KernelCostModel.load(folder)
-            rows = held_out.rows(collected.rows)
-            priced = _priced(old, rows)
-            same = old.configuration == fitted.model.configuration and len(priced) == len(rows)
-            found = predict_rows(old, priced) if same else {}
-        except ValueError:
-            found = {}  # a damaged or older file: the new model takes its place
-        before = {name: summarize(predictions) for name, predictions in found.items() if predictions}
-        covers_less = set(fitted.model.known_kinds) < (set(old.known_kinds) if before else set())
-        if before and (covers_less or _score(before) < _score(fitted.summaries)):
+        old = _old_scores(fitted.model, collected, held_out, folder, runtime)
+        new = _scores(fitted.network_summaries, fitted.summaries)
+        if old is not None and old < new[: len(old)]:
             return False
     fitted.model.save(folder)
     return True
 
 
-def _score(summaries: Mapping[str, ErrorSummary]) -> float:
-    return sum(summary.median for summary in summaries.values()) / len(summaries)
+def _old_scores(
+    model: KernelCostModel, collected: Collected, held_out: HeldOut, folder: Path, runtime: str
+) -> tuple[float, ...] | None:
+    """What the saved model scores; None where it is not comparable: another configuration, damaged, fewer kinds."""
+    from power_models.kernel_cost import KernelCostModel
+    from power_models.validate import predict_rows, summarize
+
+    try:
+        old = KernelCostModel.load(folder)
+    except ValueError:
+        return None  # a damaged or older file: the new model takes its place
+    rows = held_out.rows(collected.rows)
+    if old.configuration != model.configuration or not set(model.known_kinds) <= set(old.known_kinds):
+        return None
+    if set(model.known_kinds) < set(old.known_kinds):
+        return (-math.inf,)  # it prices kinds that the new one does not know
+    networks = _predicted_networks(old, collected, held_out, runtime)
+    kernels = {name: found for name, found in predict_rows(old, rows).items() if found}
+    return _scores(*({name: summarize(found) for name, found in part.items()} for part in (networks, kernels)))
+
+
+def _scores(networks: Mapping[str, ErrorSummary], kernels: Mapping[str, ErrorSummary]) -> tuple[float, ...]:
+    """What models are compared by, the first that both have deciding: error of networks, then of kernels."""
+    of_networks = [summary.mean for summary in networks.values()]
+    of_kernels = [summary.median for summary in kernels.values()]
+    return tuple(sum(part) / len(part) for part in (of_networks, of_kernels) if part)
 
 
 def validation_rows(fitted: Fitted, collected: Collected) -> list[dict[str, Any]]:

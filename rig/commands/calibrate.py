@@ -53,7 +53,7 @@ def run(options: CalibrateOptions) -> dict[str, Any]:
         progress.stage(f"fitting the cost model to {len(collected.rows)} kernels")
         fitted = calibration.fit_and_check(collected, held_out, profile.name, profile.runtime.name)
     folder = store.model_folder(profile.name)
-    saved = calibration.save_better(fitted, collected, held_out, folder)
+    saved = calibration.save_better(fitted, collected, held_out, folder, profile.runtime.name)
     result = _result(profile, options, stored, collected, fitted, saved)
     result["artifacts"] = {"run": str(stored.path), "cost_model": str(folder)}
     stored.write_json("result.json", {**result, "schema": "rig.calibrate/1"})
@@ -256,7 +256,7 @@ def _warnings(
     if not complete:
         found.append(warning("incomplete", "the time was up before every kernel was measured", again))
     if not saved:
-        message = "the cost model that was there does better on the held-out kernels, and was kept"
+        message = "the cost model that was there does better on what was held out, and was kept"
         found.append(warning("kept-model", message, again))
     return found
 
