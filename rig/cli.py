@@ -144,6 +144,10 @@ def calibrate(
         list[Path] | None,
         typer.Option("--around", metavar="MODEL.onnx", help="Measure near this network too; repeatable."),
     ] = None,
+    task: Annotated[
+        str | None, typer.Option("--task", help="Measure near the network of this task too (see rig optimize).")
+    ] = None,
+    model: Annotated[str | None, typer.Option("--model", help="The task's network, such as resnet20.")] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the choice and the order of kernels.")] = 0,
     resume: Annotated[
         bool, typer.Option("--resume/--fresh", help="Go on with an unfinished run, or start anew.")
@@ -155,7 +159,9 @@ def calibrate(
 
     It can be stopped at any time: the same command measures only what is missing.
     """
-    return Asked("calibrate", CalibrateOptions(device, time, kernels, tuple(around or ()), seed, resume, json))
+    return Asked(
+        "calibrate", CalibrateOptions(device, time, kernels, tuple(around or ()), task, model, seed, resume, json)
+    )
 
 
 @app.command(cls=_Command)

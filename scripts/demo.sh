@@ -28,7 +28,7 @@ fi
 
 rig devices
 # shellcheck disable=SC2086  # DEMO_CALIBRATE holds several options
-rig calibrate --device "$device" $calibrate
+rig calibrate --device "$device" --task "$task" --model "$model" $calibrate
 rig optimize --device "$device" --task "$task" --model "$model" --target-power "$target" --fps "$fps" \
     --epochs-baseline "$epochs_baseline" --epochs-shrink "$epochs_shrink" --epochs-finetune "$epochs_finetune"
 

@@ -5,8 +5,11 @@ import pytest
 from device_agents.records import KernelSpec
 from power_models.kernel_cost import KernelRow
 from rig import calibration, calibration_networks
+from rig.commands.calibrate import run
+from rig.commands.options import CalibrateOptions
 from rig.context_networks import FAMILIES, context_designs
 from rig.errors import BadInputError
+from rig.network_file import read_kernels
 from rig.profiles import load_profile
 
 LOCAL = load_profile("local")
@@ -84,3 +87,20 @@ def test_what_is_held_out_is_measured_among_the_rest():
     assert [item for item in mixed if item.islower()] == list("abcdef")
     assert mixed.index("X") < mixed.index("d") < mixed.index("Y")
     assert calibration.interleaved([], []) == []
+
+
+def test_a_network_without_its_task_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("RIG_HOME", str(tmp_path))
+    with pytest.raises(BadInputError, match="--model without --task"):
+        run(CalibrateOptions("virtual-pi4", model="resnet20"))
+
+
+@pytest.mark.slow
+def test_the_network_of_a_task_is_measured_near_and_whole(tmp_path, monkeypatch):
+    monkeypatch.setenv("RIG_HOME", str(tmp_path))
+    result = run(CalibrateOptions("virtual-pi4", kernels=24, task="digits", model="resnet8", time="20s"))
+    measured = {row["name"] for row in result["kernels"]["before"]}
+    own = {node.spec.label for node in read_kernels(tmp_path / "networks" / "digits-resnet8.onnx", "virtual")}
+    assert len(own & measured) >= 4
+    assert result["counts"]["networks_asked"] == calibration_networks.DEFAULT_CONTEXTS_VIRTUAL + 1
+    assert "--task digits --model resnet8" in result["command_line"]

@@ -6,12 +6,14 @@ import shlex
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rig import calibration, calibration_networks
 from rig.commands.options import CalibrateOptions, command_words
 from rig.configuration import configuration_of, described
-from rig.errors import DeviceBusyError
+from rig.errors import BadInputError, DeviceBusyError
 from rig.network_file import read_kernels
 from rig.output import Interrupted, warning
 from rig.profiles import DeviceProfile, load_profile
@@ -33,14 +35,15 @@ def run(options: CalibrateOptions) -> dict[str, Any]:
     profile = load_profile(options.device)
     profile.require_host()
     limit_s = parse_duration(options.time) if options.time is not None else None
+    store = Store()
+    words = shlex.join(command_words("calibrate", options))
+    options = replace(options, around=(*options.around, *_task_network(options, store)))
     around = _around(profile, options)
     count = calibration.kernel_count(profile, options)
     grid = calibration.choose_kernels(count, options.seed, around, profile.runtime.name)
-    store = Store()
-    stored, resumed = _run_folder(store, profile, options)
+    stored, resumed = _run_folder(store, profile, options, words)
     networks = calibration_networks.draw_networks(profile, options.around, options.seed, stored.path)
     held_out = calibration.held_out_of(grid, networks)
-    words = shlex.join(command_words("calibrate", options))
     from rig.console import Progress
 
     with Progress() as progress:
@@ -54,7 +57,7 @@ def run(options: CalibrateOptions) -> dict[str, Any]:
         fitted = calibration.fit_and_check(collected, held_out, profile.name, profile.runtime.name)
     folder = store.model_folder(profile.name)
     saved = calibration.save_better(fitted, collected, held_out, folder, profile.runtime.name)
-    result = _result(profile, options, stored, collected, fitted, saved)
+    result = _result(profile, options.seed, stored, collected, fitted, saved, words)
     result["artifacts"] = {"run": str(stored.path), "cost_model": str(folder)}
     stored.write_json("result.json", {**result, "schema": "rig.calibrate/1"})
     stored.update(state="done" if result["complete"] else "time-limit", finished_utc=utc_now())
@@ -65,15 +68,33 @@ def _around(profile: DeviceProfile, options: CalibrateOptions) -> list[KernelSpe
     return [node.spec for path in options.around for node in read_kernels(path, profile.runtime.name)]
 
 
-def _run_folder(store: Store, profile: DeviceProfile, options: CalibrateOptions) -> tuple[Run, bool]:
+def _task_network(options: CalibrateOptions, store: Store) -> list[Path]:
+    """The network of the task that was named, untrained, as a file of the store."""
+    if options.task is None:
+        if options.model is not None:
+            raise BadInputError("--model without --task", "add --task fashion-mnist, or name a file by --around")
+        return []
+    import torch
+
+    from rig.compression import export
+    from rig.compression.tasks import load_task
+
+    task = load_task(options.task, options.model)
+    torch.manual_seed(0)
+    path = store.root / "networks" / f"{task.name}-{task.model_name}.onnx"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    export.save_checked(task.model(), task.input_shape, path)
+    return [path]
+
+
+def _run_folder(store: Store, profile: DeviceProfile, options: CalibrateOptions, words: str) -> tuple[Run, bool]:
     """The unfinished run of the same campaign, or a new one; whether it is the former."""
     request = calibration.request_of(profile, options)
     if options.resume:
         unfinished = calibration.unfinished_run(store, profile.name, request)
         if unfinished is not None:
             return unfinished, True
-    words = command_words("calibrate", options)
-    return store.new_run("calibrate", profile.name, argv=words, request=request), False
+    return store.new_run("calibrate", profile.name, argv=shlex.split(words), request=request), False
 
 
 def _collect(
@@ -179,11 +200,12 @@ def _duration(seconds: float) -> str:
 
 def _result(
     profile: DeviceProfile,
-    options: CalibrateOptions,
+    seed: int,
     stored: Run,
     collected: Collected,
     fitted: calibration.Fitted,
     saved: bool,
+    again: str,
 ) -> dict[str, Any]:
     model = fitted.model
     from rig.collect_rows import load_campaign
@@ -197,14 +219,13 @@ def _result(
     profiled = len(collected.networks)
     complete = measured + profiled + unusable >= asked + len(campaign.contexts)
     meter = next((r["sensor"]["name"] for r in stored.measurements(arrays=False) if r.get("sensor")), None)
-    again = shlex.join(command_words("calibrate", options))
     return {
         "run_id": stored.id,
         "command_line": again,
         "device": described(model.configuration, meter, profile.simulated),
         "kind": collected.kind,
         "basis": None,
-        "seed": options.seed,
+        "seed": seed,
         "kernels": {"before": calibration.measured_kernels(collected.rows, collected.kind)},
         "counts": {
             "asked": asked,

@@ -18,12 +18,14 @@ class DevicesOptions:
 
 @dataclass(frozen=True)
 class CalibrateOptions:
-    """``rig calibrate``: ``kernels`` is how many kernels to measure, ``around`` networks to measure near."""
+    """``rig calibrate``: ``kernels`` is how many to measure, ``around`` and ``task`` name networks to measure near."""
 
     device: str
     time: str | None = None
     kernels: int | None = None
     around: tuple[Path, ...] = ()
+    task: str | None = None
+    model: str | None = None
     seed: int = 0
     resume: bool = True
     json: bool = False
