@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,9 @@ def one_run(device: str, seed: int, ablation: bool) -> dict[str, Any]:
         same = manifest["command"] == "optimize" and manifest["argv"] == words
         if same and manifest["state"] == "done" and (manifest["id"] in ablations) == ablation:
             return dict(store.open_run(manifest["id"]).read_json("result.json"))
+        if same and manifest["state"] != "done" and not ablation:
+            options = replace(options, resume=True)
+            break
     result = optimize.run(options, gradient_on=not ablation)
     if ablation:
         mark.write_text(json.dumps({**ablations, result["run_id"]: seed}))

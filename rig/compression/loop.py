@@ -104,7 +104,15 @@ class Loop:
 
         return trained_baseline(self.task, plan, self.baselines, fresh)
 
-    def _train(self, name: str, network: nn.Module, plan: TrainingPlan, checkpoint: Path, hook: Any = None) -> None:
+    def _train(
+        self,
+        name: str,
+        network: nn.Module,
+        plan: TrainingPlan,
+        checkpoint: Path,
+        hook: Any = None,
+        teacher: nn.Module | None = None,
+    ) -> None:
         self.progress.stage(f"{name}: training {plan.epochs:g} epochs")
         start = time.monotonic()
 
@@ -112,7 +120,7 @@ class Loop:
             left = (time.monotonic() - start) / step * (total - step)
             self.progress.update(f"step {step} of {total}, loss {loss:.3f}, {left:.0f} s left")
 
-        train(network, self.task, plan, hook=hook, checkpoint=checkpoint, progress=report)
+        train(network, self.task, plan, hook=hook, checkpoint=checkpoint, progress=report, teacher=teacher)
         self.stages.append({"name": name, "seconds": time.monotonic() - start})
 
     def shrink(self, baseline: nn.Module, survey: Survey, budget: Budget) -> tuple[nn.Module, Shrinker, Template]:
@@ -241,11 +249,11 @@ class Loop:
         nodes = read_kernels(path, self.profile.runtime.name, block=self.cost_model.layout_block)
         return sum(n.spec.macs for n in nodes), sum(p.numel() for p in network.parameters())
 
-    def finetune(self, candidate: Candidate) -> Path:
-        """Train the narrow network on and export it; returns the ONNX file."""
+    def finetune(self, candidate: Candidate, baseline: nn.Module) -> Path:
+        """Train the narrow network on, taught by the baseline, and export it; returns the ONNX file."""
         plan = TrainingPlan(self.settings.epochs_finetune, FINETUNE_RATE, seed=self.settings.seed + 2)
         checkpoint = self.run.path / "stages" / f"finetune-{candidate.round}.pt"
-        self._train("fine-tune", candidate.network, plan, checkpoint)
+        self._train("fine-tune", candidate.network, plan, checkpoint, teacher=baseline)
         path = self.run.path / "artifacts" / "compressed.onnx"
         difference = export.save_checked(candidate.network, self.task.input_shape, path)
         self._note("fine-tune", candidate.network, onnx_difference=difference)
@@ -292,7 +300,7 @@ class Loop:
         factors = self._corrections(survey, budget, FIRST_MARGIN)
         while True:
             candidate = self.candidates(shrunk, template, survey, budget, importance, factors)
-            path = self.finetune(candidate)
+            path = self.finetune(candidate, baseline)
             trial = self.confirm(baseline_path, path, budget, candidate.network, candidate.round)
             if trial.verdict == "met" or len(self.rounds) >= self.settings.rounds:
                 break

@@ -24,7 +24,10 @@ Batches = Iterable[tuple[Tensor, Tensor]]
 
 
 class Task(NamedTuple):
-    """What the loop needs of a task; ``input_shape`` has no batch dimension."""
+    """What the loop needs of a task; ``input_shape`` has no batch dimension.
+
+    ``logits``: outputs are logits (N, classes), so that a narrow network can be taught by the one it came from.
+    """
 
     name: str
     model_name: str
@@ -34,6 +37,7 @@ class Task(NamedTuple):
     evaluate: Callable[[nn.Module, str], float]
     input_shape: tuple[int, ...]
     test_count: int
+    logits: bool = False
 
 
 BUILT_IN = {"fashion-mnist": datasets.fashion_mnist, "digits": datasets.digits}
@@ -148,6 +152,7 @@ def _built_in(name: str, model_name: str) -> Task:
         evaluate=lambda net, split: accuracy(net, InOrder(splits[split], 500)),
         input_shape=tuple(splits["val"].inputs.shape[1:]),
         test_count=len(splits["test"].targets),
+        logits=True,
     )
 
 
@@ -178,4 +183,5 @@ def _from_file(path: Path) -> Task:
         evaluate=module.evaluate,
         input_shape=tuple(first[0].shape[1:]),
         test_count=count,
+        logits=bool(getattr(module, "logits", False)),
     )

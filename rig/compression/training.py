@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from rig.compression.tasks import Task
 from rig.errors import ModelError, RigError
+
+TEMPERATURE, TAUGHT_SHARE = 3.0, 0.7  # of distillation
 
 
 class TrainingPlan(NamedTuple):
@@ -69,14 +72,18 @@ def train(
     hook: StepHook | None = None,
     checkpoint: Path | None = None,
     progress: Progress | None = None,
+    teacher: nn.Module | None = None,
 ) -> float:
     """Train ``model`` in place; returns the mean loss of the last hundred steps.
 
+    ``teacher``: a network for the same task whose answers are learned too (``distilled``), if they are logits.
     With ``checkpoint``, the state is saved after each epoch and taken up again where that file exists.
     Raises DivergedError where the loss is not finite, ModelError where the task yields no batches.
     """
     torch.manual_seed(plan.seed)
     model.to(memory_format=torch.channels_last).train()
+    if teacher is not None:
+        teacher.to(memory_format=torch.channels_last).eval()
     optimizer = _optimizer(model, plan)
     batches = task.loaders("train")
     per_epoch = _length(batches)
@@ -89,7 +96,7 @@ def train(
             rate = learning_rate_at(step, total, plan)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            loss = _step(model, task, optimizer, inputs, targets, precision)
+            loss = _step(model, task, optimizer, inputs, targets, precision, teacher if task.logits else None)
             step += 1
             if not math.isfinite(loss):
                 raise DivergedError(
@@ -107,15 +114,38 @@ def train(
     return sum(recent) / len(recent) if recent else math.nan
 
 
-def _step(model: nn.Module, task: Task, optimizer: Any, inputs: Any, targets: Any, precision: torch.dtype) -> float:
+def _step(
+    model: nn.Module,
+    task: Task,
+    optimizer: Any,
+    inputs: Any,
+    targets: Any,
+    precision: torch.dtype,
+    teacher: nn.Module | None = None,
+) -> float:
     inputs = inputs.contiguous(memory_format=torch.channels_last) if inputs.dim() == 4 else inputs
     with torch.autocast("cpu", torch.bfloat16, enabled=precision is torch.bfloat16):
         outputs = model(inputs)
+        taught = None
+        if teacher is not None:
+            with torch.no_grad():
+                taught = teacher(inputs).float()
     loss = task.loss(outputs.float(), targets)
+    if taught is not None:
+        loss = (1 - TAUGHT_SHARE) * loss + TAUGHT_SHARE * distilled(outputs.float(), taught)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     optimizer.step()
     return float(loss.detach())
+
+
+def distilled(outputs: Tensor, taught: Tensor) -> Tensor:
+    """Cross-entropy of softened answers to the teacher's, both logits (N, classes), on the scale of the hard loss.
+
+    Source: Hinton, Vinyals, Dean 2015 (arXiv 1503.02531).
+    """
+    soft = F.softmax(taught / TEMPERATURE, dim=1)
+    return -(soft * F.log_softmax(outputs / TEMPERATURE, dim=1)).sum(dim=1).mean() * TEMPERATURE**2
 
 
 def _optimizer(model: nn.Module, plan: TrainingPlan) -> torch.optim.Optimizer:
