@@ -172,9 +172,8 @@ def _channels(root: str) -> List[_Channel]:
     for chip in sorted(glob.glob(os.path.join(glob.escape(root), "ina3221*", "*-00[0-9a-f][0-9a-f]"))):
         address = os.path.basename(chip)
         for folder in sorted(glob.glob(os.path.join(glob.escape(chip), "iio*device*"))):
-            found += [
-                _iio_channel(address, folder, index) for index in range(3) if _is_there(folder, "in_power", index)
-            ]
+            numbers = [index for index in range(3) if _is_there(folder, "rail_name_%d", "in_power%d_input", index)]
+            found += [_iio_channel(address, folder, index) for index in numbers]
         for folder in sorted(glob.glob(os.path.join(glob.escape(chip), "hwmon", "hwmon*"))):
             numbers = [index for index in (1, 2, 3) if _is_there(folder, "in%d_label", "curr%d_input", index)]
             found += [_hwmon_channel(address, folder, index) for index in numbers]
