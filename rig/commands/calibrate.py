@@ -74,16 +74,13 @@ def _task_network(options: CalibrateOptions, store: Store) -> list[Path]:
         if options.model is not None:
             raise BadInputError("--model without --task", "add --task fashion-mnist, or name a file by --around")
         return []
-    import torch
-
     from rig.compression import export
     from rig.compression.tasks import load_task
 
     task = load_task(options.task, options.model)
-    torch.manual_seed(0)
     path = store.root / "networks" / f"{task.name}-{task.model_name}.onnx"
     path.parent.mkdir(parents=True, exist_ok=True)
-    export.save_checked(task.model(), task.input_shape, path)
+    export.save_seed(task, path)
     return [path]
 
 

@@ -16,6 +16,7 @@ import onnx
 import torch
 from torch import nn
 
+from rig.compression.tasks import Task
 from rig.errors import ModelError
 
 RELATIVE_TOLERANCE = 1e-3  # of the largest output; float32 sums in another order
@@ -39,6 +40,12 @@ def to_onnx(model: nn.Module, input_shape: Sequence[int]) -> onnx.ModelProto:
     if program is None:
         raise ModelError("the network cannot be exported to ONNX: the exporter returned nothing")
     return program.model_proto
+
+
+def save_seed(task: Task, path: Path) -> None:
+    """Write a task's network, untrained, as ``save_checked`` does; the same file each time."""
+    torch.manual_seed(0)
+    save_checked(task.model(), task.input_shape, path)
 
 
 def save_checked(model: nn.Module, input_shape: Sequence[int], path: Path, seed: int = 0) -> float:
