@@ -129,9 +129,9 @@ def test_bad_models_and_requests_are_named(isolated: Path) -> None:
 
 
 def test_unsupported_sensors_are_said_to_be(isolated: Path) -> None:
-    with Session(local_profile(sensors=("nvml",)), "test") as session:
-        assert session.hello["sensors"]["nvml"]["state"] == "unsupported"
-        assert "not supported by this version" in session.hello["sensors"]["nvml"]["reason"]
+    with Session(local_profile(sensors=("crystal-ball",)), "test") as session:
+        assert session.hello["sensors"]["crystal-ball"]["state"] == "unsupported"
+        assert "not supported by this version" in session.hello["sensors"]["crystal-ball"]["reason"]
         assert session.source is None
 
 

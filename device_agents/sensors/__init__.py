@@ -20,6 +20,10 @@ from typing import Any, Dict
 from device_agents.protocol import AgentError
 
 SENSORS = {
+    "battery": "device_agents.sensors.battery",
+    "ina2xx": "device_agents.sensors.ina2xx",
+    "ina3221": "device_agents.sensors.ina3221",
+    "nvml": "device_agents.sensors.nvml",
     "rapl": "device_agents.sensors.rapl",
     "virtual": "device_agents.sensors.virtual",
 }
