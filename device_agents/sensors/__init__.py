@@ -24,7 +24,9 @@ SENSORS = {
     "ina2xx": "device_agents.sensors.ina2xx",
     "ina3221": "device_agents.sensors.ina3221",
     "nvml": "device_agents.sensors.nvml",
+    "pmic": "device_agents.sensors.pmic",
     "rapl": "device_agents.sensors.rapl",
+    "tegrastats": "device_agents.sensors.tegrastats",
     "virtual": "device_agents.sensors.virtual",
 }
 
