@@ -2,7 +2,9 @@
 
 import itertools
 
-from device_agents.pulse import LEARN_S, QUIET_RATIO, Pulses, is_quiet, pulse_s
+import pytest
+
+from device_agents.pulse import LEARNED, QUIET_RATIO, Pulses, is_quiet, pulse_s
 
 
 class Clock:
@@ -24,28 +26,33 @@ def test_the_faster_of_two_counts():
     assert pulse_s(Clock([3e-4, 2e-4])) < 2.5e-4
 
 
-def test_a_window_beside_a_slow_pulse_is_disturbed():
-    times = {"slow": 4.0e-4, "fast": 2.6e-4}
-    state = ["fast"]
-    at_s = itertools.count()
-
-    pulses = Pulses(lambda: next(at_s) * times[state[0]])
-    assert is_quiet(pulses.around(lambda: {"count": 1}))
-    state[0] = "slow"
-    fast_s = pulses.around(lambda: {"count": 1})["pulse_fast_s"]
-    at_s = itertools.count()
-    pulses._now_s = Clock([4.0e-4, 4.0e-4])
-    phase = pulses.around(lambda: {"count": 1})
-    assert phase["pulse_s"] > QUIET_RATIO * fast_s
-    assert not is_quiet(phase)
+def around(pulses, durations_s, windows):
+    """Phases measured while pulses take the next of ``durations_s``."""
+    pulses._now_s = Clock(durations_s)
+    return [pulses.around(lambda: {"count": 1}) for _ in range(windows)]
 
 
-def test_what_is_undisturbed_is_learned_before_the_first_window():
-    clock = Clock([4.0e-4] * 8 + [2.6e-4] * 2)
-    pulses = Pulses(clock)
-    phase = pulses.around(lambda: {})
-    assert clock.at_s >= LEARN_S
-    assert phase["pulse_fast_s"] < 3e-4
+def test_windows_beside_slow_pulses_are_disturbed():
+    pulses = Pulses(Clock([2.6e-4]))
+    assert all(is_quiet(phase) for phase in around(pulses, [2.6e-4, 2.7e-4], 40))
+    assert not any(is_quiet(phase) for phase in around(pulses, [4.0e-4], 40))
+    # One slow pulse of the two is enough: each takes two pieces of work, and the faster counts.
+    assert not is_quiet(around(pulses, [2.6e-4, 2.6e-4, 4.0e-4, 4.0e-4], 1)[0])
+
+
+def test_hours_of_company_do_not_pass_for_quiet():
+    pulses = Pulses(Clock([2.6e-4]))
+    around(pulses, [2.6e-4], LEARNED)
+    phases = around(pulses, [4.0e-4], 3000)
+    assert phases[-1]["pulse_fast_s"] == pytest.approx(2.6e-4)
+    assert not is_quiet(phases[-1])
+
+
+def test_a_campaigns_faster_pulse_judges_an_early_window():
+    (phase,) = around(Pulses(Clock([4.0e-4])), [4.0e-4], 1)
+    assert is_quiet(phase)
+    assert not is_quiet(phase, 2.6e-4)
+    assert phase["pulse_s"] > QUIET_RATIO * 2.6e-4
 
 
 def test_a_phase_without_a_pulse_counts_as_quiet():
