@@ -68,7 +68,7 @@ def test_a_changed_source_gives_another_name(tmp_path: Path) -> None:
 def test_starts_with_nothing_but_the_standard_library(tmp_path: Path) -> None:
     _, hello, unknown, nonsense = conversation([sys.executable, "-I", "-S"], tmp_path)
     assert hello["runtimes"]["onnxruntime"]["state"] == "absent"  # type: ignore[index]
-    assert hello["sensors"]["nvml"]["state"] == "unsupported"  # type: ignore[index]
+    assert hello["sensors"]["nvml"]["state"] == "absent"  # type: ignore[index]
     assert (unknown["event"], unknown["code"]) == ("error", "bad-request")
     assert nonsense["code"] == "bad-request"
 
