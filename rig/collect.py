@@ -27,7 +27,7 @@ from rig.collect_plan import (
     job_of,
     plan_campaign,
 )
-from rig.collect_rows import Collected, assessed, build_rows, read_campaign, rows_from_run
+from rig.collect_rows import Collected, assessed, read_campaign, rows_from_run
 from rig.collect_subjects import keep_graph, subject_of
 from rig.errors import BadInputError, TransientDeviceError
 from rig.measurement import Measurement
@@ -119,7 +119,7 @@ def collect(
     for measurement in assessed(run, campaign):
         state.add(measurement)
     _Collector(session, run, campaign, state, time_limit_s, progress).measure_all()
-    return build_rows(run, campaign, state.best, state.rejected).rows
+    return read_campaign(run).rows
 
 
 def _take_spool(session: Session, run: Run, campaign: Campaign) -> None:

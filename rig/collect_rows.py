@@ -69,18 +69,22 @@ def load_campaign(run: Run) -> Campaign:
     return Campaign.from_json(run.read_json(CAMPAIGN_FILE))
 
 
-def assessed(run: Run, campaign: Campaign) -> Iterator[Measurement]:
-    """Everything stored that belongs to the campaign."""
+def assessed(run: Run, campaign: Campaign, pulse_fast_s: float | None = None) -> Iterator[Measurement]:
+    """Everything stored that belongs to the campaign; ``pulse_fast_s`` as for ``assess``."""
     known = {job.identity for jobs in campaign.blocks() for job in jobs}
-    phases = (phase for record in run.measurements(arrays=False) for phase in record["phases"])
-    fast_s = min((phase["pulse_fast_s"] for phase in phases if "pulse_fast_s" in phase), default=None)
     for record in run.measurements():
         try:
             identity, _ = job_of(record["id"])
         except ValueError:
             continue  # a confirmation run or the like, stored beside the campaign
         if identity in known:
-            yield assess(record, fast_s)
+            yield assess(record, pulse_fast_s)
+
+
+def _fastest_pulse_s(run: Run) -> float | None:
+    """What an undisturbed pulse took in the campaign, which early records could not know."""
+    phases = (phase for record in run.measurements(arrays=False) for phase in record["phases"])
+    return min((phase["pulse_fast_s"] for phase in phases if "pulse_fast_s" in phase), default=None)
 
 
 def rows_from_run(run: Run) -> list[KernelRow]:
@@ -93,16 +97,18 @@ def read_campaign(run: Run) -> Collected:
     campaign = load_campaign(run)
     best: dict[str, Measurement] = {}
     rejected: dict[str, str] = {}
-    for measurement in assessed(run, campaign):
+    for measurement in assessed(run, campaign, _fastest_pulse_s(run)):
         identity, _ = job_of(measurement.id)
         if not measurement.ok:
             rejected[identity] = measurement.reason or "rejected"
         elif identity not in best or measurement.disturbed_share <= best[identity].disturbed_share:
             best[identity] = measurement
-    return build_rows(run, campaign, best, rejected)
+    return _build_rows(run, campaign, best, rejected)
 
 
-def build_rows(run: Run, campaign: Campaign, best: Mapping[str, Measurement], rejected: Mapping[str, str]) -> Collected:
+def _build_rows(
+    run: Run, campaign: Campaign, best: Mapping[str, Measurement], rejected: Mapping[str, str]
+) -> Collected:
     """Rows from the accepted measurement of each job."""
     configuration = run.info.configuration if run.info else None
     if campaign.runtime != "virtual":
