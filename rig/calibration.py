@@ -155,7 +155,7 @@ def fit_and_check(collected: Collected, held_out: HeldOut, device: str, runtime:
         overhead=collected.overhead,
     )
     whole = [network for network in collected.networks if network.name not in held_out.networks]
-    profiled = any(network.name in {row.group for row in training} for network in whole)
+    profiled = not {network.name for network in whole}.isdisjoint(row.group for row in training)
     model.layout_block = collected.layout_block
     model = learn_from_networks(model, _network_rows(model, whole, runtime), fitted=profiled)
     checked = _priced(model, held_out.rows(collected.rows))
@@ -228,13 +228,13 @@ def _old_scores(
         old = KernelCostModel.load(folder)
     except ValueError:
         return None  # a damaged or older file: the new model takes its place
-    rows = held_out.rows(collected.rows)
     if old.configuration != model.configuration or not set(model.known_kinds) <= set(old.known_kinds):
         return None
     if set(model.known_kinds) < set(old.known_kinds):
         return (-math.inf,)  # it prices kinds that the new one does not know
     networks = _predicted_networks(old, collected, held_out, runtime)
-    kernels = {name: found for name, found in predict_rows(old, rows).items() if found}
+    rows = _priced(old, held_out.rows(collected.rows))
+    kernels = {name: found for name, found in predict_rows(old, rows).items() if found} if rows else {}
     return _scores(*({name: summarize(found) for name, found in part.items()} for part in (networks, kernels)))
 
 
