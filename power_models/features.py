@@ -135,14 +135,18 @@ class KernelColumns:
     @cached_property
     def inside(self) -> Floats:
         """The share of a window's taps that fall on the input and not on its padding (mean over the outputs)."""
-        rows = _taps_inside(self, "height", self.number("kernel_h"))
-        return rows * _taps_inside(self, "width", self.number("kernel_w"))
+        return self._taps[0]
 
     @cached_property
     def weights_touched(self) -> Floats:
         """Bytes of weights whose taps fall on the input for some output: on a single pixel one tap of nine does."""
-        share = _taps_touched(self, "height", self.number("kernel_h"))
-        return self.weight_bytes * share * _taps_touched(self, "width", self.number("kernel_w"))
+        return self.weight_bytes * self._taps[1]
+
+    @cached_property
+    def _taps(self) -> tuple[Floats, Floats]:
+        rows = _taps_counted(self, "height", self.number("kernel_h"))
+        columns = _taps_counted(self, "width", self.number("kernel_w"))
+        return rows[0] * columns[0], rows[1] * columns[1]
 
     @cached_property
     def patch_elements(self) -> Floats:
@@ -219,18 +223,11 @@ class KernelColumns:
         return result
 
 
-def _taps_inside(columns: KernelColumns, axis: str, taps: Floats) -> Floats:
-    """``inside`` along one axis (n,); runtimes that walk the window skip the other taps, a matrix product does not."""
-    return _taps_counted(columns, axis, taps)[0]
-
-
-def _taps_touched(columns: KernelColumns, axis: str, taps: Floats) -> Floats:
-    """The share of the taps of one axis that fall on the input for at least one output (n,)."""
-    return _taps_counted(columns, axis, taps)[1]
-
-
 def _taps_counted(columns: KernelColumns, axis: str, taps: Floats) -> tuple[Floats, Floats]:
-    """(mean share of taps inside, share of taps ever inside) along one axis (n,) each."""
+    """Along one axis, (n,) each: the mean share of the taps on the input, and the share on it for at least one output.
+
+    Runtimes that walk the window skip the other taps, a matrix product does not.
+    """
     size, outputs = columns.number(f"in_{axis}"), columns.number(f"out_{axis}")
     stride, padding, dilation = (columns.number(name) for name in ("stride", "padding", "dilation"))
     inside, touched = np.ones(len(columns)), np.ones(len(columns))

@@ -62,11 +62,12 @@ def learn_from_networks(
     known = set(model.known_kinds)
     usable = [n for n in networks if n.kernels and all((k.kind, k.dtype) in known for k in n.kernels)]
     energies = [n for n in usable if n.energy_active_j is not None and n.energy_active_j > 0]
+    parts_of = {id(network): error_parts(model, network.kernels) for network in usable}
     shifted, widths = dict(model.families), dict(model.network_widths)
     for quantity, members in (("latency", usable), ("energy", energies), ("power", energies)):
         if len(members) < FEWEST_NETWORKS:
             continue
-        parts = [error_parts(model, network.kernels)[quantity] for network in members]
+        parts = [parts_of[id(network)][quantity] for network in members]
         measured = np.array([_measured(network, quantity) for network in members])
         errors = np.log(measured / np.array([p.value for p in parts]))
         learned = _learn(parts, errors, 1.0 if fitted else NARROWEST)
