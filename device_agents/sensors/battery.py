@@ -8,6 +8,7 @@ import re
 from typing import Any, Dict, List, Optional, Tuple
 
 from device_agents.protocol import AgentError, clock_domain, now_s
+from device_agents.sensors import sysfs
 
 SYSFS = "/sys/class/power_supply"
 
@@ -101,7 +102,7 @@ class Sensor(object):
         gauges: List[Optional[int]] = []
         for name in names:
             folder = os.path.join(self._root, name)
-            status = _text(os.path.join(folder, "status"))
+            status = sysfs.text(os.path.join(folder, "status"))
             if status == "Charging":
                 raise _on_mains("%s is charging" % name)
             # Of two batteries one may rest ("Not charging", "Unknown", "Full") while the other feeds the machine.
@@ -142,9 +143,9 @@ def _kind(folder: str) -> str:
     """The supply's type; "" for that of a mouse or a headset (scope Device), and for one that vanished meanwhile."""
     scope = os.path.join(folder, "scope")
     try:
-        if os.path.exists(scope) and _text(scope) == "Device":
+        if os.path.exists(scope) and sysfs.text(scope) == "Device":
             return ""
-        return _text(os.path.join(folder, "type"))
+        return sysfs.text(os.path.join(folder, "type"))
     except (OSError, ValueError):
         return ""
 
@@ -173,13 +174,8 @@ def _if_there(path: str) -> Optional[int]:
 
 
 def _integer(path: str) -> int:
-    text = _text(path)
+    text = sysfs.text(path)
     # The kernel keeps these values in an int (linux/power_supply.h, union power_supply_propval).
     if not _NUMBER.match(text) or not -(2**31) <= int(text) < 2**31:
         raise ValueError("%s holds %.40r" % (path, text))
     return int(text)
-
-
-def _text(path: str) -> str:
-    with open(path, encoding="ascii") as file:
-        return file.read().strip()

@@ -8,6 +8,7 @@ import os
 from typing import Any, Dict, List, Optional, Tuple
 
 from device_agents.protocol import AgentError, clock_domain, now_s
+from device_agents.sensors import sysfs
 
 HWMON = "/sys/class/hwmon"
 IIO = "/sys/bus/iio/devices"
@@ -174,7 +175,7 @@ class _Files(object):
 
     def _number(self, name: str) -> float:
         path = os.path.join(self._folder, name)
-        text = _text(path)
+        text = sysfs.text(path)
         if not text.replace(".", "", 1).isdigit() or len(text) > 20:
             raise ValueError("%s holds %r, not a number of at least 0" % (path, text[:40]))
         return float(text)
@@ -273,7 +274,7 @@ def _folders(options: Dict[str, Any]) -> List[Tuple[str, str, str]]:
         found = []
         for folder in sorted(glob.glob(os.path.join(glob.escape(str(root)), pattern))):
             name_path = os.path.join(folder, "name")
-            chip = _text(name_path) if os.path.exists(name_path) else ""
+            chip = sysfs.text(name_path) if os.path.exists(name_path) else ""
             device = os.path.join(folder, "device") if pattern == "hwmon*" else os.path.join(folder, os.pardir)
             where = os.path.basename(os.path.realpath(device))
             number, _, place = where.partition("-")
@@ -287,8 +288,3 @@ def _folders(options: Dict[str, Any]) -> List[Tuple[str, str, str]]:
         if found:
             return found
     return []
-
-
-def _text(path: str) -> str:
-    with open(path, encoding="ascii") as file:
-        return file.read().strip()

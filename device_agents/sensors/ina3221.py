@@ -11,6 +11,7 @@ import re
 from typing import Any, Dict, List, Optional, Tuple
 
 from device_agents.protocol import AgentError, clock_domain, now_s
+from device_agents.sensors import sysfs
 
 SYSFS = "/sys/bus/i2c/drivers"
 
@@ -135,7 +136,7 @@ class _Channel(object):
 
     def __init__(self, name: str, label_path: str, factors: List[Tuple[str, float]], volts_path: str) -> None:
         self.has_label = os.path.exists(label_path)
-        self.label = _text(label_path) if self.has_label else name
+        self.label = sysfs.text(label_path) if self.has_label else name
         self.reads = len(factors)
         self.cycle_s = CYCLE_S
         self.shunt_ohm: Optional[float] = None
@@ -214,12 +215,7 @@ def _told(path: str) -> Optional[int]:
 
 
 def _number(path: str) -> int:
-    text = _text(path)
+    text = sysfs.text(path)
     if not re.match("[0-9]{1,9}$", text):
         raise ValueError("%s holds %r, not a whole number of at least 0" % (path, text[:40]))
     return int(text)
-
-
-def _text(path: str) -> str:
-    with open(path, encoding="ascii") as file:
-        return file.read().strip()

@@ -4,6 +4,7 @@ import os
 from typing import Any, Dict, List, Tuple
 
 from device_agents.protocol import AgentError, clock_domain, now_s
+from device_agents.sensors import sysfs
 
 SYSFS = "/sys/class/powercap"
 ZONE_PREFIX = "intel-rapl:"
@@ -86,8 +87,7 @@ class Sensor(object):
                 continue
             folder = os.path.join(self._root, entry)
             try:
-                with open(os.path.join(folder, "name"), encoding="ascii") as file:
-                    name = file.read().strip()
+                name = sysfs.text(os.path.join(folder, "name"))
             except OSError:
                 continue  # the zone vanished while listing
             if name.startswith("package"):
@@ -124,5 +124,4 @@ class _Zone(object):
 
 
 def _integer(path: str) -> int:
-    with open(path, encoding="ascii") as file:
-        return int(file.read().strip())
+    return int(sysfs.text(path))

@@ -121,14 +121,14 @@ def test_missing_rail_names_those_there_are(tmp_path: Path) -> None:
 
 def refuse(monkeypatch: pytest.MonkeyPatch, path: Path, number: int) -> None:
     """Reading ``path`` fails, as the driver does it; root may read everything otherwise."""
-    original = ina3221._text
+    original = ina3221.sysfs.text
 
     def read(name: str) -> str:
         if name == str(path):
             raise OSError(number, os.strerror(number), name)
         return original(name)
 
-    monkeypatch.setattr(ina3221, "_text", read)
+    monkeypatch.setattr(ina3221.sysfs, "text", read)
 
 
 @pytest.mark.parametrize("number", [errno.ENODATA, errno.EIO])
