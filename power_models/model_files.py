@@ -99,7 +99,7 @@ def read(cls: type[KernelCostModel], folder: object) -> KernelCostModel:
             about["report"],
             about["unusable"],
             {name: (down, up) for name, (down, up) in about["network_widths"].items()},
-            about.get("layout_block"),
+            about["layout_block"],
         )
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise ValueError(f"cost model in {source} cannot be read: {error}; calibrate the device again") from error
