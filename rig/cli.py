@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from rig import __version__
+from rig import __version__, interrupts
 from rig.commands.options import (
     CalibrateOptions,
     DevicesOptions,
@@ -249,6 +249,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     failure = _Failure(arguments)
     if argv is None and not failure.debug:
         sys.excepthook = failure.unexpected
+        interrupts.watch()
     try:
         return _execute(arguments)
     except RigError as error:
@@ -324,6 +325,9 @@ class _Failure:
 
     def unexpected(self, kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
         """Stands in for ``sys.excepthook``: a defect of the rig, said in one line (Python then exits with 1)."""
+        if isinstance(error, KeyboardInterrupt):  # a second Ctrl-C, while the first was being told
+            self.interrupted(error)
+            return
         self._tell("internal", f"defect in rig: {kind.__name__}: {error}", f"report it with {self._again()} --debug")
 
     def _tell(self, code: str, message: str, fix: str | None) -> None:
