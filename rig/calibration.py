@@ -79,14 +79,26 @@ def kernel_count(profile: DeviceProfile, options: CalibrateOptions) -> int:
     return count
 
 
-def choose_kernels(count: int, seed: int, around: Sequence[KernelSpec], runtime: str) -> Grid:
+def longest_kernel_s(profile: DeviceProfile) -> float:
+    """The longest kernel worth measuring, in a small board's seconds: ``grid.longest_s`` of a slow device's profile."""
+    from rig.grid import LONGEST_S
+
+    longest_s = profile.grid.get("longest_s", LONGEST_S)
+    if isinstance(longest_s, bool) or not isinstance(longest_s, int | float) or not longest_s > 0:
+        raise BadInputError(f"{profile.name}: grid.longest_s is {longest_s!r}", fix="write seconds, as longest_s = 0.1")
+    return float(longest_s)
+
+
+def choose_kernels(
+    count: int, seed: int, around: Sequence[KernelSpec], runtime: str, longest_s: float | None = None
+) -> Grid:
     """A space-filling design (near ``around`` too), of which a random part is held out, none of a kind's only ones.
 
     The kernels are as ``runtime`` executes them, so that what was held out is found again among what was measured.
     """
-    from rig.grid import design
+    from rig.grid import LONGEST_S, design
 
-    chosen = design(count, seed, around=around)
+    chosen = design(count, seed, around=around, longest_s=longest_s or LONGEST_S)
     if runtime != "virtual":
         from rig.kernel_onnx import as_executed
 

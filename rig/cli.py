@@ -24,6 +24,7 @@ from rig.commands.options import (
     MeasureOptions,
     OptimizeOptions,
     PredictOptions,
+    ReplayOptions,
     ReportOptions,
 )
 from rig.errors import EXIT_INTERRUPTED, BadInputError, RigError, StoreError
@@ -36,6 +37,7 @@ COMMANDS = {
     "predict": ("rig.commands.predict", "rig.commands.predict"),
     "optimize": ("rig.commands.optimize", "rig.commands.optimize_summary"),
     "report": ("rig.commands.report", "rig.commands.report"),
+    "replay": ("rig.commands.replay", "rig.commands.replay"),
 }
 
 EXAMPLES = {
@@ -64,6 +66,7 @@ EXAMPLES = {
         "rig optimize --device virtual-pi4 --task my_task.py --target-energy 40mJ --target-params 250k",
     ),
     "report": ("rig report", "rig report o-0001 --format pdf"),
+    "replay": ("rig replay c-0001", "rig replay c-0001 --serve"),
 }
 
 # What typer raises for a wrong command line: its home moved between typer's versions, its place in the tree did not.
@@ -241,6 +244,22 @@ def report(
 ) -> Asked:
     """Draw a run as an HTML page, a PDF or a PNG picture."""
     return Asked("report", ReportOptions(run, format, out, json))
+
+
+@app.command(cls=_Command)
+def replay(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run such as c-0001, or the folder of one.")],
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Make a device of it, replay-RUN, that answers from the run.")
+    ] = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> Asked:
+    """Analyse a stored run again and compare: exit code 0 where all is the same, 1 where not.
+
+    With --serve the run is a device of its own, for any command: nothing is measured, the run answers.
+    """
+    return Asked("replay", ReplayOptions(run, serve, json))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

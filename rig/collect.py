@@ -30,6 +30,7 @@ from rig.collect_plan import (
 from rig.collect_rows import Collected, assessed, read_campaign, rows_from_run
 from rig.collect_subjects import keep_graph, subject_of
 from rig.errors import BadInputError, TransientDeviceError
+from rig.evidence import keep_assessment
 from rig.measurement import Measurement
 from rig.quality import assess
 
@@ -188,6 +189,7 @@ class _Collector:
         self._run.add_measurement(record)
         self._session.ack([record["id"]])
         measurement = assess(record)
+        keep_assessment(self._run, measurement)
         self._state.add(measurement)
         if not measurement.ok:
             self._run.add_event("rejected", id=record["id"], subject=job.label, reason=measurement.reason)

@@ -12,7 +12,7 @@ import numpy as np
 
 from device_agents.records import Configuration, KernelSpec
 from power_models.kernel_cost import KernelRow
-from rig.collect_plan import CAMPAIGN_FILE, Campaign, Chains, job_of
+from rig.collect_plan import CAMPAIGN_FILE, Campaign, Chains, ContextJob, job_of
 from rig.collect_profile import context_rows, own_shares, profiler_cost_s
 from rig.collect_subjects import ExecutedGraph, found_block, read_graph
 from rig.errors import StoreError
@@ -66,7 +66,15 @@ def load_campaign(run: Run) -> Campaign:
     """The campaign of a run; StoreError where it never began one."""
     if not (run.path / CAMPAIGN_FILE).exists():
         raise StoreError(f"{run.id} holds no campaign", "give the id of a calibrate run")
-    return Campaign.from_json(run.read_json(CAMPAIGN_FILE))
+    campaign = Campaign.from_json(run.read_json(CAMPAIGN_FILE))
+    campaign.contexts = [_relocated(job, run) for job in campaign.contexts]
+    return campaign
+
+
+def _relocated(job: ContextJob, run: Run) -> ContextJob:
+    """With the run's own copy of a network that it drew: a run folder may have been moved, or be another computer's."""
+    own = run.path / "artifacts" / "contexts" / job.context.path.name
+    return job._replace(context=job.context._replace(path=own)) if own.exists() else job
 
 
 def assessed(run: Run, campaign: Campaign, pulse_fast_s: float | None = None) -> Iterator[Measurement]:

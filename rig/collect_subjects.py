@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from device_agents.records import KernelSpec
 from rig.collect_plan import ChainJob, ContextJob, Job
 from rig.errors import BadInputError
+from rig.evidence import keep_inspection
 from rig.network_file import read_kernels
 from rig.session import Subject
 
@@ -92,6 +93,7 @@ def keep_graph(session: Session, run: Run, job: Job, subject: Subject) -> None:
     from rig.kernel_onnx import require_copies
 
     facts = session.inspect(subject.path, runs=PROFILED_RUNS["chain" if isinstance(job, ChainJob) else "network"])
+    keep_inspection(run, job.identity, subject.path, facts)
     try:
         nodes = from_optimized(base64.b64decode(facts["model_b64"]), facts["nodes"], subject.path)
     except (ValueError, KeyError) as error:  # KeyError: a tensor that no node of the graph writes

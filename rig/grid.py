@@ -27,13 +27,15 @@ def design(
     around: Sequence[KernelSpec] = (),
     kinds: Sequence[str] = KINDS,
     dtype: str = "float32",
+    longest_s: float = LONGEST_S,
 ) -> list[KernelSpec]:
     """``n`` different kernels to measure, the same for the same arguments.
 
     A scrambled Sobol sequence a family, in the logarithms of sizes; each family has its share (``grid_families``).
     ``around``: the kernels of the task's network: they and their versions at 0.1 to 1.5 times the width take up to
     40 % of the design, and every kind among them is in it. Fewer than ``n`` come back only where the kinds asked for
-    have not so many different kernels. Raises BadInputError for ``n`` < 1 or a kind without a family.
+    have not so many different kernels. ``longest_s``: of a kernel, roughly, on a small board.
+    Raises BadInputError for ``n`` < 1 or a kind without a family.
     """
     if n < 1:
         raise BadInputError(f"designing a grid of {n} kernels: at least one is needed", "ask for 1 or more")
@@ -47,11 +49,11 @@ def design(
     families = [family for family in FAMILIES if family.kind in wanted]
     chosen = dict.fromkeys(near)
     for family, quota in _quotas(families, n - len(chosen)):
-        _extend(chosen, quota, _space_filling(family, seed, quota, dtype))
+        _extend(chosen, quota, _space_filling(family, seed, quota, dtype, longest_s))
     # Families with few different kernels leave room: the widest families fill it.
     for family in sorted(families, key=lambda f: -f.share):
         if len(chosen) < n:
-            _extend(chosen, n - len(chosen), _space_filling(family, seed + 1, n, dtype))
+            _extend(chosen, n - len(chosen), _space_filling(family, seed + 1, n, dtype, longest_s))
     return list(chosen)
 
 
@@ -86,11 +88,11 @@ def _points(name: str, seed: int, count: int) -> np.ndarray:
     return sampler.random_base2(max(ceil(log2(max(count, 1))), 4))
 
 
-def _space_filling(family: Family, seed: int, quota: int, dtype: str) -> Iterator[KernelSpec]:
+def _space_filling(family: Family, seed: int, quota: int, dtype: str, longest_s: float) -> Iterator[KernelSpec]:
     # Points outside the limits are left out, so more are drawn than wanted; the sequence fills space from any start.
     for point in _points(family.name, seed, 32 * quota):
         spec = family.draw([float(u) for u in point], dtype)
-        if spec is None or rough_seconds(spec) > LONGEST_S:
+        if spec is None or rough_seconds(spec) > longest_s:
             continue
         if family.short or rough_seconds(spec) >= SHORTEST_S or point[-1] < SHORT_KEPT:
             yield spec

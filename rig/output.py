@@ -17,7 +17,7 @@ from rig.errors import RigError, TargetMissedError, UndecidedError
 
 SCHEMA_VERSION = 1  # 1: first version
 
-VERDICT_EXIT_CODES = {"missed": TargetMissedError.exit_code, "undecided": UndecidedError.exit_code}
+VERDICT_EXIT_CODES = {"missed": TargetMissedError.exit_code, "undecided": UndecidedError.exit_code, "different": 1}
 
 
 class Interrupted(KeyboardInterrupt):
@@ -74,7 +74,7 @@ def once(warnings: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def exit_code(result: Mapping[str, Any]) -> int:
-    """0, or that of the verdict where the command has one (5 missed, 6 undecided)."""
+    """0, or that of the verdict where the command has one (1 different, 5 missed, 6 undecided)."""
     return VERDICT_EXIT_CODES.get(str(result.get("verdict")), 0)
 
 

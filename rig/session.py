@@ -18,21 +18,26 @@ import secrets
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import platformdirs
 
+from device_agents.protocol import now_s
 from device_agents.records import KernelSpec, MeasurePlan
 from rig.agent_bundle import AgentBundle, installed_bundle
 from rig.agent_link import AgentLink, LinkLost
 from rig.clock import ClockMap, Exchange, compare_clocks, fit_clock
 from rig.errors import BadInputError, DeviceBusyError, DeviceError, ModelError
 from rig.profiles import DeviceProfile
+from rig.sensor_store import sensor_known, with_sensor_knowledge
 from rig.transport import LocalTransport, Transport, transport_for
+
+if TYPE_CHECKING:
+    from rig.meters.host_meter import HostMeter
 
 T = TypeVar("T")
 
@@ -86,6 +91,7 @@ class Session:
         self._spool_keys: dict[str, list[str]] = {}
         self._sent_models: set[str] = set()
         self._exchanges: list[Exchange] = []
+        self._meter: HostMeter | None = None
 
     def __enter__(self) -> Session:
         self.profile.require_host()
@@ -109,6 +115,12 @@ class Session:
         states = self.hello["sensors"]
         return next((name for name in self.profile.sensors if states[name]["state"] == "ok"), None)
 
+    @property
+    def power_source(self) -> str | None:
+        """What gives the watts: the profile's meter at the host, else ``source``."""
+        meter = self._host_meter()
+        return self.source if meter is None else meter.name
+
     def measure(
         self,
         subject: Subject,
@@ -119,15 +131,23 @@ class Session:
         on_progress: Callable[[dict[str, Any]], None] | None = None,
     ) -> dict[str, Any]:
         """Measure a subject and return its MeasureRecord; acknowledge it once stored."""
+        meter = self._host_meter()
+        plan = plan if meter is None else meter.plan_for(plan)
+        exchanges: list[Exchange] = []
         longest_s = 2.0 * (plan.cooldown_s + 2.0 * plan.quiet_s + plan.warmup_max_s + plan.max_s) + 4.0 * SLACK_S
 
         def ask() -> dict[str, Any]:
+            if meter is not None:
+                exchanges.extend(self._exchange_clocks())
             request = {
                 "id": request_id,
                 "op": "measure",
                 "runtime": self.profile.runtime.name,
                 "options": self.profile.runtime.options,
-                "source": self.source,
+                "source": self.source if meter is None else None,
+                "external_source": None if meter is None else meter.request,
+                "source_options": self.profile.sensor_options.get(self.source or "", {}),
+                "sensor_known": sensor_known(self.profile, self.hello, self.source),
                 "power_mode": self.profile.power_mode,
                 "subject": self._sent_subject(subject),
                 "plan": plan.to_json(),
@@ -136,7 +156,12 @@ class Session:
             }
             return self._connection.ask(request, longest_s, on_progress)
 
-        return self._received(self._when_free(ask, longest_s))
+        if meter is not None:
+            meter.begin()
+        answer = self._when_free(ask, longest_s)
+        if meter is not None:
+            exchanges += self._again(self._exchange_clocks)
+        return self._received(answer, exchanges)
 
     def inspect(
         self, path: Path, shape: list[int] | dict[str, list[int]] | None = None, runs: int = 30
@@ -158,6 +183,41 @@ class Session:
             return self._connection.ask(request, 3.0 * SLACK_S)
 
         return self._when_free(ask, SLACK_S)
+
+    def load(
+        self,
+        runtime: str,
+        options: dict[str, Any],
+        subject: Subject | None,
+        steps: Sequence[tuple[float, float]],
+        sources: Sequence[dict[str, Any]] = (),
+        on_progress: Callable[[dict[str, Any]], None] | None = None,
+    ) -> dict[str, Any]:
+        """Load the device on and off while ``sources`` are sampled at once (docs/agent.md, ``load``).
+
+        ``subject``: None for the plain CPU load; ``steps``: seconds on and off; ``sources``: name, options and lag_s.
+        """
+        longest_s = 2.0 * sum(on_s + off_s for on_s, off_s in steps) + 2.0 * SLACK_S
+
+        def ask() -> dict[str, Any]:
+            request = {
+                "id": self._next_id(),
+                "op": "load",
+                "runtime": runtime,
+                "options": options,
+                "power_mode": self.profile.power_mode,
+                "subject": {"name": "load", "format": "load"} if subject is None else self._sent_subject(subject),
+                "steps": [list(step) for step in steps],
+                "sources": list(sources),
+                "slack_s": SLACK_S,
+            }
+            return self._connection.ask(request, longest_s, on_progress)
+
+        return self._when_free(ask, longest_s)
+
+    def examine(self) -> dict[str, Any]:
+        """Governor, temperatures, free disk and library versions of the device; nothing is changed or locked."""
+        return self._again(lambda: self._connection.ask({"id": self._next_id(), "op": "examine"}, 60.0))
 
     def ack(self, ids: Iterable[str]) -> None:
         """Tell the device that the records with these ids are stored; it then forgets them."""
@@ -188,8 +248,15 @@ class Session:
         self._exchanges.extend(self._again(lambda: compare_clocks(ask)))
         return fit_clock(self._exchanges)
 
+    @property
+    def clock_exchanges(self) -> list[Exchange]:
+        """The exchanges of four time stamps behind ``clock()``."""
+        return list(self._exchanges)
+
     def close(self, abandon: bool = False) -> None:
         """Say goodbye; ``abandon`` ends a measurement in hand at its next window instead of finishing it."""
+        if self._meter is not None:
+            self._meter.close()
         link, self._link = self._link, None
         if link is not None:
             link.close(abandon)
@@ -207,12 +274,37 @@ class Session:
             raise LinkLost(f"{self.profile.name}: not connected")
         return self._link
 
+    def _host_meter(self) -> HostMeter | None:
+        """The meter wired to the host, where the profile has one (``rig.meters``)."""
+        if self._meter is None and self.profile.meter is not None:
+            if self.profile.simulated:
+                raise BadInputError(f"{self.profile.name} is simulated: no meter sees it", fix="remove its [meter]")
+            from rig.meters.host_meter import HostMeter
+
+            self._meter = HostMeter(self.profile.meter, secrets.token_hex(8))
+        return self._meter
+
+    def _exchange_clocks(self) -> list[Exchange]:
+        """The device's clock asked from the host's, on which a meter's samples are."""
+
+        def ask() -> tuple[float, float]:
+            answer = self._connection.ask({"id": self._next_id(), "op": "clock"}, 30.0)
+            return answer["received_s"], answer["replied_s"]
+
+        return compare_clocks(ask, now_s=now_s)
+
     def _next_id(self) -> str:
         self._requests += 1
         return f"r{self._requests}"
 
-    def _received(self, answer: dict[str, Any]) -> dict[str, Any]:
-        record: dict[str, Any] = answer["record"]
+    def _received(self, answer: dict[str, Any], exchanges: Sequence[Exchange] = ()) -> dict[str, Any]:
+        record = answer["record"]
+        if record.get("external_source") and record["trace"] is None and record["trace_problem"] is None:
+            from rig.meters import host_meter
+
+            meter = self._host_meter()
+            record = host_meter.without_trace(record) if meter is None else meter.attach(record, exchanges)
+        record = with_sensor_knowledge(record, self.profile.name)
         keys = self._spool_keys.setdefault(record["id"], [])
         if answer["key"] not in keys:
             keys.append(answer["key"])
@@ -255,6 +347,7 @@ class Session:
         self._link = AgentLink(channel, self.profile.name, self._heartbeat_s, self._lost_after_s)
         self._link.shake_hands(bundle.sha256)
         request = {"id": self._next_id(), "op": "hello", "sensors": list(self.profile.sensors)}
+        request["sensor_options"] = self.profile.sensor_options
         self.hello = {**self._link.ask(request, 90.0), "agent": self._link.magic}
 
     def _interpreter(self, transport: Transport) -> list[str]:

@@ -7,7 +7,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from device_agents.records import FORMAT_VERSION, Configuration
 from rig import durable
 from rig.durable import disk_errors, locked_for_append, read_json
 from rig.errors import BadInputError, StoreError
+from rig.evidence import FOLDER, to_lines
 
 MEASUREMENT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
 TRACE_ARRAYS = ("times_s", "power_w", "energy_counter_j")
@@ -113,7 +114,7 @@ class Run:
         if not MEASUREMENT_ID.fullmatch(identity):
             raise ValueError(f"measurement id {identity!r}: letters, digits and . _ + - only, at most 128")
         action = f"storing measurement {identity} in {self.id}"
-        light, arrays = _split_arrays(record)
+        light, arrays = _split_arrays({name: value for name, value in record.items() if name != "evidence"})
         line = durable.dump_json(light)
         with locked_for_append(self._measurements, action) as handle:
             self._mend_tail(handle)
@@ -124,12 +125,22 @@ class Run:
             if arrays:
                 durable.write_atomic(trace, _npz(arrays), action)
             try:
+                self._keep_evidence(identity, record.get("evidence"), action)
                 durable.append_line(handle, line, action, self._measurements)
             except StoreError:
                 trace.unlink(missing_ok=True)
+                (self.path / FOLDER / f"{identity}.jsonl").unlink(missing_ok=True)
                 raise
             self._read_ids()
         self._on_change(self.manifest, light)
+
+    def _keep_evidence(self, identity: str, evidence: Mapping[str, Any] | None, action: str) -> None:
+        if not evidence:
+            return
+        folder = self.path / FOLDER
+        with disk_errors(action, folder):
+            folder.mkdir(exist_ok=True)
+        durable.write_atomic(folder / f"{identity}.jsonl", to_lines(evidence), action)
 
     def measurement_ids(self) -> set[str]:
         """The ids of everything stored, by this process or another."""
@@ -145,13 +156,13 @@ class Run:
         for line in self._lines(0):
             record = self._parse(line)
             if record is not None:
-                yield self._join_arrays(record) if arrays else record
+                yield self.with_arrays(record) if arrays else record
 
     def measurement(self, identity: str) -> dict[str, Any]:
         """One record by id, with its arrays; StoreError if it is not there."""
         for record in self.measurements(arrays=False):
             if record["id"] == identity:
-                return self._join_arrays(record)
+                return self.with_arrays(record)
         raise StoreError(f"no measurement {identity} in {self.id}", "see its measurements.jsonl for the ids there are")
 
     def write_json(self, name: str, obj: Any) -> Path:
@@ -238,7 +249,8 @@ class Run:
         self._report("torn-line", message, "that measurement is taken again on resuming")
         self.add_event("torn-line", bytes=len(tail), moved_to=aside.name)
 
-    def _join_arrays(self, record: dict[str, Any]) -> dict[str, Any]:
+    def with_arrays(self, record: dict[str, Any]) -> dict[str, Any]:
+        """A record that ``measurements(arrays=False)`` gave, with its arrays put back into it."""
         if not record.pop("arrays", False):
             return record
         path = self.path / "traces" / f"{record['id']}.npz"

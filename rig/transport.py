@@ -143,6 +143,10 @@ def transport_for(settings: Any) -> Transport:
     """The transport of a profile's ``[transport]`` section."""
     if settings.kind == "local":
         return LocalTransport()
+    if settings.kind == "replay":
+        from rig.replay_transport import ReplayTransport
+
+        return ReplayTransport(settings.run)
     from rig.ssh import SshTransport  # paramiko takes a while to import
 
     return SshTransport(settings.host, settings.user, settings.port, settings.identity_file, settings.known_hosts)

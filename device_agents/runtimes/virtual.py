@@ -66,12 +66,23 @@ def _the_board(options: Dict[str, Any], run_dir: str) -> Tuple[Any, str]:
         ) from error
     if options.get("perturb") is not None:
         model = model.perturbed(int(options["perturb"]))
+    if options.get("facts"):
+        try:
+            model = model.with_facts(dict(options["facts"]))
+        except (TypeError, ValueError) as error:
+            raise AgentError("bad-request", str(error), "correct runtime.options.facts") from error
     _boards_made += 1
     path = os.path.join(run_dir, "timeline-%d-%d.jsonl" % (os.getpid(), _boards_made))
     timeline = open(path, "a", encoding="utf-8")  # noqa: SIM115 - open as long as the board lives
     board = VirtualBoard(model, int(options.get("seed", 0)), timeline)
     _board = (key, board, timeline)
     return board, path
+
+
+def kernels_digest(kernels: List[KernelSpec]) -> str:
+    """SHA-256 of a kernel list, as records have it (``subject_sha256``)."""
+    listed = json.dumps([kernel.to_json() for kernel in kernels], sort_keys=True)
+    return hashlib.sha256(listed.encode("utf-8")).hexdigest()
 
 
 class VirtualEngine(object):
@@ -85,12 +96,11 @@ class VirtualEngine(object):
 
     def facts(self) -> Dict[str, Any]:
         """What the record says; the kind is always "simulated"."""
-        listed = json.dumps([kernel.to_json() for kernel in self._kernels], sort_keys=True)
         return {
             "runtime_version": "1",
             "kind": "simulated",
             "serial": self._board.serial,
-            "subject_sha256": hashlib.sha256(listed.encode("utf-8")).hexdigest(),
+            "subject_sha256": kernels_digest(self._kernels),
             "inputs": {"distribution": "none (simulated)", "seed": int(self._options.get("seed", 0))},
             "sensor_options": {
                 "timeline": self._timeline,

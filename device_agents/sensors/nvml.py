@@ -10,6 +10,7 @@ Three methods, best first:
 from typing import Any, Dict, List, Tuple
 
 from device_agents.protocol import AgentError, clock_domain, now_s
+from device_agents.sensors import raw
 
 METHODS = ("energy", "instant", "average")
 
@@ -236,6 +237,7 @@ class Sensor(object):
             value = field.value.uiVal
         if value == 0:
             raise nvml.NVMLError(nvml.NVML_ERROR_NO_DATA)
+        raw.note("nvml gpu%d %s" % (self._index, method), str(value))
         return int(value)
 
     def _unsupported(self, error: Any) -> bool:

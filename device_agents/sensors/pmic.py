@@ -10,6 +10,7 @@ import subprocess
 from typing import Any, Dict, List, Optional, Tuple
 
 from device_agents.protocol import AgentError, clock_domain, now_s
+from device_agents.sensors import raw
 
 _LINE = re.compile(r"\s*(\w+)_(?:(A)\s+current|(V)\s+volt)\([0-9]+\)=(-?[0-9]+\.[0-9]+|-?nan)([AV])\s*", re.ASCII)
 VOLTAGE_ONLY = ("EXT5V", "BATT")
@@ -129,6 +130,7 @@ class Sensor(object):
         except subprocess.TimeoutExpired as error:
             raise OSError("%s gave no answer in %.1f s" % (command, CALL_TIMEOUT_S)) from error
         text = done.stdout.decode("ascii", "replace")
+        raw.note(command, text)
         if done.returncode != 0:
             problem = "%s ended with exit status %d: %s" % (command, done.returncode, text.strip()[:200])
             # The firmware's device file belongs to group video.

@@ -11,6 +11,7 @@ from typing import Any, Deque, Dict, List, Optional, Tuple
 
 from device_agents.child import die_with_parent, how_it_ended
 from device_agents.protocol import AgentError, LineReader, clock_domain, now_s
+from device_agents.sensors import raw
 
 TOTAL_RAILS = ("POM_5V_IN", "VDD_IN")  # the other rails of such a board are parts of these
 
@@ -146,6 +147,7 @@ class Sensor(object):
             child.close()
 
     def _power(self, text: str) -> Tuple[str, str, float]:
+        raw.note("tegrastats", text)
         try:
             rails = parse_line(text)
         except ValueError as error:

@@ -10,7 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rig import calibration, calibration_networks
+from rig import calibration, calibration_networks, evidence
+from rig.commands import replay
 from rig.commands.options import CalibrateOptions, command_words
 from rig.configuration import configuration_of, described
 from rig.errors import BadInputError, DeviceBusyError
@@ -40,7 +41,8 @@ def run(options: CalibrateOptions) -> dict[str, Any]:
     options = replace(options, around=(*options.around, *_task_network(options, store)))
     around = _around(profile, options)
     count = calibration.kernel_count(profile, options)
-    grid = calibration.choose_kernels(count, options.seed, around, profile.runtime.name)
+    longest_s = calibration.longest_kernel_s(profile)
+    grid = calibration.choose_kernels(count, options.seed, around, profile.runtime.name, longest_s)
     stored, resumed = _run_folder(store, profile, options, words)
     networks = calibration_networks.draw_networks(profile, options.around, options.seed, stored.path)
     held_out = calibration.held_out_of(grid, networks)
@@ -91,7 +93,8 @@ def _run_folder(store: Store, profile: DeviceProfile, options: CalibrateOptions,
         unfinished = calibration.unfinished_run(store, profile.name, request)
         if unfinished is not None:
             return unfinished, True
-    return store.new_run("calibrate", profile.name, argv=shlex.split(words), request=request), False
+    facts = evidence.profile_facts(profile)
+    return store.new_run("calibrate", profile.name, argv=shlex.split(words), request=request, profile=facts), False
 
 
 def _collect(
@@ -115,6 +118,7 @@ def _collect(
     progress.stage(f"{verb}: asking {profile.name} what it is")
     with Session(profile, "rig calibrate") as session:
         _fix_configuration(session, profile, stored, resumed, grid.fitted[0], progress)
+        evidence.keep_session(stored, session)
         kernels = calibration.interleaved(grid.fitted, grid.held_out)
         more = f" and {len(contexts)} networks" if contexts else ""
         progress.stage(f"measuring {len(kernels)} kernels{more} on {profile.name}")
@@ -132,6 +136,7 @@ def _collect(
             time_limit_s=left_s,
             progress=_teller(progress),
         )
+        evidence.keep_session(stored, session)
     return read_campaign(stored)
 
 
@@ -261,7 +266,7 @@ def _warnings(
     saved: bool,
     again: str,
 ) -> list[dict[str, Any]]:
-    found = []
+    found = replay.note(profile)
     for reason, number in Counter(problem.reason for problem in collected.problems).most_common(5):
         where = next(problem.subject for problem in collected.problems if problem.reason == reason)
         more = f" and {number - 1} more" if number > 1 else ""

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rig import evidence
+from rig.commands import replay
 from rig.commands.options import MeasureOptions, command_words
 from rig.configuration import configuration_of, described
 from rig.errors import BadInputError, TransientDeviceError
@@ -35,7 +37,7 @@ def run(options: MeasureOptions) -> dict[str, Any]:
     subject = subject_of(profile, options)
     words = command_words("measure", options)
     store = Store()
-    stored = store.new_run("measure", profile.name, argv=words)
+    stored = store.new_run("measure", profile.name, argv=words, profile=evidence.profile_facts(profile))
     try:
         record, measurement = _measure(profile, subject, fps, stored)
     except KeyboardInterrupt:
@@ -69,6 +71,7 @@ def _measure(
     from rig.session import Session
 
     with Progress() as progress, Session(profile, "rig measure") as session:
+        evidence.keep_session(stored, session)
         for attempt in range(1, ATTEMPTS + 1):
             progress.stage(f"measuring {subject.name} on {profile.name}" + (f", try {attempt}" if attempt > 1 else ""))
             record = _one(session, subject, profile, fps, f"{stored.id}-{attempt}", progress)
@@ -78,6 +81,7 @@ def _measure(
             agent = session.hello["agent"]["agent_hash"]
             stored.set_info(RunInfo(configuration, agent, record["started_utc"], record["kind"]))
             measurement = assess(record)
+            evidence.keep_assessment(stored, measurement)
             _check_rate(measurement, fps)
             if measurement.ok:
                 return record, measurement
@@ -116,7 +120,8 @@ def _result(
 ) -> dict[str, Any]:
     configuration = configuration_of(profile, record)
     meter = (record.get("sensor") or {}).get("name")
-    notes = [warning("measurement", text, _remedy(text, profile)) for text in found.warnings]
+    notes = replay.note(profile)
+    notes += [warning("measurement", text, _remedy(text, profile)) for text in found.warnings]
     if meter is None:
         notes.append(warning("no-power", f"{profile.name} has no power source: time only", "rig devices says why"))
     return {

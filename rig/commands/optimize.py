@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rig import evidence
 from rig.commands.options import OptimizeOptions, command_words
 from rig.configuration import described
 from rig.cost_models import load_cost_model
@@ -104,7 +105,8 @@ def _run_folder(store: Store, options: OptimizeOptions, words: list[str]) -> Run
                 stored.update(state="running")
                 return stored
         raise BadInputError("there is no unfinished run with these options to resume", "leave --resume out")
-    return store.new_run("optimize", options.device, argv=asked)
+    facts = evidence.profile_facts(load_profile(options.device))
+    return store.new_run("optimize", options.device, argv=asked, profile=facts)
 
 
 def _held_out(store: Store, device: str) -> list[dict[str, Any]]:

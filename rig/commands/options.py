@@ -87,7 +87,16 @@ class ReportOptions:
     json: bool = False
 
 
-POSITIONAL = {"measure": "model", "predict": "model", "report": "run"}
+@dataclass(frozen=True)
+class ReplayOptions:
+    """``rig replay``: ``run`` is an id or a folder; ``serve`` makes a device of it."""
+
+    run: str
+    serve: bool = False
+    json: bool = False
+
+
+POSITIONAL = {"measure": "model", "predict": "model", "report": "run", "replay": "run"}
 
 
 def command_words(command: str, options: Any) -> list[str]:

@@ -17,6 +17,7 @@ import numpy as np
 from scipy import stats
 
 from device_agents.records import Configuration
+from rig import evidence
 from rig.configuration import configuration_of
 from rig.errors import DeviceBusyError, DeviceSetupError, TransientDeviceError
 from rig.measurement import Measurement
@@ -48,6 +49,7 @@ class Bench:
     def __enter__(self) -> Bench:
         self.session = Session(self.profile, f"rig optimize {self.run.id}").__enter__()
         self.meter = self.session.source
+        evidence.keep_session(self.run, self.session)
         return self
 
     def __exit__(
@@ -120,6 +122,7 @@ class Bench:
             self.run.add_measurement(record)
             self.session.ack([record["id"]])
             self._known.add(identity)
+            evidence.keep_assessment(self.run, assess(record))
         self.configuration = configuration_of(self.profile, record)
         if self.run.info is None and self.session is not None:
             agent = self.session.hello["agent"]["agent_hash"]

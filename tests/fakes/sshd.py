@@ -19,7 +19,7 @@ class LoopbackSshd:
     def __init__(self, folder: Path, environment: dict[str, str] | None = None) -> None:
         self.folder = folder
         self.user = getpass.getuser()
-        self.port = _free_port()
+        self.port = free_port()
         self.identity = folder / "user_key"
         self.known_hosts = folder / "known_hosts"
         self._environment = environment or {}
@@ -30,7 +30,7 @@ class LoopbackSshd:
         if os.geteuid() == 0:  # privilege separation wants the folder, and a container may not have it
             os.makedirs("/run/sshd", exist_ok=True)
         if not self.identity.exists():
-            _make_key(self.identity)
+            make_key(self.identity)
         self.new_host_key()
         self.trust_host_key()
         self._start()
@@ -43,7 +43,7 @@ class LoopbackSshd:
         """As a reinstalled board, or somebody else, would have."""
         for path in self.folder.glob("host_key*"):
             path.unlink()
-        _make_key(self.folder / "host_key")
+        make_key(self.folder / "host_key")
 
     def trust_host_key(self) -> None:
         """Write the present host key into ``known_hosts``."""
@@ -95,21 +95,24 @@ class LoopbackSshd:
             self._process = subprocess.Popen(
                 [shutil.which("sshd") or "/usr/sbin/sshd", "-D", "-e", "-f", config], stderr=log
             )
-        _wait_for_port(self.port, self.folder / "log")
+        wait_for_port(self.port, self.folder / "log")
 
 
-def _make_key(path: Path) -> None:
+def make_key(path: Path) -> None:
+    """Write an ed25519 key pair."""
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path)], check=True)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A TCP port on loopback that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
-def _wait_for_port(port: int, log: Path) -> None:
-    deadline_s = time.monotonic() + 10
+def wait_for_port(port: int, log: Path, timeout_s: float = 10.0) -> None:
+    """Wait until something listens; RuntimeError with the log where nothing does."""
+    deadline_s = time.monotonic() + timeout_s
     while True:
         try:
             socket.create_connection(("127.0.0.1", port), 1).close()
