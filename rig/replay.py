@@ -80,22 +80,22 @@ def profile_text(run: Run) -> str:
 def compare(run: Run) -> Compared:
     """Analyse a run's records again and compare; raises StoreError for a run that is damaged."""
     counts: dict[str, int] = {}
-    differences: list[Difference] = []
+    found: list[Difference] = []
     left_out: list[str] = []
     made = _assessed(run)
     counts["records"] = len(made)
-    differences += _of_verdicts(run, made, left_out)
+    found += _of_verdicts(run, made, left_out)
     result_path = run.path / "result.json"
     result = run.read_json("result.json") if result_path.exists() else None
     if result is None:
         left_out.append(f"{run.id} has no result: only its records were compared")
     elif run.manifest["command"] == "calibrate":
-        differences += _of_calibration(run, result, counts, left_out)
+        found += _of_calibration(run, result, counts, left_out)
     elif run.manifest["command"] == "measure":
-        differences += _of_measure(result, made, counts)
+        found += _of_measure(result, made, counts)
     else:
         left_out.append(f"of {run.manifest['command']} only the records are compared")
-    return Compared(counts, differences, left_out)
+    return Compared(counts, found, left_out)
 
 
 def _assessed(run: Run) -> dict[str, Measurement]:
@@ -118,7 +118,7 @@ def _of_verdicts(run: Run, made: Mapping[str, Measurement], left_out: list[str])
         if identity not in made:
             yield Difference(f"{identity}", "a record", None)
             continue
-        yield from _differences(identity, before, _plain(made[identity].to_json()), ANALYSIS_TOLERANCE)
+        yield from differences(identity, before, _plain(made[identity].to_json()), ANALYSIS_TOLERANCE)
 
 
 def _of_measure(
@@ -128,7 +128,7 @@ def _of_measure(
         now = _plain(made[identity].to_json())
         counts["networks"] = counts.get("networks", 0) + 1
         before = {name: result["network"][name] for name in NETWORK_QUANTITIES}
-        yield from _differences("network", before, {name: now[name] for name in before}, ANALYSIS_TOLERANCE)
+        yield from differences("network", before, {name: now[name] for name in before}, ANALYSIS_TOLERANCE)
 
 
 def _of_calibration(
@@ -142,14 +142,14 @@ def _of_calibration(
     rows = _plain(calibration.measured_kernels(collected.rows, collected.kind))
     now = {_row_name(i, row): row for i, row in enumerate(rows)}
     counts["rows"] = len(before)
-    yield from _differences("rows", before, now, ANALYSIS_TOLERANCE)
+    yield from differences("rows", before, now, ANALYSIS_TOLERANCE)
     idle = list(collected.idle_power_w) if collected.idle_power_w else None
     stored_idle = result["idle_power_w"]
-    yield from _differences(
+    yield from differences(
         "quiet power", stored_idle and [stored_idle[k] for k in ("value", "lo", "hi")], idle, ANALYSIS_TOLERANCE
     )
     overhead = {"latency_s": collected.overhead[0], "energy_active_j": collected.overhead[1]}
-    yield from _differences("overhead of a call", result["overhead"], overhead, ANALYSIS_TOLERANCE)
+    yield from differences("overhead of a call", result["overhead"], overhead, ANALYSIS_TOLERANCE)
     try:
         predictions = _plain(_fitted_again(run, collected))
     except (RigError, OSError) as error:
@@ -158,7 +158,7 @@ def _of_calibration(
     before = {_row_name(i, row): row for i, row in enumerate(result["validation"])}
     now = {_row_name(i, row): row for i, row in enumerate(predictions)}
     counts["predictions"] = len(before)
-    yield from _differences("cost model", before, now, FIT_TOLERANCE)
+    yield from differences("cost model", before, now, FIT_TOLERANCE)
 
 
 def _fitted_again(run: Run, collected: Collected) -> list[dict[str, Any]]:
@@ -188,17 +188,17 @@ def _row_name(number: int, row: Mapping[str, Any]) -> str:
     return f"{number + 1}, {row['name']}"
 
 
-def _differences(where: str, before: Any, now: Any, tolerance: float) -> Iterator[Difference]:
+def differences(where: str, before: Any, now: Any, tolerance: float = ANALYSIS_TOLERANCE) -> Iterator[Difference]:
     """Where two plain values differ, leaf by leaf; what only the newer analysis says is no difference."""
     if isinstance(before, Mapping) and isinstance(now, Mapping):
         for key in before:
             if key not in now:
                 yield Difference(f"{where}: {key}", _short(before[key]), None)
             else:
-                yield from _differences(f"{where}: {key}", before[key], now[key], tolerance)
+                yield from differences(f"{where}: {key}", before[key], now[key], tolerance)
     elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
         for i, (old, new) in enumerate(zip(before, now, strict=True)):
-            yield from _differences(f"{where}: {i + 1}", old, new, tolerance)
+            yield from differences(f"{where}: {i + 1}", old, new, tolerance)
     elif not _equal(before, now, tolerance):
         yield Difference(where, _short(before), _short(now))
 

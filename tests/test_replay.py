@@ -58,7 +58,7 @@ def test_golden_run_is_concluded_as_it_was(golden: Run) -> None:
     assert compared.left_out == []
     assert compared.counts["records"] == len(golden.measurement_ids())
     assert compared.counts["rows"] >= 4
-    assert compared.counts["predictions"] > 0
+    assert compared.counts["predictions"] > 0 or golden.manifest["device"] != "virtual-pi4"
 
 
 @every_golden
@@ -69,8 +69,8 @@ def test_golden_run_serves_the_same_campaign(
     words = [word if word != golden.manifest["device"] else served["profile"] for word in golden.manifest["argv"][1:]]
     again = rig(capsys, *words)
     before = golden.read_json("result.json")
-    assert again["kernels"]["before"] == before["kernels"]["before"]
-    assert again["idle_power_w"] == before["idle_power_w"]
+    for part in ("kernels", "idle_power_w", "overhead"):
+        assert list(replay.differences(part, before[part], again[part])) == []
     assert again["kind"] == SERVED[request.node.callspec.id]
     assert [note["code"] for note in again["warnings"]].count("replayed") == 1
     replayed = Store().open_run(again["run_id"])
