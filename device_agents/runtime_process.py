@@ -4,12 +4,12 @@ import sys
 from typing import Any, Dict
 
 from device_agents.child import die_with_parent
-from device_agents.protocol import AgentError, LineWriter, claim_stdout, serve
+from device_agents.protocol import LineWriter, claim_stdout, memory_error, serve
 from device_agents.runtimes import RUNTIMES, runtime_module
 
 
 class RuntimeProcess(object):
-    """Answers probe, load, run, wait, kernel_facts and unload."""
+    """Answers probe, load, run, wait, pattern, kernel_facts and unload."""
 
     def __init__(self) -> None:
         self._engine: Any = None
@@ -21,6 +21,7 @@ class RuntimeProcess(object):
             "load": self.load,
             "run": self.run,
             "wait": self.wait,
+            "pattern": self.pattern,
             "kernel_facts": self.kernel_facts,
             "unload": self.unload,
         }
@@ -44,7 +45,7 @@ class RuntimeProcess(object):
         try:
             self._engine = module.load(request["subject"], request["options"], request["run_dir"])
         except MemoryError:
-            raise AgentError("model", "not enough memory to load %s" % request["subject"].get("name")) from None
+            raise memory_error("to load %s" % request["subject"].get("name")) from None
         facts: Dict[str, Any] = self._engine.facts()
         return facts
 
@@ -55,6 +56,15 @@ class RuntimeProcess(object):
     def wait(self, request: Dict[str, Any]) -> Dict[str, Any]:
         """Wait for ``seconds``."""
         return self._with_conditions(self._engine.wait(request["seconds"]))
+
+    def pattern(self, request: Dict[str, Any]) -> Dict[str, Any]:
+        """Load and wait by turns; the times of each step: on, off, end."""
+        spans = []
+        for on_s, off_s in request["steps"]:
+            load = self._engine.run(on_s, None) if on_s > 0.0 else self._engine.wait(0.0)
+            rest = self._engine.wait(off_s)
+            spans.append([load["t0_s"], load["t1_s"], rest["t1_s"]])
+        return {"spans": spans}
 
     def kernel_facts(self, request: Dict[str, Any]) -> Dict[str, Any]:
         """What the engine says about its kernels."""

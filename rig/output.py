@@ -13,11 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from rig import __version__
-from rig.errors import RigError, TargetMissedError, UndecidedError
+from rig.errors import DeviceSetupError, RigError, TargetMissedError, UndecidedError
 
 SCHEMA_VERSION = 1  # 1: first version
 
-VERDICT_EXIT_CODES = {"missed": TargetMissedError.exit_code, "undecided": UndecidedError.exit_code, "different": 1}
+VERDICT_EXIT_CODES = {
+    "missed": TargetMissedError.exit_code,
+    "undecided": UndecidedError.exit_code,
+    "blocked": DeviceSetupError.exit_code,
+    "different": 1,
+}
 
 
 class Interrupted(KeyboardInterrupt):

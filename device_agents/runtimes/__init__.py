@@ -18,6 +18,7 @@ from typing import Any
 from device_agents.protocol import AgentError
 
 RUNTIMES = {
+    "cpu_load": "device_agents.runtimes.cpu_load",
     "onnxruntime": "device_agents.runtimes.onnx_runtime",
     "virtual": "device_agents.runtimes.virtual",
 }

@@ -28,6 +28,7 @@ SENSORS = {
     "rapl": "device_agents.sensors.rapl",
     "tegrastats": "device_agents.sensors.tegrastats",
     "virtual": "device_agents.sensors.virtual",
+    "virtual_reference": "device_agents.sensors.virtual_reference",
 }
 
 

@@ -13,6 +13,7 @@ class Sensor(object):
     """``options``: timeline (the file that the board writes), seed, ``meter`` (fields of the simulated data sheet)."""
 
     polls_on_demand = True
+    shortens_timeline = True
 
     def __init__(self, options: Dict[str, Any]) -> None:
         from device_agents.virtual_board.sensor import VirtualSensor
@@ -40,7 +41,7 @@ class Sensor(object):
         if not os.path.isfile(self._path):
             raise AgentError("no-sensor", "the simulated board has not been started", "use it with runtime virtual")
         self._meter.poll()
-        if os.path.getsize(self._path) > LONGEST_TIMELINE_BYTES:
+        if self.shortens_timeline and os.path.getsize(self._path) > LONGEST_TIMELINE_BYTES:
             self._meter.close()  # the next poll reads from the start
             os.truncate(self._path, 0)
 

@@ -1,6 +1,7 @@
 """What a meter sees of a simulated board: window means of the timeline with gain, noise, step and its own clock."""
 
 import json
+import math
 import random
 from typing import IO, Any, Dict, List, NamedTuple, Optional, Tuple
 
@@ -21,6 +22,8 @@ class SensorConfig(NamedTuple):
     clock_offset_s: float = 3.2  # spread of the offset to the board's clock
     clock_drift_ppm: float = 25.0  # spread of the drift
     exchange_delay_s: float = 0.0004  # mean one-way delay of a clock exchange
+    lag_s: float = 0.0  # from the end of the window to the time stamp that the meter gives it
+    declared_window_s: Optional[float] = None  # where the data sheet is wrong
 
 
 class VirtualSensor:
@@ -64,7 +67,7 @@ class VirtualSensor:
             "name": config.name,
             "kind": "simulated",
             "rate_hz": config.rate_hz,
-            "window_s": config.window_s,
+            "window_s": config.window_s if config.declared_window_s is None else config.declared_window_s,
             "step_w": config.step_w,
             "noise_w": config.noise_w,
             "gain_uncertainty": config.gain_uncertainty,
@@ -77,6 +80,7 @@ class VirtualSensor:
         """All new samples up to the board's now: (end of the window on the meter's clock in s, W)."""
         self._read()
         period_s, window_s = 1.0 / self.config.rate_hz, self.config.window_s
+        lag_s = self.config.lag_s
         step_w, noise_w, gain = self.config.step_w, self.config.noise_w, self._gain
         gauss = self._rng.gauss
         now_s = self.board_now_s
@@ -85,7 +89,7 @@ class VirtualSensor:
         while True:
             # Sampling runs on the meter's clock: its period, seen from the board, is a little off.
             end_s = window_s + self._next_sample * period_s / (1.0 + self._drift)
-            if end_s > now_s:
+            if end_s + lag_s > now_s:
                 break
             begin_s = end_s - window_s
             begin_j = previous_j if abs(begin_s - previous_end_s) < 1e-12 else self._energy_at(begin_s)
@@ -94,7 +98,7 @@ class VirtualSensor:
             watts = gain * (end_j - begin_j) / window_s + gauss(0.0, noise_w)
             if step_w > 0.0:
                 watts = round(watts / step_w) * step_w
-            samples.append((self.sensor_time_s(end_s), max(watts, 0.0)))
+            samples.append((self.sensor_time_s(end_s + lag_s), max(watts, 0.0)))
             self._next_sample += 1
         self._forget()
         return samples
@@ -152,6 +156,8 @@ class VirtualSensor:
                 )
             self.board = line
             return
+        if not self._ends and not self._next_sample and line["t"] > self._start_s:
+            self._join(float(line["t"]))
         at_s = self.board_now_s
         total_j = self._energies[-1] if self._energies else self._start_j
         for seconds, watts in zip(line["d"], line["w"]):
@@ -159,6 +165,11 @@ class VirtualSensor:
             total_j += seconds * watts
             self._ends.append(at_s)
             self._energies.append(total_j)
+
+    def _join(self, start_s: float) -> None:
+        """The timeline begins late (its past was cut off): the first sample is the first whose window is whole."""
+        self._start_s = start_s
+        self._next_sample = int(math.ceil(start_s * self.config.rate_hz * (1.0 + self._drift)))
 
     def _forget(self) -> None:
         """Drop segments that no later window can reach."""

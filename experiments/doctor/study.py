@@ -1,0 +1,102 @@
+"""``rig doctor`` on simulated boards whose meters differ: how far off its window, lag, step and noise are.
+
+    python experiments/doctor/study.py [--boards 40] [--steps 16]     writes results.json beside this file
+
+Each board draws its meter's data sheet (window 10 ms to 1 s, lag, rate, step to 0.4 W, noise) from its seed; everything
+runs through the agent as on a real board. Simulated: no figure here is of a real sensor.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rig.commands import doctor
+from rig.commands.options import DoctorOptions
+
+PLACE = Path(__file__).parent
+
+
+def drawn_meter(seed: int) -> dict[str, float]:
+    """A meter's data sheet: log-uniform where it spans decades."""
+    draw = random.Random(f"doctor-study-{seed}")
+    window_s = 0.010 * 100.0 ** draw.random()
+    rate_hz = draw.choice([r for r in (5.0, 10.0, 20.0, 50.0, 100.0, 200.0) if 0.5 <= r * window_s <= 40.0])
+    return {
+        "window_s": window_s,
+        "rate_hz": rate_hz,
+        "lag_s": window_s * draw.random() * 0.5,
+        "step_w": 0.001 * 400.0 ** draw.random(),
+        "noise_w": 0.003 * 10.0 ** draw.random(),
+        "gain_uncertainty": 0.01,
+    }
+
+
+def board(seed: int, steps: int, folder: Path) -> dict[str, Any]:
+    """One board: its truth and what the doctor said."""
+    meter = drawn_meter(seed)
+    devices = folder / "config" / "devices"
+    devices.mkdir(parents=True, exist_ok=True)
+    table = ", ".join(f"{name} = {value!r}" for name, value in meter.items())
+    (devices / "virtual-pi4.toml").write_text(
+        f'[runtime]\noptions = {{ board = "pi4", seed = {seed}, perturb = {seed}, meter = {{ {table} }} }}\n'
+    )
+    (source,) = doctor.run(DoctorOptions("virtual-pi4", steps=steps))["sources"]
+    return {"seed": seed, "truth": meter, "found": {key: source[key] for key in SHOWN}}
+
+
+SHOWN = ("window_s", "lag_s", "delay_s", "step_w", "noise_w", "spacing_s", "update_period_s", "passes")
+
+
+def judged(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Errors over all boards: median, 95th percentile, worst; how often the stated interval holds the truth."""
+    figures: dict[str, Any] = {"boards": len(rows)}
+    for name in ("window_s", "lag_s", "delay_s"):
+        errors, held = [], []
+        for row in rows:
+            truth = row["truth"]
+            true_s = truth["lag_s"] + 0.5 * truth["window_s"] if name == "delay_s" else truth[name]
+            found = row["found"][name]
+            if found["value"] is None:
+                continue
+            errors.append(abs(found["value"] - true_s) / truth["window_s"])
+            held.append(found["lo"] <= true_s <= found["hi"])
+        figures[name] = {**spread(errors), "of": "the true window", "held": float(np.mean(held)), "found": len(errors)}
+    for name in ("step_w", "noise_w"):
+        errors = [
+            abs(row["found"][name] - row["truth"][name]) / row["truth"][name]
+            for row in rows
+            if row["found"][name] is not None and (name == "step_w" or row["truth"]["noise_w"] > row["truth"]["step_w"])
+        ]
+        figures[name] = {**spread(errors), "of": "the true value", "found": len(errors)}
+    return figures
+
+
+def spread(errors: list[float]) -> dict[str, float]:
+    """Median, 95th percentile and worst of relative errors."""
+    return {"median": float(np.median(errors)), "p95": float(np.quantile(errors, 0.95)), "worst": float(max(errors))}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--boards", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=16)
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        os.environ.update(RIG_HOME=str(folder / "home"), RIG_CONFIG=str(folder / "config"))
+        rows = [board(seed, chosen.steps, folder) for seed in range(chosen.boards)]
+    result = {"steps": chosen.steps, "figures": judged(rows), "boards": rows}
+    (PLACE / "results.json").write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result["figures"], indent=1))
+
+
+if __name__ == "__main__":
+    main()

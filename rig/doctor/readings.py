@@ -1,0 +1,116 @@
+"""What a trace tells by itself: how often the source has something new to say, its quantum, its noise.
+
+     value │      ┌──┐  ┌─          change │ n polls │ change │ n polls │ change
+           │ ┌──┐ │  └──┘           equal distances between changes = the update period; values that only change
+           └─┘  └─┘                 when the load does tell nothing about it
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+# Of the distances between two changes: so many must be alike before they are called the update period.
+ALIKE_SHARE = 0.6
+LATTICE_SHARE = 0.98  # of the values must lie on the quantum's multiples
+LATTICE_SLACK = 0.05  # of the quantum, how far off a multiple may be
+REPEATED_SHARE = 0.5  # fewer distinct values than this share of the samples: the source repeats itself
+MIN_VALUES = 8
+
+
+class Updates(NamedTuple):
+    """How a source updates: ``period_s`` (None: cannot be told), and whether it repeats values between updates."""
+
+    spacing_s: float
+    period_s: float | None
+    held: bool
+
+
+def updates(times_s: np.ndarray, values: np.ndarray) -> Updates:
+    """The update period from the distances between changes of the value (or of an energy counter)."""
+    spacing_s = float(np.median(np.diff(times_s)))
+    changed = np.flatnonzero(np.diff(values) != 0.0) + 1
+    if len(changed) < MIN_VALUES:
+        return Updates(spacing_s, None, False)
+    apart = np.diff(changed)
+    if float(np.mean(apart == 1)) >= ALIKE_SHARE:
+        return Updates(spacing_s, spacing_s, False)
+    # Values that are held: the usual distance, which polling can tell to one poll more or less.
+    usual = float(np.median(apart))
+    alike = np.abs(apart - usual) <= 1.0
+    if usual < 2.0 or float(np.mean(alike)) < ALIKE_SHARE:
+        return Updates(spacing_s, None, False)
+    seconds = np.diff(times_s[changed])
+    rounds = np.maximum(1.0, np.round(seconds / (usual * spacing_s)))
+    return Updates(spacing_s, float(seconds.sum() / rounds.sum()), True)
+
+
+def fresh(values: np.ndarray) -> np.ndarray:
+    """Which samples differ from the one before."""
+    return np.concatenate([[False], np.diff(values) != 0.0])
+
+
+def quantum(values: np.ndarray) -> float | None:
+    """The smallest repeated difference between distinct values; None where the values are finer than they repeat.
+
+    First the step of which all values are whole multiples apart; where there is none (a product of two quantized
+    registers) and values repeat nevertheless, the usual distance between neighbours.
+    """
+    distinct = np.unique(values)
+    if len(distinct) < 2:
+        return None
+    apart = np.diff(distinct)
+    tiny = 1e-9 * max(1.0, float(np.abs(distinct).max()))
+    apart = apart[apart > tiny]
+    step = _common_divisor(apart, tiny)
+    if step is not None and _on_lattice(values, step):
+        return step
+    if len(distinct) < MIN_VALUES or len(distinct) > REPEATED_SHARE * len(values):
+        return None
+    return float(np.median(apart))
+
+
+def _common_divisor(apart: np.ndarray, tiny: float) -> float | None:
+    """The largest step of which the distances between neighbouring values are multiples, by Euclid's algorithm."""
+    smallest = float(apart.min())
+    step, floor = smallest, max(0.02 * smallest, tiny)
+    for distance in np.unique(apart):
+        rest = math.remainder(float(distance), step)
+        while abs(rest) > max(LATTICE_SLACK * step, tiny):
+            step, rest = abs(rest), math.remainder(step, abs(rest))
+            if step < floor:
+                return None
+    # Mean over all distances: the smallest alone carries the rounding of two values.
+    multiples = np.round(apart / step)
+    return float(apart.sum() / multiples.sum())
+
+
+def _on_lattice(values: np.ndarray, step: float) -> bool:
+    distances = (values - float(np.median(values))) / step
+    off = np.abs(distances - np.round(distances))
+    return float(np.mean(off <= 2.0 * LATTICE_SLACK)) >= LATTICE_SHARE and len(np.unique(np.round(distances))) >= 2
+
+
+def noise_w(
+    times_s: np.ndarray, power_w: np.ndarray, stretches: Sequence[tuple[float, float]], step_w: float | None
+) -> float | None:
+    """Standard deviation of one sample within stretches of constant load, the quantum's own share taken out.
+
+    A straight line is taken out of each stretch first. None where the stretches hold too few samples.
+    """
+    squares, degrees = 0.0, 0
+    for t0_s, t1_s in stretches:
+        inside = (times_s >= t0_s) & (times_s < t1_s)
+        if int(inside.sum()) < 4:
+            continue
+        t, w = times_s[inside] - t0_s, power_w[inside]
+        line = np.polyval(np.polyfit(t - t.mean(), w, 1), t - t.mean())
+        squares += float(np.sum((w - line) ** 2))
+        degrees += len(t) - 2
+    if degrees < MIN_VALUES:
+        return None
+    variance = squares / degrees
+    return math.sqrt(max(variance - (step_w or 0.0) ** 2 / 12.0, 0.0))

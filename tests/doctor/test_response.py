@@ -1,0 +1,152 @@
+"""Window, lag, quantum, update period and noise of sources made up from known truth."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+
+from rig.doctor.load import duty_levels, steps
+from rig.doctor.readings import noise_w, quantum, updates
+from rig.doctor.response import LoadCurve, fit_step_response
+
+QUIET_W, ACTIVE_W = 2.9, 2.4
+
+
+def spans_of(count: int = 16, half_s: float = 0.4, seed: int = 1) -> list[tuple[float, float, float]]:
+    now, spans = 50.0, []
+    for on_s, off_s in steps(count, half_s, seed):
+        spans.append((now, now + on_s, now + on_s + off_s))
+        now += on_s + off_s
+    return spans
+
+
+def seen(
+    spans: list[tuple[float, float, float]], window_s: float, lag_s: float, rate_hz: float, noise: float, step_w: float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """What a source of that window and lag delivers."""
+    times = np.arange(spans[0][0] - 0.5, spans[-1][2] + 1.0, 1.0 / rate_hz)
+    share = LoadCurve(spans).share(times, window_s, lag_s + 0.5 * window_s)
+    watts = QUIET_W + ACTIVE_W * share + noise * np.random.default_rng(3).standard_normal(len(times))
+    return times, np.round(watts / step_w) * step_w if step_w else watts
+
+
+@pytest.mark.parametrize(
+    ("window_s", "lag_s", "rate_hz", "noise", "step_w"),
+    [
+        (0.010, 0.0, 100.0, 0.010, 0.00125),
+        (0.050, 0.020, 100.0, 0.010, 0.0),
+        (0.100, 0.0, 10.0, 0.010, 0.0),
+        (0.200, 0.150, 50.0, 0.050, 0.4),
+        (0.300, 0.0, 20.0, 0.100, 0.0),
+    ],
+)
+def test_window_and_lag_are_found(window_s: float, lag_s: float, rate_hz: float, noise: float, step_w: float) -> None:
+    half_s = max(0.3, 3.0 * (window_s + lag_s))
+    spans = spans_of(half_s=half_s)
+    times, watts = seen(spans, window_s, lag_s, rate_hz, noise, step_w)
+    found = fit_step_response(spans, times, watts, 1.0 / rate_hz)
+    assert found is not None
+    assert found.seen
+    room_s = 0.25 / rate_hz
+    assert abs(found.window_s - window_s) <= max(2.0 * found.window_half_width_s, room_s)
+    assert abs(found.lag_s - lag_s) <= max(2.0 * found.lag_half_width_s, room_s)
+    assert abs(found.delay_s - lag_s - 0.5 * window_s) <= max(2.0 * found.delay_half_width_s, 0.5 * room_s)
+    assert found.active_w == pytest.approx(ACTIVE_W, rel=0.03)
+    assert found.quiet_w == pytest.approx(QUIET_W, abs=0.05)
+
+
+def test_intervals_hold_the_truth() -> None:
+    hits = np.zeros(2)
+    for seed in range(20):
+        spans = spans_of(count=10, half_s=0.4, seed=seed)
+        times = np.arange(spans[0][0], spans[-1][2] + 0.5, 0.02) + 0.02 * random.Random(seed).random()
+        share = LoadCurve(spans).share(times, 0.08, 0.06)
+        watts = QUIET_W + ACTIVE_W * share + 0.05 * np.random.default_rng(seed).standard_normal(len(times))
+        found = fit_step_response(spans, times, watts, 0.02)
+        assert found is not None
+        hits += [
+            abs(found.window_s - 0.08) <= found.window_half_width_s,
+            abs(found.delay_s - 0.06) <= found.delay_half_width_s,
+        ]
+    assert (hits >= 16).all(), hits
+
+
+def test_a_source_of_another_device_does_not_see_the_load() -> None:
+    spans = spans_of()
+    times = np.arange(spans[0][0], spans[-1][2], 0.01)
+    watts = 5.0 + 0.1 * np.random.default_rng(0).standard_normal(len(times))
+    found = fit_step_response(spans, times, watts, 0.01)
+    assert found is not None
+    assert not found.seen
+    assert fit_step_response(spans, times, np.full(len(times), 5.0), 0.01) is None
+    assert fit_step_response(spans, times[:5], watts[:5], 0.01) is None
+
+
+def test_a_drifting_level_is_no_response() -> None:
+    spans = spans_of()
+    times, watts = seen(spans, 0.05, 0.0, 100.0, 0.01)
+    found = fit_step_response(spans, times, watts + 0.05 * (times - times[0]), 0.01)
+    assert found is not None
+    assert found.slope_w_per_s == pytest.approx(0.05, rel=0.1)
+    assert found.window_s == pytest.approx(0.05, abs=0.005)
+
+
+def test_update_period_of_held_values() -> None:
+    polls = np.arange(0.0, 20.0, 0.01)
+    values = np.floor(polls / 0.1) * 0.37 % 1.0
+    found = updates(polls, values)
+    assert found.held
+    assert found.period_s == pytest.approx(0.1, rel=0.02)
+    every = updates(polls, np.random.default_rng(1).standard_normal(len(polls)))
+    assert (every.held, every.period_s) == (False, pytest.approx(0.01))
+
+
+def test_a_coarse_source_that_moves_with_the_load_only_does_not_tell_its_updates() -> None:
+    spans = spans_of()
+    times, watts = seen(spans, 0.01, 0.0, 100.0, 0.001, step_w=0.4)
+    assert updates(times, watts).period_s is None
+    assert updates(times, np.full(len(times), 3.0)).period_s is None
+
+
+@pytest.mark.parametrize("step_w", [0.00125, 0.02, 0.4])
+def test_the_quantum_is_found(step_w: float) -> None:
+    times, watts = seen(spans_of(), 0.05, 0.0, 100.0, 0.01, step_w)
+    assert quantum(watts) == pytest.approx(step_w, rel=0.01)
+
+
+def test_values_without_a_quantum_have_none() -> None:
+    times, watts = seen(spans_of(), 0.05, 0.0, 100.0, 0.01)
+    assert quantum(watts) is None
+    assert quantum(np.full(50, 3.2)) is None
+
+
+def test_a_product_of_two_registers_has_its_usual_distance() -> None:
+    draw = np.random.default_rng(5)
+    volts, amperes = 5.0 + 0.004 * draw.integers(0, 2, 3000), 0.4 + 0.02 * draw.integers(0, 5, 3000)
+    assert quantum(np.round(volts * amperes, 6)) is not None
+
+
+def test_noise_leaves_out_edges_slopes_and_the_step() -> None:
+    spans = spans_of(half_s=0.5)
+    times, watts = seen(spans, 0.05, 0.0, 100.0, 0.03, step_w=0.02)
+    load = LoadCurve(spans)
+    quiet = load.stretches(on=False, settle_s=0.04, delay_s=0.025)
+    assert noise_w(times, watts + 0.1 * (times - times[0]), quiet, 0.02) == pytest.approx(0.03, rel=0.1)
+    assert noise_w(times, watts, quiet[:0], None) is None
+
+
+def test_steps_are_jittered_and_the_same_each_time() -> None:
+    pattern = steps(50, 1.0, seed=2)
+    assert pattern == steps(50, 1.0, seed=2)
+    assert all(0.6 <= length <= 1.4 for pair in pattern for length in pair)
+    assert np.std([length for pair in pattern for length in pair]) > 0.15
+
+
+def test_levels_come_up_and_go_down_again() -> None:
+    pairs, counts = duty_levels(5, 2.0, 0.1)
+    assert counts == [10] * 10
+    assert pairs[0] == (0.0, 0.1)
+    assert pairs[45] == pytest.approx((0.1, 0.0))
+    assert pairs == pairs[::-1]
