@@ -12,9 +12,9 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from device_agents.records import MeasurePlan
 from rig.errors import DeviceSetupError, ProfileError, UnknownDeviceError
@@ -39,12 +39,13 @@ class _Strict(BaseModel):
 class TransportSettings(_Strict):
     """How the host reaches the device: a local subprocess, or SSH with a checked host key."""
 
-    kind: Literal["local", "ssh"] = "local"
+    kind: Literal["local", "ssh", "replay"] = "local"
     host: str | None = Field(default=None, min_length=1)
     user: str | None = Field(default=None, min_length=1)
     port: int = Field(default=22, ge=1, le=65535)
     identity_file: str | None = None
     known_hosts: str | None = None
+    run: str | None = Field(default=None, min_length=1)
 
 
 class RuntimeSettings(_Strict):
@@ -72,6 +73,42 @@ class PlanSettings(_Strict):
         return MeasurePlan(fps=fps, **self.model_dump())
 
 
+class MeterSettings(_Strict):
+    """A power meter wired to the host (docs/meters.md): an instrument (``scpi``), or a log being appended to (``log``).
+
+    ``resource``: VISA address, ``instrument``: name of its profile, ``options``: what the profile's commands leave open
+    (a channel). ``path``, ``format``, ``*_column``, ``time_format``, ``unit``, ``delay_s``: of a log. The fields from
+    ``rate_hz`` on say what the meter does where its profile does not, or differs (the step of the range in use).
+    """
+
+    kind: Literal["scpi", "log"]
+    resource: str | None = Field(default=None, min_length=1)
+    instrument: str | None = Field(default=None, min_length=1)
+    options: dict[str, str | int | float] = Field(default_factory=dict)
+    path: str | None = Field(default=None, min_length=1)
+    format: Literal["csv", "ptd"] = "csv"
+    time_column: str | None = None
+    time_format: str | None = None
+    power_column: str | None = None
+    unit: Literal["W", "mW", "uW"] = "W"
+    delay_s: float = Field(default=0.05, ge=0)
+    rate_hz: float | None = Field(default=None, gt=0)
+    window_s: float | None = Field(default=None, ge=0)
+    step_w: float | None = Field(default=None, ge=0)
+    noise_w: float | None = Field(default=None, ge=0)
+    gain_uncertainty: float | None = Field(default=None, ge=0, lt=1)
+    boundary: Literal["wall", "board_input", "module", "package", "rail"] | None = None
+    rail: str | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> MeterSettings:
+        needed = ("resource", "instrument") if self.kind == "scpi" else ("path", "rate_hz", "boundary")
+        missing = [name for name in needed if getattr(self, name) is None]
+        if missing:
+            raise ValueError(f'kind = "{self.kind}" needs {" and ".join(missing)}')
+        return self
+
+
 class DeviceProfile(_Strict):
     """One device: how to reach it, what runs on it, and what measures its power."""
 
@@ -80,12 +117,14 @@ class DeviceProfile(_Strict):
     simulated: bool = False
     python: str = "python3"
     sensors: tuple[str, ...] = ()
+    sensor_options: dict[str, dict[str, Any]] = Field(default_factory=dict)
     boundary: Literal["wall", "board_input", "module", "package", "rail"] | None = None
     power_mode: str | None = None
     transport: TransportSettings = TransportSettings()
     runtime: RuntimeSettings = RuntimeSettings()
     plan: PlanSettings = PlanSettings()
     grid: dict[str, Any] = Field(default_factory=dict)
+    meter: MeterSettings | None = None
 
     @property
     def own_file(self) -> Path:
@@ -137,7 +176,7 @@ def load_profile(name: str) -> DeviceProfile:
         raise _unknown(name)
     merged: dict[str, Any] = {"name": name}
     for path in found:
-        merged = _merge(merged, _read(path))
+        merged = _merge(merged, read_toml(path))
     if merged["name"] != name:
         path = found[-1]
         line = _line_of(path, ("name",)) or 1
@@ -148,7 +187,7 @@ def load_profile(name: str) -> DeviceProfile:
     try:
         return DeviceProfile.model_validate(merged)
     except ValidationError as error:
-        raise _explain(error, found) from error
+        raise explain(error, found) from error
 
 
 def _names_in(folder: Path) -> list[str]:
@@ -166,7 +205,8 @@ def _unknown(name: str) -> UnknownDeviceError:
     )
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, Any]:
+    """The file's tables; ProfileError with file and line where it cannot be read or is no TOML."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
@@ -188,7 +228,7 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _explain(error: ValidationError, files: Sequence[Path]) -> ProfileError:
+def explain(error: ValidationError, files: Sequence[Path], model: type[BaseModel] = DeviceProfile) -> ProfileError:
     """The first problem of a validation as file, line, field; the last file that writes the field is named."""
     first = error.errors()[0]
     keys = tuple(str(part) for part in first["loc"])
@@ -200,23 +240,28 @@ def _explain(error: ValidationError, files: Sequence[Path]) -> ProfileError:
             break
     field = ".".join(keys)
     if first["type"] == "extra_forbidden":
-        known = _known_fields(keys[:-1])
+        known = _known_fields(keys[:-1], model)
         near = difflib.get_close_matches(keys[-1], known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"known fields: {', '.join(known)}"
         return ProfileError(f"{path}, line {line}: field {field}: unknown field", fix=hint)
     is_table = first["type"] == "model_type"
-    what = f"{'a table is expected' if is_table else first['msg']}, not {first['input']!r}"
+    said = "a table is expected" if is_table else first["msg"].removeprefix("Value error, ")
+    what = said if first["type"] == "value_error" else f"{said}, not {first['input']!r}"
     return ProfileError(f"{path}, line {line}: field {field}: {what}", fix=f"correct {field} in {path}")
 
 
-def _known_fields(table: Sequence[str]) -> list[str]:
-    model: type[BaseModel] = DeviceProfile
+def _known_fields(table: Sequence[str], model: type[BaseModel]) -> list[str]:
     for key in table:
-        nested = model.model_fields[key].annotation
-        if not (isinstance(nested, type) and issubclass(nested, BaseModel)):
+        annotation = model.model_fields[key].annotation
+        nested = next((one for one in (annotation, *get_args(annotation)) if _is_table(one)), None)
+        if nested is None:
             return []
         model = nested
     return sorted(model.model_fields)
+
+
+def _is_table(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
 _HEADER = re.compile(r"^\s*\[\s*([\w.\"-]+)\s*\]")
