@@ -22,6 +22,7 @@ ONE_SIDED = 0.5 * (1 + LEVEL)
 WIDER_PER_E_FOLD = 0.12  # added half-width (log) for each e-fold beyond the measured range
 WIDER_IF_UNSEEN = 0.20  # for a stride, dilation or fused operator that no row has
 SHARE_ROWS, SHARE_PRIOR = 15, 0.33  # so many rows' worth of belief in this correlation
+MOST_UNSURE = math.log(20.0)  # half-width (log) at most: a factor of 20 either way says "not known", and more says nothing
 TRUSTED_ROWS = 20  # a family's own quantile weighs n / (n + TRUSTED_ROWS) against the pooled one
 
 
@@ -43,17 +44,28 @@ class ErrorScale:
     rms_down: float
     share: float
 
-    def half_widths(self, distance: Floats, outside: Floats, unseen: Floats) -> tuple[Floats, Floats]:
-        """95 % half-widths in log cost, (down, up), (n,) each; ``outside`` in e-folds, ``unseen`` 0 or 1."""
+    def half_widths(
+        self, distance: Floats, outside: Floats, unseen: Floats, factor: Floats | float = 1.0
+    ) -> tuple[Floats, Floats]:
+        """95 % half-widths in log cost, (down, up), (n,) each.
+
+        ``outside`` in e-folds, ``unseen`` 0 or 1, ``factor``: how much less sure the kernel's kind is than its family.
+        """
         typical = self.near + self.slope * distance
         wider = WIDER_PER_E_FOLD * outside + WIDER_IF_UNSEEN * unseen
-        return self.down * typical + wider, self.up * typical + wider
+        return _bounded(factor * (self.down * typical + wider)), _bounded(factor * (self.up * typical + wider))
 
-    def spreads(self, distance: Floats, outside: Floats, unseen: Floats) -> tuple[Floats, Floats]:
+    def spreads(
+        self, distance: Floats, outside: Floats, unseen: Floats, factor: Floats | float = 1.0
+    ) -> tuple[Floats, Floats]:
         """The kernel's part in the half-width of a sum, (down, up), (n,) each."""
         typical = NORMAL_95 * (self.near + self.slope * distance)
         wider = WIDER_PER_E_FOLD * outside + WIDER_IF_UNSEEN * unseen
-        return self.rms_down * typical + wider, self.rms_up * typical + wider
+        return _bounded(factor * (self.rms_down * typical + wider)), _bounded(factor * (self.rms_up * typical + wider))
+
+
+def _bounded(half_width: Floats) -> Floats:
+    return np.minimum(half_width, MOST_UNSURE)
 
 
 def fit_scale(errors: Floats, distance: Floats) -> tuple[float, float]:

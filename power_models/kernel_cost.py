@@ -170,10 +170,10 @@ class KernelCostModel:
             unseen = model.reach.unseen(part)
             factor = np.array([priced.kind_factor.get(name, 1.0) for name in part.kinds.tolist()])
             for quantity, scale in priced.scales.items():
-                low, high = scale.half_widths(distance, outside, unseen)
-                down[quantity][index], up[quantity][index] = factor * low, factor * high
-                low, high = scale.spreads(distance, outside, unseen)
-                spreads[quantity][0][index], spreads[quantity][1][index] = factor * low, factor * high
+                low, high = scale.half_widths(distance, outside, unseen, factor)
+                down[quantity][index], up[quantity][index] = low, high
+                low, high = scale.spreads(distance, outside, unseen, factor)
+                spreads[quantity][0][index], spreads[quantity][1][index] = low, high
             extrapolated[index] = (outside > 0.05) | (unseen > 0)
             label = f"{priced.model}:{'+'.join(model.latency.names)}"
             for position in index.tolist():

@@ -117,6 +117,20 @@ def test_a_handful_of_rows_is_enough_for_a_wide_model() -> None:
     assert np.isfinite(few.predict([conv(4096, 4096, 64)]).latency_s).all()
 
 
+def test_one_row_of_a_kind_far_from_all_others_is_unsure_but_not_absurdly() -> None:
+    lone = KernelSpec("lrn", 1, 64, 14, 14, 64, 14, 14, 5, 1)
+    members = rows(60, 1)
+    members.append(members[-1]._replace(kernel=lone, latency_s=3e-4, energy_active_j=4e-4, group="lone"))
+    model = KernelCostModel.fit(members, CONFIGURATION, "simulated")
+    costs = model.predict([lone._replace(in_channels=512, out_channels=512, in_height=56, out_height=56)])
+    for value, lo, hi in (
+        (costs.latency_s, costs.latency_lo_s, costs.latency_hi_s),
+        (costs.energy_j, costs.energy_lo_j, costs.energy_hi_j),
+    ):
+        assert 1.5 < hi[0] / value[0] < 20.01
+        assert 1.5 < value[0] / lo[0] < 20.01
+
+
 def test_far_outside_the_rows_cost_grows_with_work_and_is_flagged(model: KernelCostModel) -> None:
     costs = model.predict([conv(512, 512, 32), conv(2048, 2048, 32)])
     assert costs.extrapolated[1]
