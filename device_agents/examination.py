@@ -34,7 +34,7 @@ def examine(state_dir: str, root: str = "/") -> Dict[str, Any]:
 
 
 def thermal_zones(root: str = "/") -> List[Dict[str, Any]]:
-    """Every zone that reads as a temperature, with its trip points (passive: the clock sinks; critical: it goes off)."""
+    """Every zone that reads as a temperature, with its trip points (passive: the clock sinks; critical: off)."""
     zones = []
     for folder in sorted(glob.glob(os.path.join(root, "sys/class/thermal/thermal_zone*"))):
         temp_c = _celsius(os.path.join(folder, "temp"))

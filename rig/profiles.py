@@ -230,7 +230,8 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 def explain(error: ValidationError, files: Sequence[Path], model: type[BaseModel] = DeviceProfile) -> ProfileError:
     """The first problem of a validation as file, line, field; the last file that writes the field is named."""
-    first = error.errors()[0]
+    found_wrong = error.errors()  # a misspelt field comes before the one that is then missing
+    first = next((one for one in found_wrong if one["type"] == "extra_forbidden"), found_wrong[0])
     keys = tuple(str(part) for part in first["loc"])
     path, line = files[-1], 1
     for candidate in reversed(files):
@@ -246,7 +247,7 @@ def explain(error: ValidationError, files: Sequence[Path], model: type[BaseModel
         return ProfileError(f"{path}, line {line}: field {field}: unknown field", fix=hint)
     is_table = first["type"] == "model_type"
     said = "a table is expected" if is_table else first["msg"].removeprefix("Value error, ")
-    what = said if first["type"] == "value_error" else f"{said}, not {first['input']!r}"
+    what = said if first["type"] in ("value_error", "missing") else f"{said}, not {first['input']!r}"
     return ProfileError(f"{path}, line {line}: field {field}: {what}", fix=f"correct {field} in {path}")
 
 

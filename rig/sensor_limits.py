@@ -1,7 +1,7 @@
 """What a power source cannot do, whatever the time: said before measuring, and by ``--explain`` afterwards.
 
-    step      a step with less noise than half of itself leaves every mean off by up to half a step: time does not help
-    windows   a window shorter than the source's averaging cannot be told from its neighbours: it has to be longer
+step      a step with less noise than half of itself leaves every mean off by up to half a step: time does not help
+windows   a window shorter than the source's averaging cannot be told from its neighbours: it has to be longer
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ def before(sensor: Mapping[str, Any], plan: MeasurePlan) -> list[Limit]:
         found.append(
             Limit(
                 "source-too-slow",
-                f"power source {sensor['name']} needs windows of {needed_s:.3g} s, and {MIN_WINDOWS} of them do not fit "
-                f"into plan.max_s = {plan.max_s:g} s",
-                f"plan.window_s = {_up(needed_s)}, plan.max_s = {_up(plan.min_windows * needed_s)}, or a quicker source",
+                f"power source {sensor['name']} needs windows of {needed_s:.3g} s, and {MIN_WINDOWS} of them do not "
+                f"fit into plan.max_s = {plan.max_s:g} s",
+                f"plan.window_s = {_up(needed_s)} and plan.max_s = {_up(plan.min_windows * needed_s)}",
                 True,
             )
         )
@@ -56,8 +56,8 @@ def before(sensor: Mapping[str, Any], plan: MeasurePlan) -> list[Limit]:
         found.append(
             Limit(
                 "few-windows",
-                f"power source {sensor['name']} needs windows of {needed_s:.3g} s: {int(plan.max_s / needed_s)} fit into "
-                f"plan.max_s = {plan.max_s:g} s, {plan.min_windows} are wanted",
+                f"power source {sensor['name']} needs windows of {needed_s:.3g} s: {int(plan.max_s / needed_s)} fit "
+                f"into plan.max_s = {plan.max_s:g} s, {plan.min_windows} are wanted",
                 f"plan.max_s = {_up(plan.min_windows * needed_s)}",
                 False,
             )
@@ -69,8 +69,9 @@ def before(sensor: Mapping[str, Any], plan: MeasurePlan) -> list[Limit]:
         found.append(
             Limit(
                 "step-too-coarse",
-                f"±{100 * plan.rel_ci:.2g} % cannot be reached with power source {sensor['name']}, whatever the time: its step "
-                f"of {step_w:.3g} W, with a noise of {_dither_w(known, step_w):.2g} W, leaves ±{100 * floor:.2g} % of {level_w:.3g} W",
+                f"±{100 * plan.rel_ci:.2g} % cannot be reached with power source {sensor['name']}, whatever the time: "
+                f"its step of {step_w:.3g} W, with a noise of {_dither_w(known, step_w):.2g} W, leaves "
+                f"±{100 * floor:.2g} % of {level_w:.3g} W",
                 f"a source with a step of {wanted_w:.2g} W or less, or rel_ci = {_up(floor)} in [plan]",
                 True,
             )

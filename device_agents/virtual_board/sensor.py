@@ -169,7 +169,7 @@ class VirtualSensor:
     def _join(self, start_s: float) -> None:
         """The timeline begins late (its past was cut off): the first sample is the first whose window is whole."""
         self._start_s = start_s
-        self._next_sample = int(math.ceil(start_s * self.config.rate_hz * (1.0 + self._drift)))
+        self._next_sample = math.ceil(start_s * self.config.rate_hz * (1.0 + self._drift))
 
     def _forget(self) -> None:
         """Drop segments that no later window can reach."""

@@ -1,4 +1,4 @@
-"""``rig calibrate-sensor``: load levels seen by a source and a better one (or a person's pairs) → gain, offset → stored."""
+"""``rig calibrate-sensor``: load levels seen by a source and a better one (or a person's pairs) → gain and offset."""
 
 from __future__ import annotations
 
@@ -51,7 +51,9 @@ def _by_hand(profile: DeviceProfile, options: CalibrateSensorOptions) -> dict[st
     from rig.session import Session
 
     if options.points is None or options.reference_uncertainty is None:
-        raise BadInputError("--points needs --reference-uncertainty", "as --reference-uncertainty 0.1%, of one standard deviation")
+        raise BadInputError(
+            "--points needs --reference-uncertainty", "as --reference-uncertainty 0.1%, of one standard deviation"
+        )
     levels = read_points(options.points, share(options.reference_uncertainty))
     with Session(profile, "rig calibrate-sensor") as session, load_for(profile) as load:
         _require_source(session, options.source)
@@ -103,7 +105,8 @@ def _reference_name(session: Session, options: CalibrateSensorOptions) -> str:
     if options.against == "meter":
         if session.meter_name is None:
             raise BadInputError(
-                f"{session.profile.name} has no meter at the host", f"describe it under [meter] in {session.profile.own_file}"
+                f"{session.profile.name} has no meter at the host",
+                f"describe it under [meter] in {session.profile.own_file}",
             )
         return session.meter_name
     if options.against == options.source:
@@ -165,7 +168,9 @@ def _result(
         "source": options.source,
         "against": against,
         "calibration": found,
-        "gain": Quantity.around(fit.gain, NORMAL_975 * fit.gain_uncertainty * fit.gain, n=fit.levels, kind=kind).to_json(),
+        "gain": Quantity.around(
+            fit.gain, NORMAL_975 * fit.gain_uncertainty * fit.gain, n=fit.levels, kind=kind
+        ).to_json(),
         "offset_w": Quantity.around(fit.offset_w, fit.level_half_width_w(0.0), n=fit.levels, kind=kind).to_json(),
         "boundary": found["boundary"],
         "artifacts": {"calibration": str(path)},
@@ -193,7 +198,9 @@ def _warnings(
     expected_w = max(levels.difference_se_w, default=0.0)
     if expected_w > 0.0 and fit.residual_w > BENT * expected_w:
         text = f"the levels scatter by {fit.residual_w:.2g} W about the line, {expected_w:.2g} W is their own scatter"
-        notes.append(warning("not-a-line", text, "look at the levels in the stored file; the interval was widened for it"))
+        notes.append(
+            warning("not-a-line", text, "look at the levels in the stored file; the interval was widened for it")
+        )
     if fit.gain_se / fit.gain > UNSURE_GAIN:
         text = f"the gain is known to ±{100 * NORMAL_975 * fit.gain_se / fit.gain:.2g} % only"
         notes.append(warning("unsure-gain", text, "longer levels (--level-time), or a load with more watts"))
@@ -202,7 +209,9 @@ def _warnings(
             f"{options.source} reads {boundary_words(declared.get('boundary'))}; calibrated, its watts stand for "
             f"{boundary_words(reference.get('boundary'))}"
         )
-        notes.append(warning("other-boundary", text, f"calibrate {profile.name} anew: its cost model is of another boundary"))
+        notes.append(
+            warning("other-boundary", text, f"calibrate {profile.name} anew: its cost model is of another boundary")
+        )
     return notes
 
 

@@ -1,4 +1,4 @@
-"""``rig doctor``: device → its facts → a load, each power source under it → checks, stored characterizations, pictures."""
+"""``rig doctor``: device → its facts → a load, each power source under it → checks, characterizations, pictures."""
 
 from __future__ import annotations
 
@@ -140,7 +140,9 @@ def _source(
             options.steps,
             lambda event: progress.update(f"{event['steps']} of {event['of']} steps"),
         )
-    except DeviceSetupError as error:  # the host's meter cannot be opened; the rest of the device can still be looked at
+    except (
+        DeviceSetupError
+    ) as error:  # the host's meter cannot be opened; the rest of the device can still be looked at
         check = Check(name, "WARN", error.message, error.fix)
         return {"name": name, "state": "absent", "reason": error.message, "checks": [check], "artifacts": {}}, None
     artifacts = _stored(profile, found, options.out)
@@ -233,7 +235,9 @@ def describe(found: Finding) -> str:
         words.append("counts energy")
     else:
         words.append(f"averages over {Quantity.around(response.window_s, response.window_half_width_s).format('s')}")
-    words.append(f"lag {Quantity.around(response.lag_s, response.lag_half_width_s).format('s')}")
+    lag, doubt_s = Quantity.around(response.lag_s, response.lag_half_width_s), response.lag_half_width_s
+    told = abs(response.lag_s) > doubt_s
+    words.append(f"lag {lag.format('s')}" if told else f"no lag (± {Quantity(doubt_s).format('s')})")
     words.append(f"step {Quantity(found.step_w).format('W')}" if found.step_w else "no step seen")
     if found.noise_w is not None:
         words.append(f"noise {Quantity(found.noise_w).format('W')}")

@@ -37,9 +37,7 @@ def at_once(profile: DeviceProfile, session: Session, fps: float | None) -> list
     source = session.power_source
     if source is None:
         return []
-    found = sensor_store.load(
-        "characterization", profile.name, sensor_store.serial_of(profile, session.hello), source
-    )
+    found = sensor_store.load("characterization", profile.name, sensor_store.serial_of(profile, session.hello), source)
     if found is None:
         return []
     sensor = {**found["declared"], "name": source, "characterization": found}
@@ -69,7 +67,14 @@ def known_source(record: Mapping[str, Any]) -> dict[str, Any] | None:
     characterized, calibrated = sensor.get("characterization") or {}, sensor.get("calibration")
     row: dict[str, Any] = {"name": sensor.get("name"), "characterized_utc": characterized.get("made_utc")}
     if not calibrated:
-        return {**row, "calibrated_utc": None, "against": None, "gain": None, "gain_uncertainty": None, "offset_w": None}
+        return {
+            **row,
+            "calibrated_utc": None,
+            "against": None,
+            "gain": None,
+            "gain_uncertainty": None,
+            "offset_w": None,
+        }
     fit = SensorCalibration.from_json(calibrated["fit"])
     row |= {"calibrated_utc": calibrated["made_utc"], "against": calibrated["against"]}
     return row | {"gain": fit.gain, "gain_uncertainty": fit.gain_uncertainty, "offset_w": fit.offset_w}
@@ -88,7 +93,12 @@ def source_words(known: Mapping[str, Any]) -> str:
     return ", ".join(words)
 
 
-def show(budgets: Mapping[str, Mapping[str, float | None]], rows: Sequence[Mapping[str, Any]], network: Mapping[str, Any], console: Console) -> None:
+def show(
+    budgets: Mapping[str, Mapping[str, float | None]],
+    rows: Sequence[Mapping[str, Any]],
+    network: Mapping[str, Any],
+    console: Console,
+) -> None:
     """The budget of every figure as a table, then what keeps an asked interval out of reach."""
     names = [name for name in COLUMNS if name in budgets]
     console.line("Uncertainty, half-widths of 95 %, added in quadrature:")
@@ -99,8 +109,9 @@ def show(budgets: Mapping[str, Mapping[str, float | None]], rows: Sequence[Mappi
     console.table(["PART", *(COLUMNS[name] for name in names)], table, right=[COLUMNS[name] for name in names])
     for row in rows:
         console.line(
-            f"{row['quantity']}: ±{100 * row['wanted_rel']:.2g} % wanted, ±{100 * row['reached_rel']:.2g} % reached without the "
-            f"gain; {row['limited_by']} limits it ({100 * row['share']:.0f} % of the square). What helps: {row['fix']}"
+            f"{row['quantity']}: ±{100 * row['wanted_rel']:.2g} % wanted, ±{100 * row['reached_rel']:.2g} % reached "
+            f"without the gain; {row['limited_by']} limits it ({100 * row['share']:.0f} % of the square). "
+            f"What helps: {row['fix']}"
         )
     if not rows:
         console.line("The asked interval was reached (the gain apart, which measuring longer does not change)")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rig import evidence
-from rig.commands import replay
+from rig.commands import explain, replay
 from rig.commands.options import MeasureOptions, command_words
 from rig.configuration import configuration_of, described
 from rig.errors import BadInputError, TransientDeviceError
@@ -16,7 +16,7 @@ from rig.network_file import check_onnx, parse_shape, read_kernels
 from rig.output import Interrupted, warning
 from rig.profiles import DeviceProfile, load_profile
 from rig.store import Run, RunInfo, Store, utc_now
-from rig.units import Quantity, parse_fps
+from rig.units import parse_fps
 from rig.wording import boundary_words, figure, label
 
 if TYPE_CHECKING:
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from rig.session import Session, Subject
 
 ATTEMPTS = 3  # a rejected measurement is repeated
-UNITS = {"s": "s", "w": "W", "j": "J"}
-NEGLIGIBLE = 0.01  # of an interval's largest part: in quadrature it adds less than a ten-thousandth
 
 
 def run(options: MeasureOptions) -> dict[str, Any]:
@@ -71,6 +69,9 @@ def _measure(
     from rig.session import Session
 
     with Progress() as progress, Session(profile, "rig measure") as session:
+        for note in explain.at_once(profile, session, fps):
+            stored.problems.append(note)
+            progress.stage(f"note: {note['message']}")
         evidence.keep_session(stored, session)
         for attempt in range(1, ATTEMPTS + 1):
             progress.stage(f"measuring {subject.name} on {profile.name}" + (f", try {attempt}" if attempt > 1 else ""))
@@ -84,6 +85,7 @@ def _measure(
             evidence.keep_assessment(stored, measurement)
             _check_rate(measurement, fps)
             if measurement.ok:
+                stored.problems += session.problems
                 return record, measurement
             stored.add_event("rejected", measurement=record["id"], reason=measurement.reason)
     stored.update(state="rejected", finished_utc=utc_now())
@@ -135,6 +137,8 @@ def _result(
         "explain": {name: dict(parts) for name, parts in found.to_json()["budget"].items()}
         if options.explain
         else None,
+        "limits": explain.limits(found, record["plan"]["rel_ci"]),
+        "source": explain.known_source(record),
         "validity": _validity(record, found),
         "measurements": [found.id],
         "versions": stored.manifest["environment"],
@@ -175,7 +179,9 @@ def _validity(record: Mapping[str, Any], found: Measurement) -> dict[str, Any]:
 
 
 def _remedy(text: str, profile: DeviceProfile) -> str | None:
-    if "wanted" in text:
+    if "rig calibrate-sensor" in text:
+        return f"rig calibrate-sensor --device {profile.name}, against a better meter"
+    if "limited by sampling" in text:
         return f"stop other work on the device, or raise plan.max_s in {profile.own_file}"
     if "deadlines" in text:
         return "lower --fps, or stop other work on the device"
@@ -198,9 +204,10 @@ def show(result: Mapping[str, Any], console: Console) -> None:
         console.line(f"Power     not measured: no power source   {mark}")
     console.line(f"Latency   mean {figure(network['latency_s'], 's')}{at}; {_quantiles(network)}{_missed(network)}")
     console.line(f"Validity  {_validity_words(validity)}; ± is a 95 % interval, calibration included")
-    for name, parts in (result["explain"] or {}).items():
-        _, unit = name.rsplit("_", 1)
-        console.line(f"  {name}: ± {_parts(parts, UNITS[unit])}")
+    if result["source"] is not None:
+        console.line(f"Source    {explain.source_words(result['source'])}")
+    if result["explain"]:
+        explain.show(result["explain"], result["limits"], network, console)
 
 
 def _quantiles(network: Mapping[str, Any]) -> str:
@@ -221,12 +228,3 @@ def _validity_words(validity: Mapping[str, Any]) -> str:
         words.append(f"{validity['temp_before_c']:.0f} to {validity['temp_after_c']:.0f} °C")
     words.append("throttled: " + ", ".join(validity["throttled"]) if validity["throttled"] else "not throttled")
     return ", ".join(words)
-
-
-def _parts(parts: Mapping[str, float | None], unit: str) -> str:
-    """The parts of an interval, largest first; those that do not matter are only named."""
-    known = sorted(((value or 0.0, part) for part, value in parts.items()), reverse=True)
-    threshold = NEGLIGIBLE * known[0][0]
-    shown = [f"{part} {Quantity(value).format(unit)}" for value, part in known if value > threshold]
-    rest = [part for value, part in known if value <= threshold]
-    return ", ".join(shown) + (f"; negligible: {', '.join(rest)}" if rest else "")

@@ -43,7 +43,9 @@ def runtime_check(profile: DeviceProfile, hello: Mapping[str, Any]) -> Check:
     name = profile.runtime.name
     state = hello["runtimes"].get(name)
     if state is None:
-        return Check("runtime", "FAIL", f"this version has no runtime {name}", f"correct runtime.name in {profile.own_file}")
+        return Check(
+            "runtime", "FAIL", f"this version has no runtime {name}", f"correct runtime.name in {profile.own_file}"
+        )
     if state["state"] != "ok":
         return Check("runtime", "FAIL", state["reason"], state.get("fix") or None)
     provider = str(profile.runtime.options.get("provider", "cpu"))
@@ -123,7 +125,12 @@ def disk_checks(facts: Mapping[str, Any], home: Path) -> list[Check]:
     if there is not None:
         found.insert(0, ("disk there", there, f"free space in {facts['disk_path']} on the device"))
     return [
-        Check(name, "PASS" if free >= ENOUGH_DISK_BYTES else "FAIL", f"{free / 1e9:.1f} GB free", None if free >= ENOUGH_DISK_BYTES else fix)
+        Check(
+            name,
+            "PASS" if free >= ENOUGH_DISK_BYTES else "FAIL",
+            f"{free / 1e9:.1f} GB free",
+            None if free >= ENOUGH_DISK_BYTES else fix,
+        )
         for name, free, fix in found
     ]
 

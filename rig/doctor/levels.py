@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,7 +49,8 @@ class Levels(NamedTuple):
             )
         except ValueError as error:
             raise BadInputError(
-                f"no calibration can be fitted: {error}", "use levels that differ, in watts, over the range you measure in"
+                f"no calibration can be fitted: {error}",
+                "use levels that differ, in watts, over the range you measure in",
             ) from error
 
 
@@ -102,9 +104,7 @@ def compare_levels(
 
 def _half(source: PowerCurve, reference: PowerCurve, t0_s: float, t1_s: float) -> tuple[float, float, float]:
     """Mean powers of half a level, and the standard error of their difference."""
-    shortest_s = max(
-        DUTY_PERIOD_S, *(max(2.0 * c.window_s, MIN_SAMPLES * c.update_s) for c in (source, reference))
-    )
+    shortest_s = max(DUTY_PERIOD_S, *(max(2.0 * c.window_s, MIN_SAMPLES * c.update_s) for c in (source, reference)))
     batches = min(BATCHES, int((t1_s - t0_s) / shortest_s))
     if batches < 3:
         raise DeviceError(
@@ -113,8 +113,7 @@ def _half(source: PowerCurve, reference: PowerCurve, t0_s: float, t1_s: float) -
         )
     edges = np.linspace(t0_s, t1_s, batches + 1)
     try:
-        a = [source.mean_w(low, high) for low, high in zip(edges[:-1], edges[1:], strict=True)]
-        b = [reference.mean_w(low, high) for low, high in zip(edges[:-1], edges[1:], strict=True)]
+        a, b = ([curve.mean_w(low, high) for low, high in pairwise(edges)] for curve in (source, reference))
     except UnusableTrace as error:
         raise TransientDeviceError(str(error), "give the same command again") from error
     scatter = float(np.std(np.asarray(b) - np.asarray(a), ddof=1)) / math.sqrt(batches)

@@ -1,8 +1,8 @@
 """What a trace tells by itself: how often the source has something new to say, its quantum, its noise.
 
-     value │      ┌──┐  ┌─          change │ n polls │ change │ n polls │ change
-           │ ┌──┐ │  └──┘           equal distances between changes = the update period; values that only change
-           └─┘  └─┘                 when the load does tell nothing about it
+value │      ┌──┐  ┌─          change │ n polls │ change │ n polls │ change
+      │ ┌──┐ │  └──┘           equal distances between changes = the update period; values that only change
+      └─┘  └─┘                 when the load does tell nothing about it
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The step response of a power source: averaging window and lag, fitted to a load's known edges by least squares.
 
-     load    ▁▁▁▁▁████████▁▁▁▁▁▁      a sample stamped t is taken for the mean power over the window that ended ``lag``
-     source  ▁▁▁▁▁▁▁▗▄▟███▙▄▖▁▁▁      before t:   w(t) = quiet + active · ∫ load over [t − lag − window, t − lag] / window
+     load    ▁▁▁▁▁████████▁▁▁▁▁▁      a sample stamped t is the mean power over the window that ended ``lag`` before
+     source  ▁▁▁▁▁▁▁▗▄▟███▙▄▖▁▁▁      t:  w(t) = quiet + active · ∫ load over [t − lag − window, t − lag] / window
                   └lag┘└window┘
 
 Window and lag alone are told apart worse than their sum: the centre of the window, ``delay`` = lag + window / 2, is
@@ -22,6 +22,7 @@ from rig.quality_stats import NORMAL_975
 # The coarse grid: windows up to so many mean half periods, delays up to so many.
 LONGEST_WINDOW, LONGEST_DELAY = 3.0, 2.5
 GRID_WINDOWS, GRID_DELAYS = 28, 64
+GRID_SAMPLES = 1500
 STARTS = 3  # grid points from which the search goes on
 MIN_SAMPLES = 12
 SEEN = 4.0  # active power in standard errors: below it, the load is not seen
@@ -114,13 +115,17 @@ def fit_step_response(spans: Spans, times_s: np.ndarray, power_w: np.ndarray, sp
             return math.inf
         return _cost(load.share(t, window_s, delay_s), y, t)
 
-    best = min((_refined(cost, start, spacing_s) for start in _coarse(load, t, y, spacing_s)), key=lambda found: found[1])
+    best = min(
+        (_refined(cost, start, spacing_s) for start in _coarse(load, t, y, spacing_s)), key=lambda found: found[1]
+    )
     window_s, delay_s = math.exp(best[0][0]), float(best[0][1])
     return _described(load, t, y, window_s, delay_s, spacing_s)
 
 
 def _coarse(load: LoadCurve, t: np.ndarray, y: np.ndarray, spacing_s: float) -> list[np.ndarray]:
-    """The best points of a grid over window and delay."""
+    """The best points of a grid over window and delay; a part of the samples is enough for it."""
+    every = max(1, len(t) // GRID_SAMPLES)
+    t, y = t[::every], y[::every]
     windows = np.geomspace(0.2 * spacing_s, LONGEST_WINDOW * load.half_period_s, GRID_WINDOWS)
     found = []
     for window_s in windows:
@@ -140,7 +145,7 @@ def _coarse(load: LoadCurve, t: np.ndarray, y: np.ndarray, spacing_s: float) -> 
 def _refined(cost: object, start: np.ndarray, spacing_s: float) -> tuple[np.ndarray, float]:
     from scipy.optimize import minimize  # slow to import; only the doctor needs it
 
-    simplex = np.array([start, start + [0.4, 0.0], start + [0.0, 0.5 * spacing_s]])
+    simplex = start + np.array([[0.0, 0.0], [0.4, 0.0], [0.0, 0.5 * spacing_s]])
     options = {"initial_simplex": simplex, "xatol": 1e-5, "fatol": 1e-12, "maxiter": 400}
     found = minimize(cost, start, method="Nelder-Mead", options=options)
     return found.x, float(found.fun)

@@ -1,8 +1,8 @@
 """One power source, characterized: a load it sees, in as many passes as its slowness needs.
 
-    pass 1   half periods by what the source declares      trace ─► updates, quantum ─► step response
-    pass 2   longer ones, where the response reached over half of a half period (or the load was not seen)
-    pass 3   once more, where it still does
+pass 1   half periods by what the source declares      trace ─► updates, quantum ─► step response
+pass 2   longer ones, where the response reached over half of a half period (or the load was not seen)
+pass 3   once more, where it still does
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The step response of a power source: all edges of a known load laid over each other, with the fitted window and lag."""
+"""The step response of a power source: all edges of a known load laid over each other, and the fit through them."""
 
 from __future__ import annotations
 
@@ -66,7 +66,11 @@ def draw_edge(finding: Finding, rising: bool, ax: Axes) -> Axes:
     after_s, before_s = shown_s(finding)
     scale, unit = (1e3, "ms") if after_s < 2.0 else (1.0, "s")
     ax.plot(
-        scale * samples.since_s, samples.power_w, "o", markersize=2.5, label=f"samples{word(simulated)}",
+        scale * samples.since_s,
+        samples.power_w,
+        "o",
+        markersize=2.5,
+        label=f"samples{word(simulated)}",
         **{**marks(simulated, BLUE), "markeredgewidth": 0.6},
     )
     t = np.linspace(-before_s, after_s, 400)
@@ -75,7 +79,11 @@ def draw_edge(finding: Finding, rising: bool, ax: Axes) -> Axes:
     ax.plot(scale * t, fitted_w, color=VERMILLION, label="fit", linestyle="--" if simulated else "-")
     ax.axvline(0.0, color=INK, linewidth=0.9)
     ax.axvspan(
-        scale * response.lag_s, scale * (response.lag_s + response.window_s), color="#EEEEEE", linewidth=0, label="window"
+        scale * response.lag_s,
+        scale * (response.lag_s + response.window_s),
+        color="#EEEEEE",
+        linewidth=0,
+        label="window",
     )
     ax.set_xlabel(f"Time since the load went {'on' if rising else 'off'}, {unit}")
     ax.set_xlim(-scale * before_s, scale * after_s)
@@ -91,7 +99,9 @@ def draw_step_response(finding: Finding, figure: FigureBase) -> None:
     left.set_ylabel("Power, W")
     legend_above(left, columns=3)
     if finding.kind == "simulated":
-        right.text(1.0, 1.02, "SIMULATED", transform=right.transAxes, ha="right", va="bottom", color=SOFT_INK, weight="bold")
+        right.text(
+            1.0, 1.02, "SIMULATED", transform=right.transAxes, ha="right", va="bottom", color=SOFT_INK, weight="bold"
+        )
 
 
 def step_response_figure(finding: Finding, device: str) -> ReportFigure:

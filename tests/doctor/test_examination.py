@@ -106,7 +106,10 @@ def test_clocks_are_judged_by_what_is_known_of_them() -> None:
 
 def test_governors_and_modes() -> None:
     profile = load_profile("pi4")
-    assert device.governor_check(profile, {"governor": "ondemand"}, {"wanted": "performance", "pinned": True}).status == "PASS"
+    assert (
+        device.governor_check(profile, {"governor": "ondemand"}, {"wanted": "performance", "pinned": True}).status
+        == "PASS"
+    )
     refused = {"wanted": "performance", "pinned": False, "reason": "permission denied"}
     assert "permission denied" in device.governor_check(profile, {"governor": "ondemand"}, refused).text
     assert device.governor_check(load_profile("local"), {"governor": "ondemand"}, None).status == "WARN"

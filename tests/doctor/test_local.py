@@ -103,7 +103,8 @@ def device(isolated: Path, sensors: str, trees: FollowingTrees | None) -> None:
     roots = (trees.hwmon, trees.powercap) if trees else (isolated / "none", isolated / "none")
     (folder / "local.toml").write_text(
         f"sensors = {sensors}\n"
-        f'[sensor_options.ina2xx]\nroot = "{roots[0]}"\niio_root = "{isolated / "none"}"\nvia = "hwmon"\nboundary = "package"\n'
+        f'[sensor_options.ina2xx]\nroot = "{roots[0]}"\nvia = "hwmon"\nboundary = "package"\n'
+        f'iio_root = "{isolated / "none"}"\n'
         f'[sensor_options.rapl]\nroot = "{roots[1]}"\n'
     )
 

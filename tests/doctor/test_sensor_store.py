@@ -54,8 +54,12 @@ def test_a_record_without_a_source_stays_as_it_is(tmp_path: Path, record: dict[s
     assert sensor_store.with_sensor_knowledge(bare, "pi4", tmp_path) is bare
 
 
-@pytest.mark.parametrize(("field", "value"), [("window_s", 0.5), ("rail", "VDD_CPU"), ("step_w", 0.01), ("rate_hz", 10.0)])
-def test_a_source_set_up_otherwise_is_another(tmp_path: Path, record: dict[str, Any], field: str, value: object) -> None:
+@pytest.mark.parametrize(
+    ("field", "value"), [("window_s", 0.5), ("rail", "VDD_CPU"), ("step_w", 0.01), ("rate_hz", 10.0)]
+)
+def test_a_source_set_up_otherwise_is_another(
+    tmp_path: Path, record: dict[str, Any], field: str, value: object
+) -> None:
     sensor_store.save("characterization", "pi4", "s1", "virtual", characterization(record), tmp_path)
     changed = {**record, "sensor": {**record["sensor"], field: value}}
     known = sensor_store.with_sensor_knowledge(changed, "pi4", tmp_path)
@@ -77,7 +81,9 @@ def test_a_calibration_against_another_boundary_changes_what_the_watts_are_of(
 
 
 def test_serials_and_names_become_safe_paths(tmp_path: Path) -> None:
-    folders = {sensor_store.board_folder("pi4", serial, tmp_path) for serial in ("a/b", "a_b", "../../x", "", ".", "a b")}
+    folders = {
+        sensor_store.board_folder("pi4", serial, tmp_path) for serial in ("a/b", "a_b", "../../x", "", ".", "a b")
+    }
     assert len(folders) == 6
     assert all(folder.resolve().parent == (tmp_path / "devices" / "pi4").resolve() for folder in folders)
 
@@ -106,8 +112,18 @@ def known_record(record: dict[str, Any], **facts: Any) -> dict[str, Any]:
     return {**record, "sensor": {**record["sensor"], "characterization": characterization(record, **facts)}}
 
 
+def longer_trace(record: dict[str, Any], more_s: float = 3.0) -> dict[str, Any]:
+    """The same with samples of the quiet board before and after: what a slow source's samples reach over."""
+    times, watts = record["trace"]["times_s"], record["trace"]["power_w"]
+    more = [0.01 * (i + 1) for i in range(int(more_s / 0.01))]
+    before, after = [times[0] - t for t in reversed(more)], [times[-1] + t for t in more]
+    quiet = [watts[i % 40] for i in range(len(more))]
+    trace = {**record["trace"], "times_s": before + times + after, "power_w": quiet + watts + quiet}
+    return {**record, "trace": trace}
+
+
 def test_windows_too_short_for_the_measured_source_are_refused_with_what_would_do(record: dict[str, Any]) -> None:
-    refused = assess(known_record(record, window_s=3.0, delay_s=1.5))
+    refused = assess(known_record(longer_trace(record), window_s=3.0, delay_s=1.5))
     assert refused.verdict == "rejected"
     assert "too few windows for this sensor" in str(refused.reason)
     assert "averages over 3 s" in str(refused.reason)
@@ -131,7 +147,7 @@ def test_a_measured_lag_puts_the_samples_where_they_belong() -> None:
     true_w = 2.9 + 0.030 / 0.010
     corrected = assess(known_record(late, delay_s=0.255)).power_w
     assert corrected.value == pytest.approx(true_w, rel=0.003)
-    assert abs(assess(late).power_w.value - true_w) > 2.0 * abs(corrected.value - true_w)
+    assert "edges are +250" in str(assess(late).reason), "without it the samples cannot be placed"
 
 
 def test_what_a_source_cannot_reach_is_said_before(record: dict[str, Any]) -> None:
@@ -148,7 +164,7 @@ def test_what_a_source_cannot_reach_is_said_before(record: dict[str, Any]) -> No
     assert "rel_ci = " in coarse.fix
     assert codes(step_w=0.8, busy_noise_w=0.8) == {}, "noise of a step averages it away"
     slow = codes(window_s=12.0)["source-too-slow"]
-    assert "plan.window_s = 24, plan.max_s = 240" in slow.fix
+    assert "plan.window_s = 24 and plan.max_s = 240" in slow.fix
     assert "plan.max_s = 80" in codes(window_s=4.0)["few-windows"].fix
 
 

@@ -155,5 +155,5 @@ def test_mistakes_of_the_command_line(isolated: Path) -> None:
     ):
         with pytest.raises(BadInputError, match=words):
             calibrate_sensor.run(options)
-    with pytest.raises(BadInputError, match="known: .*rapl"):
+    with pytest.raises(BadInputError, match=r"known: .*rapl"):
         examined(source=("volts",))
