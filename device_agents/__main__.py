@@ -18,6 +18,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
     supervise.add_argument("--lock-path", default="", help="lock file shared by all who measure on this device")
     supervise.add_argument("--heartbeat-s", type=float, default=2.0, help="seconds between two signs of life")
     supervise.add_argument("--lost-after-s", type=float, default=20.0, help="silence after which the host is gone")
+    supervise.add_argument("--root", default="/", help="root of the file system whose power mode is pinned")
     roles.add_parser("runtime", help="run models (started by the supervisor)")
     roles.add_parser("sampler", help="read power (started by the supervisor)")
     chosen = parser.parse_args(arguments)
@@ -27,9 +28,10 @@ def main(arguments: Optional[List[str]] = None) -> int:
 
         state_dir = chosen.state_dir or _state_dir(chosen.device)
         lock_path = chosen.lock_path or _lock_path()
-        return supervisor.run(
-            Settings(chosen.device, chosen.holder, state_dir, lock_path, chosen.heartbeat_s, chosen.lost_after_s)
+        settings = Settings(
+            chosen.device, chosen.holder, state_dir, lock_path, chosen.heartbeat_s, chosen.lost_after_s, chosen.root
         )
+        return supervisor.run(settings)
     if chosen.role == "runtime":
         from device_agents import runtime_process
 

@@ -12,6 +12,9 @@ from device_agents.protocol import AgentError, LineReader, LineWriter, encode, n
 
 _PR_SET_PDEATHSIG = 1
 
+# A killed process ends at once, unless a driver holds it in the kernel: then nobody can wait for it.
+_KILL_WAIT_S = 5.0
+
 
 class ChildDied(Exception):
     """The child ended while an answer was awaited; ``how`` says by which signal or with which status."""
@@ -55,6 +58,7 @@ class Child(object):
         self._process: Optional[subprocess.Popen[bytes]] = None
         self._reader: Optional[LineReader] = None
         self._writer: Optional[LineWriter] = None
+        self._until_s = 0.0
 
     def ask(self, request: Dict[str, Any], deadline_s: float) -> Dict[str, Any]:
         """Send a request and return its answer.
@@ -69,19 +73,22 @@ class Child(object):
         if process is None or writer is None or reader is None:
             raise ChildDied("was not started")
         started_s = now_s()
+        self._until_s = started_s + deadline_s
         try:
             writer.send_bytes(encode(request))
             line = reader.read(deadline_s)
+        except TimeoutError:
+            line = None
         except (BrokenPipeError, EOFError):
             raise ChildDied(self._end(process)) from None
         if line is None:
             self.kill()
             raise ChildSilent(now_s() - started_s)
-        message = json.loads(line.decode("utf-8"))
-        if "error" in message:
-            raise AgentError.from_json(message["error"])
-        answer: Dict[str, Any] = message["answer"]
-        return answer
+        try:
+            return _answer_in(line)
+        except (ValueError, KeyError, TypeError):
+            self.kill()
+            raise ChildDied("sent garbage (%r) and was ended" % line[:60]) from None
 
     @property
     def running(self) -> bool:
@@ -98,15 +105,13 @@ class Child(object):
         try:
             process.wait(grace_s)
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            _end_now(process)
         self._forget()
 
     def kill(self) -> None:
         """End the child at once (a hanging one does not notice a closed pipe)."""
         if self._process is not None:
-            self._process.kill()
-            self._process.wait()
+            _end_now(self._process)
         self._forget()
 
     def start(self) -> None:
@@ -120,17 +125,16 @@ class Child(object):
         if process.stdin is None or process.stdout is None:
             raise ChildDied("has no pipes")
         self._process = process
-        self._writer = LineWriter(process.stdin.fileno())
+        self._writer = LineWriter(process.stdin.fileno(), lambda: now_s() > self._until_s)
         self._reader = LineReader(process.stdout.fileno())
 
     def _end(self, process: "subprocess.Popen[bytes]") -> str:
         try:
-            status = process.wait(5.0)
+            status: Optional[int] = process.wait(_KILL_WAIT_S)
         except subprocess.TimeoutExpired:
-            process.kill()
-            status = process.wait()
+            status = _end_now(process)
         self._forget()
-        return how_it_ended(status)
+        return "hangs in the kernel and cannot be ended" if status is None else how_it_ended(status)
 
     def _forget(self) -> None:
         process, self._process = self._process, None
@@ -153,3 +157,23 @@ def how_it_ended(status: int) -> str:
     except ValueError:
         name = "signal %d" % -status
     return "killed by %s" % name
+
+
+def _end_now(process: "subprocess.Popen[bytes]") -> Optional[int]:
+    """Kill and wait; None for one that a driver holds in the kernel (the kernel ends it when the driver lets go)."""
+    process.kill()
+    try:
+        return process.wait(_KILL_WAIT_S)
+    except subprocess.TimeoutExpired:
+        return None
+
+
+def _answer_in(line: bytes) -> Dict[str, Any]:
+    """The answer of a child's line; raises its AgentError, or ValueError, KeyError, TypeError for anything else."""
+    message = json.loads(line.decode("utf-8"))
+    if "error" in message:
+        raise AgentError.from_json(message["error"])
+    answer = message["answer"]
+    if not isinstance(answer, dict):
+        raise TypeError("an answer is an object")
+    return answer

@@ -9,7 +9,10 @@ from device_agents.protocol import AgentError, LineReader, LineWriter, encode
 
 
 class Settings(NamedTuple):
-    """How this agent was started. ``state_dir``: spool and journal. ``lock_path``: one for all users of the device."""
+    """How this agent was started. ``state_dir``: spool and journal. ``lock_path``: one for all users of the device.
+
+    ``root``: of the file system whose power mode is pinned (another one only in tests).
+    """
 
     device: str
     holder: str
@@ -17,6 +20,7 @@ class Settings(NamedTuple):
     lock_path: str
     heartbeat_s: float = 2.0
     lost_after_s: float = 20.0
+    root: str = "/"
 
 
 class Link(object):
@@ -24,10 +28,10 @@ class Link(object):
 
     def __init__(self, fd_in: int, fd_out: int, settings: Settings) -> None:
         self._reader = LineReader(fd_in)
-        self._writer = LineWriter(fd_out)
         self._settings = settings
         self.requests = queue.Queue()  # type: queue.Queue[Optional[Dict[str, Any]]]
         self.lost = threading.Event()
+        self._writer = LineWriter(fd_out, self.lost.is_set)
         self.abandoned = threading.Event()
         self._stopped = threading.Event()
 
@@ -74,6 +78,8 @@ class Link(object):
         try:
             message = json.loads(line.decode("utf-8"))
             op = message["op"]
+            if not isinstance(op, str):
+                raise TypeError("an op is text")
         except (ValueError, KeyError, TypeError):
             self.send(error_message(None, AgentError("bad-request", "not a request: %r" % line[:200])))
             return

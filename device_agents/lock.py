@@ -6,7 +6,7 @@ import json
 import os
 from typing import Any, Dict, Optional
 
-from device_agents.protocol import AgentError
+from device_agents.protocol import NO_SPACE, AgentError
 
 
 class DeviceLock(object):
@@ -32,10 +32,12 @@ class DeviceLock(object):
             os.close(fd)
             raise self._busy(text) from None
         self._fd = fd
-        started = datetime.datetime.utcnow().strftime("%Y-%m-%dT%H:%M:%SZ")
-        note = {"holder": self._holder, "since_utc": started, "pid": os.getpid()}
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, json.dumps(note).encode("utf-8"), 0)
+        self._note()
+
+    @property
+    def held(self) -> bool:
+        """Whether this process has the device."""
+        return self._fd is not None
 
     def release(self) -> None:
         """Let the next one in."""
@@ -43,6 +45,19 @@ class DeviceLock(object):
         if fd is not None:
             os.ftruncate(fd, 0)
             os.close(fd)
+
+    def _note(self) -> None:
+        """Who holds the device, for others to be told; a full disk leaves the lock without a name, not untaken."""
+        started = datetime.datetime.utcnow().strftime("%Y-%m-%dT%H:%M:%SZ")
+        note = {"holder": self._holder, "since_utc": started, "pid": os.getpid()}
+        if self._fd is None:
+            return
+        try:
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, json.dumps(note).encode("utf-8"), 0)
+        except OSError as error:
+            if error.errno not in NO_SPACE:
+                raise
 
     def _open(self) -> int:
         # Another user's file in a sticky folder may be opened but not with O_CREAT (fs.protected_regular).
@@ -62,5 +77,5 @@ class DeviceLock(object):
             "busy",
             "%s is measuring on this device since %s (process %s)"
             % (note.get("holder", "somebody"), note.get("since_utc", "an unknown time"), note.get("pid", "unknown")),
-            "wait until it has finished",
+            "wait until it has finished (or end that process on the device: what it measured is kept)",
         )

@@ -1,18 +1,29 @@
 """The wire: one JSON object a line, errors as data, and a standard output that nobody else can print into."""
 
+import errno
 import json
 import os
 import select
 import sys
 import threading
 import time
-from typing import Any, BinaryIO, Dict, List, Optional
+from typing import Any, BinaryIO, Callable, Dict, List, Optional
 
 PROTOCOL_VERSION = 1
 MAGIC = "RIG-AGENT "
 
+# The exit status of an agent that has nowhere to keep its spool and journal.
+STORAGE_STATUS = 98
+
 # CLOCK_BOOTTIME does not step with NTP and goes on during suspend; time.CLOCK_BOOTTIME has a name only from 3.7 on.
 _CLOCK_BOOTTIME = 7
+
+# A pipe or socket that polls as writable takes this much at once (PIPE_BUF).
+_AT_ONCE_BYTES = 4096
+_LOOK_UP_MS = 500
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NOT_WRITABLE = NO_SPACE + (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 class AgentError(Exception):
@@ -64,11 +75,18 @@ def claim_stdout() -> int:
 
 
 class LineWriter(object):
-    """Writes messages to a file descriptor, whole lines, from any thread."""
+    """Writes messages to a file descriptor, whole lines, from any thread.
 
-    def __init__(self, fd: int) -> None:
+    ``gone()``: whether to give up (TimeoutError) on somebody who no longer reads: a link that is half open never breaks.
+    """
+
+    def __init__(self, fd: int, gone: Optional[Callable[[], bool]] = None) -> None:
         self._fd = fd
+        self._gone = gone
         self._lock = threading.Lock()
+        if gone is not None:
+            self._poll = select.poll()
+            self._poll.register(fd, select.POLLOUT)
 
     def send(self, message: Dict[str, Any]) -> None:
         """Write one message; raises OSError (BrokenPipeError) where nobody reads any more."""
@@ -79,7 +97,14 @@ class LineWriter(object):
         with self._lock:
             view = memoryview(data)
             while view:
-                view = view[os.write(self._fd, view) :]
+                view = view[os.write(self._fd, self._part(view)) :]
+
+    def _part(self, view: memoryview) -> memoryview:
+        """What can be written now without waiting for the reader longer than it is there."""
+        while self._gone is not None and not self._poll.poll(_LOOK_UP_MS):
+            if self._gone():
+                raise TimeoutError(errno.ETIMEDOUT, "nobody reads any more")
+        return view if self._gone is None else view[:_AT_ONCE_BYTES]
 
 
 class LineReader(object):
@@ -89,8 +114,6 @@ class LineReader(object):
         self._fd = fd
         self._pieces: List[bytes] = []
         self._lines: List[bytes] = []
-        self._poll = select.poll()
-        self._poll.register(fd, select.POLLIN | select.POLLHUP)
 
     def read(self, timeout_s: Optional[float]) -> Optional[bytes]:
         """The next line; None once ``timeout_s`` passed without one (None: for ever). Raises EOFError at the end."""
@@ -99,7 +122,8 @@ class LineReader(object):
             wait_s = None if deadline_s is None else deadline_s - now_s()
             if wait_s is not None and wait_s < 0:
                 wait_s = 0.0
-            if not self._poll.poll(None if wait_s is None else int(wait_s * 1000.0 + 0.999)):
+            # select waits by the microsecond, poll by the millisecond: the sampler's ticks would be late.
+            if not select.select([self._fd], [], [], wait_s)[0]:
                 return None
             self._take()
         return self._lines.pop(0)
@@ -115,6 +139,31 @@ class LineReader(object):
             self._pieces = []
         if rest:
             self._pieces.append(rest)
+
+
+def storage_error(error: OSError, what: str) -> AgentError:
+    """The device's disk refused something: which file, why, and what to do."""
+    where = " (%s)" % error.filename if error.filename else ""
+    if error.errno in NO_SPACE:
+        fix = "free some space on the device (df -h shows where), then give the same command again"
+    else:
+        fix = "make that folder writable for the user on the device, or set XDG_CACHE_HOME there to another one"
+    return AgentError("storage", "%s: %s%s" % (what, error.strerror or error, where), fix)
+
+
+def memory_error(what: str) -> AgentError:
+    """The device has too little memory for what it was asked."""
+    fix = "measure a smaller model or batch, end other programs on the device, or give it swap space"
+    return AgentError("model", "not enough memory on the device %s" % what, fix)
+
+
+def encode_answer(answer: Dict[str, Any], op: str) -> bytes:
+    """A child's answer as one line; one that holds a number JSON lacks becomes an error that says so."""
+    try:
+        return encode({"answer": answer})
+    except ValueError as error:
+        message = "the answer to %s holds what is no number: %s" % (op, error)
+        return encode({"error": AgentError("bad-number", message).to_json()})
 
 
 def serve(stdin: BinaryIO, writer: LineWriter, handlers: Dict[str, Any], idle: Optional[Any] = None) -> None:
@@ -135,6 +184,12 @@ def serve(stdin: BinaryIO, writer: LineWriter, handlers: Dict[str, Any], idle: O
         request = json.loads(line.decode("utf-8"))
         handler = handlers[request["op"]]
         try:
-            writer.send({"answer": handler(request)})
+            writer.send_bytes(encode_answer(handler(request), request["op"]))
         except AgentError as error:
             writer.send({"error": error.to_json()})
+        except MemoryError:
+            writer.send({"error": memory_error("during %s" % request["op"]).to_json()})
+        except OSError as error:
+            if error.errno not in NO_SPACE:
+                raise
+            writer.send({"error": storage_error(error, "during %s" % request["op"]).to_json()})

@@ -10,29 +10,35 @@ When the link is lost the main thread finishes the measurement in hand, spools i
 import datetime
 import hashlib
 import os
-import shutil
 import signal
 import sys
-import tempfile
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional
 
-from device_agents import board
+from device_agents import board, model_files
 from device_agents.child import Child, ChildDied, ChildSilent
+from device_agents.examination import examine
 from device_agents.link import Link, Settings, error_message
+from device_agents.load import LoadPattern
 from device_agents.lock import DeviceLock
 from device_agents.measure import PROFILED_RUNS, Measurement, Runtime, load_request
 from device_agents.protocol import (
     MAGIC,
+    NOT_WRITABLE,
     PROTOCOL_VERSION,
+    STORAGE_STATUS,
     AgentError,
     claim_stdout,
     clock_domain,
     encode,
     now_s,
+    storage_error,
 )
+from device_agents.power_modes import gpu_clocks
+from device_agents.probing import probe_sources
+from device_agents.raw_tree import raw_tree
+from device_agents.run_folder import RunFolder, remove_abandoned
 from device_agents.spool import Spool, request_key
 from device_agents.state import PinnedState
-from device_agents.trace import SAMPLER_DEADLINE_S
 
 # A step of the runtime (loading, a window) may take this much longer than twice its nominal time.
 DEFAULT_SLACK_S = 120.0
@@ -46,9 +52,10 @@ class Supervisor(object):
         self._link = link
         self._run_dir = run_dir
         self._lock = DeviceLock(settings.lock_path, settings.holder)
-        self._state = PinnedState(os.path.join(settings.state_dir, "journal.json"))
+        self._state = PinnedState(os.path.join(settings.state_dir, "journal.json"), settings.root)
         self._spool = Spool(os.path.join(settings.state_dir, "spool.jsonl"))
         self._pinned: Dict[str, Any] = {}
+        self._gpu_clocks: Optional[List[str]] = None
         self._journal_problems: List[str] = []
         self._runtime = Child("runtime")
         self._sampler = Child("sampler")
@@ -60,6 +67,8 @@ class Supervisor(object):
             "clock": self.clock,
             "inspect": self.inspect,
             "measure": self.measure,
+            "load": self.load,
+            "examine": self.examine,
             "ack": self.ack,
             "spooled": self.spooled,
             "ping": self.ping,
@@ -75,10 +84,8 @@ class Supervisor(object):
 
     def hello(self, request: Dict[str, Any]) -> Dict[str, Any]:
         """What this device is and has."""
-        probe = {"op": "probe", "names": request.get("sensors", []), "options": request.get("sensor_options", {})}
-        self._sampler.start()
         self._runtime.start()
-        sensors = self._sampler.ask(probe, SAMPLER_DEADLINE_S)
+        sensors = probe_sources(self._sampler, list(request.get("sensors", [])), request.get("sensor_options", {}))
         return {
             "device": self._settings.device,
             "serial": board.serial(),
@@ -88,6 +95,7 @@ class Supervisor(object):
             "clock": clock_domain(),
             "spool": self._spool.keys(),
             "journal_problems": self._journal_problems,
+            "spool_problems": self._spool.problems,
         }
 
     def clock(self, request: Dict[str, Any]) -> Dict[str, Any]:
@@ -125,10 +133,13 @@ class Supervisor(object):
             raise AgentError("bad-request", "measure needs a subject with a name")
         key = request_key(request)
         known = self._spool.get(key)
+        if known is None:
+            self._begin(request)
+            known = self._spool.get(key)  # the agent that had the device until now may have measured it
         if known is not None:
             return {"key": key, "record": known, "from_spool": True}
-        self._begin(request)
         started = datetime.datetime.utcnow().strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        tree_before = [] if request.get("runtime") == "virtual" else raw_tree()
 
         def report(progress: Dict[str, Any]) -> None:
             self._link.send(dict(progress, id=request["id"], event="progress"))
@@ -142,15 +153,44 @@ class Supervisor(object):
             if error.code in ("runtime-crashed", "deadline"):
                 self._sampler.kill()  # it may be reading what the dead process wrote
             raise
-        return self._spooled(key, self._complete(record, started))
+        return self._spooled(key, self._complete(record, started, tree_before))
 
-    def _complete(self, record: Dict[str, Any], started: str) -> Dict[str, Any]:
+    def load(self, request: Dict[str, Any]) -> Dict[str, Any]:
+        """A known load with some power sources sampled under it: what ``rig doctor`` learns a sensor from."""
+        self._begin(request)
+        extra = [Child("sampler") for _ in request.get("sources", [])[1:]]
+
+        def report(progress: Dict[str, Any]) -> None:
+            self._link.send(dict(progress, id=request["id"], event="progress"))
+
+        runtime = self._runtime_for(request)
+        pattern = LoadPattern(request, runtime, [self._sampler] + extra, report, self._link.abandoned.is_set)
+        try:
+            answer = pattern.run(self._run_dir)
+        finally:
+            for sampler in extra:
+                sampler.kill()
+        answer.setdefault("serial", board.serial())
+        return dict(answer, agent_hash=agent_hash(), governor=board.governor(), power_mode=self._pinned or None)
+
+    def examine(self, request: Dict[str, Any]) -> Dict[str, Any]:
+        """Governor, heat, room on the disk and libraries: nothing is changed."""
+        return examine(self._settings.state_dir)
+
+    def _complete(self, record: Dict[str, Any], started: str, tree_before: List[Dict[str, str]]) -> Dict[str, Any]:
         record.setdefault("serial", board.serial())
         record["started_utc"] = started
         environment = dict(board.identity(), agent_hash=agent_hash(), governor=board.governor())
         environment["power_mode"] = self._pinned or None
+        if record.get("kind") != "simulated":
+            if self._gpu_clocks is None:
+                self._gpu_clocks = gpu_clocks() or []
+            environment["gpu_clocks"] = self._gpu_clocks or None
         environment.update(record.get("environment", {}))
         record["environment"] = environment
+        if record.get("kind") != "simulated":
+            trees = {"device_before": tree_before, "device_after": raw_tree()}
+            record["evidence"] = dict(record.get("evidence", {}), **trees)
         return record
 
     def _spooled(self, key: str, record: Dict[str, Any]) -> Dict[str, Any]:
@@ -159,12 +199,16 @@ class Supervisor(object):
             self._spool.add(key, record)
         except OSError as error:
             # The link may still carry it; the host is told that a lost link would now lose this result.
-            answer["spool_problem"] = "the device could not keep the result: %s" % error
+            answer["spool_problem"] = storage_error(error, "the device could not keep the result").to_json()
         return answer
 
     def _begin(self, request: Dict[str, Any]) -> None:
         """Lock the device for the rest of this session, and pin what the profile asks for."""
-        self._lock.acquire()
+        if not self._lock.held:
+            self._lock.acquire()
+            # What the one before left changed, now that it is gone for certain.
+            self._journal_problems = self._state.restore()
+            model_files.remove_abandoned(request)
         wanted = request.get("power_mode")
         if wanted and wanted != self._pinned.get("wanted") and request.get("runtime") != "virtual":
             self._pinned = self._state.pin(str(wanted))
@@ -186,6 +230,11 @@ class Supervisor(object):
                 error_message(request_id, AgentError("runtime-crashed", "a process of the agent: %s" % end))
             )
             return
+        except OSError as error:
+            if error.errno not in NOT_WRITABLE:
+                raise
+            self._link.send(error_message(request_id, storage_error(error, "during %s" % request["op"])))
+            return
         except AgentError as error:
             self._link.send(error_message(request_id, error))
             return
@@ -199,7 +248,8 @@ class Supervisor(object):
         self._link.send_bytes(line)
 
     def recover(self) -> None:
-        """Put back what an agent that was killed, or a power cut, left changed; only while nobody measures."""
+        """Put back what an agent that was killed, or a power cut, left changed (only while nobody measures)."""
+        remove_abandoned(self._settings.state_dir)
         if not self._state.has_journal:
             return
         try:
@@ -210,10 +260,11 @@ class Supervisor(object):
         self._lock.release()
 
     def _leave(self) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # restoring is not to be cut short
         self._link.stop()
         self._runtime.stop()
         self._sampler.stop()
-        problems = self._state.restore() if self._pinned else []
+        problems = self._state.restore() if self._lock.held else []
         self._lock.release()
         try:
             sys.stderr.write("".join("agent: %s\n" % problem for problem in problems))
@@ -240,14 +291,19 @@ def run(settings: Settings) -> int:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _terminate)
-    if not os.path.isdir(settings.state_dir):
-        os.makedirs(settings.state_dir)
     fd_out = claim_stdout()
-    run_dir = tempfile.mkdtemp(prefix="run-", dir=settings.state_dir)
     try:
+        if not os.path.isdir(settings.state_dir):
+            os.makedirs(settings.state_dir)
+        folder = RunFolder(settings.state_dir)
         link = Link(0, fd_out, settings)
-        supervisor = Supervisor(settings, link, run_dir)
+        supervisor = Supervisor(settings, link, folder.path)
         supervisor.recover()
+    except OSError as error:
+        refusal = storage_error(error, "the agent cannot keep its state in %s" % settings.state_dir)
+        sys.stderr.write("rig-agent: %s. Fix: %s\n" % (refusal.message, refusal.fix))
+        return STORAGE_STATUS
+    try:
         magic = {
             "protocol": PROTOCOL_VERSION,
             "agent_hash": agent_hash(),
@@ -258,5 +314,5 @@ def run(settings: Settings) -> int:
         link.start()
         supervisor.serve()
     finally:
-        shutil.rmtree(run_dir, ignore_errors=True)
+        folder.remove()
     return 0

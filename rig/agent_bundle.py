@@ -14,6 +14,7 @@ from pathlib import Path
 import platformdirs
 
 import device_agents
+from rig.errors import StoreError
 
 # Runs before anything newer than Python 3.6 is parsed, and on Python 2 too.
 _ENTRY = """\
@@ -70,11 +71,19 @@ def _written(data: bytes, folder: Path) -> AgentBundle:
     sha256 = hashlib.sha256(data).hexdigest()
     bundle = AgentBundle(folder / f"agent-{sha256}.pyz", sha256)
     if not bundle.path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        handle, partial = tempfile.mkstemp(dir=folder)
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.replace(partial, bundle.path)
+        fix = f"check free space and rights of {folder}, or set XDG_CACHE_HOME to another folder"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            handle, partial = tempfile.mkstemp(dir=folder)
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    file.write(data)
+                os.replace(partial, bundle.path)
+            except OSError:
+                os.unlink(partial)
+                raise
+        except OSError as error:
+            raise StoreError(f"writing the agent to {bundle.path}: {error.strerror}", fix) from error
     return bundle
 
 

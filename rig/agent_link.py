@@ -10,12 +10,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from device_agents.protocol import MAGIC, PROTOCOL_VERSION
+from device_agents.protocol import MAGIC, PROTOCOL_VERSION, STORAGE_STATUS
 from rig.agent_bundle import TOO_OLD_STATUS
 from rig.errors import (
     BadInputError,
     DeviceBusyError,
     DeviceSetupError,
+    LinkLost,
     ModelError,
     RigError,
     TransientDeviceError,
@@ -34,18 +35,18 @@ _ERRORS: dict[str, type[RigError]] = {
     "busy": DeviceBusyError,
     "no-runtime": DeviceSetupError,
     "no-sensor": DeviceSetupError,
+    "storage": DeviceSetupError,
     "runtime-crashed": TransientDeviceError,
     "deadline": TransientDeviceError,
     "abandoned": TransientDeviceError,
 }
 
 
-class LinkLost(TransientDeviceError):
-    """The agent or the way to it is gone; a new connection may work."""
-
-
 class AgentLink:
-    """``channel``: a just started agent. ``magic``: what its first line said."""
+    """``channel``: a just started agent. ``magic``: what its first line said.
+
+    Everything is written by one thread, so that an agent that stopped reading holds up nobody: its silence is noticed.
+    """
 
     def __init__(self, channel: Channel, device: str, heartbeat_s: float, lost_after_s: float) -> None:
         self.magic: dict[str, Any] = {}
@@ -55,13 +56,15 @@ class AgentLink:
         self._lost_after_s = lost_after_s
         self._lines: queue.Queue[bytes | None] = queue.Queue()
         self._log: collections.deque[str] = collections.deque(maxlen=200)
-        self._write_lock = threading.Lock()
+        self._outbox: queue.Queue[bytes | None] = queue.Queue()
+        self._broken = ""
         self._closed = threading.Event()
         self._ended = False
         self._threads = [
-            threading.Thread(target=target, daemon=True) for target in (self._read_lines, self._read_log, self._beat)
+            threading.Thread(target=target, daemon=True)
+            for target in (self._read_lines, self._read_log, self._write_lines, self._beat)
         ]
-        for thread in self._threads[:2]:
+        for thread in self._threads[:3]:
             thread.start()
 
     @property
@@ -83,7 +86,7 @@ class AgentLink:
             raise DeviceSetupError(
                 f"{self._device}: another agent answered: {self.magic}", fix="remove ~/.cache/rig/agent-*.pyz there"
             )
-        self._threads[2].start()
+        self._threads[3].start()
 
     def ask(
         self,
@@ -115,12 +118,13 @@ class AgentLink:
         if not self._ended:
             try:
                 self._send({"op": "bye", "abandon": abandon})
-                self._channel.stdin.close()
+                self._outbox.put(None)
                 self._channel.wait(GOODBYE_S)
             except (TransientDeviceError, OSError) as error:
                 self._log.append(f"goodbye: {error}")
         self._ended = True
         self._closed.set()
+        self._outbox.put(None)
         self._channel.close()
         for thread in self._threads:
             if thread.is_alive() and thread is not threading.current_thread():
@@ -128,12 +132,9 @@ class AgentLink:
 
     def _send(self, message: dict[str, Any]) -> None:
         data = json.dumps(message, allow_nan=False).encode() + b"\n"
-        try:
-            with self._write_lock:
-                self._channel.stdin.write(data)
-                self._channel.stdin.flush()
-        except (OSError, ValueError) as error:
-            raise self._lost(f"writing failed: {error}") from error
+        if self._broken:
+            raise self._lost(f"writing failed: {self._broken}")
+        self._outbox.put(data)
 
     def _next_message(self, request: dict[str, Any], until_s: float) -> dict[str, Any]:
         left_s = until_s - time.monotonic()
@@ -180,6 +181,11 @@ class AgentLink:
             )
         if status is None:
             return LinkLost(f"{self._device}: no sign of the agent for {START_TIMEOUT_S:g} s{words}", fix="try again")
+        if status == STORAGE_STATUS:
+            return DeviceSetupError(
+                f"{self._device}: the agent cannot write its files{words}",
+                fix="on the device: free some space, make ~/.cache writable, or set XDG_CACHE_HOME to another folder",
+            )
         if status in (1, 2):
             return DeviceSetupError(
                 f"{self._device}: the agent did not start (status {status}){words}",
@@ -203,6 +209,16 @@ class AgentLink:
         except (OSError, ValueError):
             pass  # closed from this side, or the link broke: both are the end
         self._lines.put(None)
+
+    def _write_lines(self) -> None:
+        try:
+            for data in iter(self._outbox.get, None):
+                self._channel.stdin.write(data)
+                self._channel.stdin.flush()
+            self._channel.stdin.close()
+        except (OSError, ValueError) as error:  # the link broke, or was closed from this side
+            self._broken = str(error) or "closed"
+            self._lines.put(None)
 
     def _read_log(self) -> None:
         try:

@@ -35,7 +35,7 @@ def _mode(profile: DeviceProfile, record: Mapping[str, Any]) -> str:
     pinned = (record.get("environment") or {}).get("power_mode")
     if profile.simulated:
         return profile.power_mode or ""
-    return str(pinned["wanted"]) if isinstance(pinned, Mapping) and pinned.get("wanted") else ""
+    return str(pinned["wanted"]) if isinstance(pinned, Mapping) and pinned.get("pinned") else ""
 
 
 def described(configuration: Configuration, meter: str | None, simulated: bool) -> dict[str, Any]:

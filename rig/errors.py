@@ -8,9 +8,11 @@ RigError
 │   ├── UnknownDeviceError       no profile of that name (nearest names given)
 │   └── NoCostModelError         the device has not been calibrated
 ├── DeviceError              3
-│   ├── DeviceSetupError         unreachable, wrong host key, no Python, no runtime, no sensor; never retried
+│   ├── DeviceSetupError         wrong host key, no Python, no runtime, no sensor; never retried
+│   │   └── UnreachableError         nobody answers; waited for only where the device answered before (it may reboot)
 │   ├── DeviceBusyError          somebody else holds the device's lock
-│   └── TransientDeviceError     link lost, agent died, deadline passed; retried with a bound
+│   └── TransientDeviceError     agent died, deadline passed; retried with a bound
+│       └── LinkLost                 the agent or the way to it is gone; a new connection may work
 ├── StoreError               3   the host's disk: full, read-only, a damaged run folder
 ├── InfeasibleTargetError    4   no network of this family meets the target (said before any training)
 ├── TargetMissedError        5   measured on the device, and over the target
@@ -84,6 +86,10 @@ class DeviceSetupError(DeviceError):
     code = "device-setup"
 
 
+class UnreachableError(DeviceSetupError):
+    """Nobody answers at the device's address."""
+
+
 class DeviceBusyError(DeviceError):
     """Somebody else is measuring on the device."""
 
@@ -94,6 +100,10 @@ class TransientDeviceError(DeviceError):
     """The link or the agent failed in a way that another try may survive."""
 
     code = "device-transient"
+
+
+class LinkLost(TransientDeviceError):
+    """The agent or the way to it is gone; a new connection may work."""
 
 
 class StoreError(RigError):

@@ -29,9 +29,10 @@ import platformdirs
 from device_agents.protocol import now_s
 from device_agents.records import KernelSpec, MeasurePlan
 from rig.agent_bundle import AgentBundle, installed_bundle
-from rig.agent_link import AgentLink, LinkLost
+from rig.agent_link import AgentLink
 from rig.clock import ClockMap, Exchange, compare_clocks, fit_clock
-from rig.errors import BadInputError, DeviceBusyError, DeviceError, ModelError
+from rig.errors import BadInputError, DeviceBusyError, DeviceError, LinkLost, ModelError, UnreachableError
+from rig.device_problems import device_problems, hello_problems
 from rig.profiles import DeviceProfile
 from rig.sensor_store import sensor_known, with_sensor_knowledge
 from rig.transport import LocalTransport, Transport, transport_for
@@ -43,6 +44,9 @@ T = TypeVar("T")
 
 RECONNECTS = 3
 RECONNECT_PAUSE_S = 1.0
+
+# A device that answered before is waited for this long: it may be rebooting.
+REBOOT_S = 120.0
 
 # A runtime's step may take twice its nominal time and this much more before the agent ends it.
 SLACK_S = 120.0
@@ -78,6 +82,7 @@ class Session:
         bundle: AgentBundle | None = None,
         heartbeat_s: float = 2.0,
         lost_after_s: float = 20.0,
+        reboot_s: float = REBOOT_S,
     ) -> None:
         self.profile = profile
         self.hello: dict[str, Any] = {}
@@ -86,12 +91,14 @@ class Session:
         self._bundle = bundle
         self._heartbeat_s = heartbeat_s
         self._lost_after_s = lost_after_s
+        self._reboot_s = reboot_s
         self._link: AgentLink | None = None
         self._requests = 0
         self._spool_keys: dict[str, list[str]] = {}
         self._sent_models: set[str] = set()
         self._exchanges: list[Exchange] = []
         self._meter: HostMeter | None = None
+        self._problems: dict[str, dict[str, str | None]] = {}
 
     def __enter__(self) -> Session:
         self.profile.require_host()
@@ -116,10 +123,21 @@ class Session:
         return next((name for name in self.profile.sensors if states[name]["state"] == "ok"), None)
 
     @property
+    def meter_name(self) -> str | None:
+        """The meter wired to the host, where the profile has one."""
+        meter = self._host_meter()
+        return None if meter is None else meter.name
+
+    @property
     def power_source(self) -> str | None:
         """What gives the watts: the profile's meter at the host, else ``source``."""
         meter = self._host_meter()
         return self.source if meter is None else meter.name
+
+    @property
+    def problems(self) -> list[dict[str, str | None]]:
+        """What went wrong beside the measurements, each once: code, message, fix (in the form of a warning)."""
+        return list(self._problems.values())
 
     def measure(
         self,
@@ -191,11 +209,14 @@ class Session:
         subject: Subject | None,
         steps: Sequence[tuple[float, float]],
         sources: Sequence[dict[str, Any]] = (),
+        lag_s: float = 0.0,
+        with_meter: bool = False,
         on_progress: Callable[[dict[str, Any]], None] | None = None,
     ) -> dict[str, Any]:
         """Load the device on and off while ``sources`` are sampled at once (docs/agent.md, ``load``).
 
-        ``subject``: None for the plain CPU load; ``steps``: seconds on and off; ``sources``: name, options and lag_s.
+        ``subject``: None for the plain CPU load; ``steps``: seconds on and off; ``sources``: name and options;
+        ``lag_s``: waited before and after; ``with_meter``: the host's meter is the last of the sources.
         """
         longest_s = 2.0 * sum(on_s + off_s for on_s, off_s in steps) + 2.0 * SLACK_S
 
@@ -209,11 +230,24 @@ class Session:
                 "subject": {"name": "load", "format": "load"} if subject is None else self._sent_subject(subject),
                 "steps": [list(step) for step in steps],
                 "sources": list(sources),
+                "lag_s": lag_s,
                 "slack_s": SLACK_S,
             }
             return self._connection.ask(request, longest_s, on_progress)
 
-        return self._when_free(ask, longest_s)
+        meter = self._host_meter() if with_meter else None
+        exchanges: list[Exchange] = []
+        if meter is not None:
+            meter.begin()
+            exchanges += self._again(self._exchange_clocks)
+        answer = self._when_free(ask, longest_s)
+        if meter is not None:
+            exchanges += self._again(self._exchange_clocks)
+            spans = answer["spans"]
+            whole = {"external_source": meter.request, "phases": [{"t0_s": spans[0][0], "t1_s": spans[-1][2]}]}
+            part = meter.attach({**whole, "trace": None, "clock": None, "trace_problem": None}, exchanges)
+            answer["sources"].append({**part, "name": meter.name, "usage": None})
+        return answer
 
     def examine(self) -> dict[str, Any]:
         """Governor, temperatures, free disk and library versions of the device; nothing is changed or locked."""
@@ -235,7 +269,7 @@ class Session:
                 answer = self._again(
                     lambda request=request: self._connection.ask({"id": self._next_id(), **request}, 60.0)
                 )
-                records.append(self._received(answer))
+                records.append(self._received(answer, self._again(self._exchange_clocks) if self._meter else ()))
         return records
 
     def clock(self) -> ClockMap:
@@ -247,11 +281,6 @@ class Session:
 
         self._exchanges.extend(self._again(lambda: compare_clocks(ask)))
         return fit_clock(self._exchanges)
-
-    @property
-    def clock_exchanges(self) -> list[Exchange]:
-        """The exchanges of four time stamps behind ``clock()``."""
-        return list(self._exchanges)
 
     def close(self, abandon: bool = False) -> None:
         """Say goodbye; ``abandon`` ends a measurement in hand at its next window instead of finishing it."""
@@ -304,27 +333,62 @@ class Session:
 
             meter = self._host_meter()
             record = host_meter.without_trace(record) if meter is None else meter.attach(record, exchanges)
+        self._note(device_problems(self.profile.name, answer))
         record = with_sensor_knowledge(record, self.profile.name)
         keys = self._spool_keys.setdefault(record["id"], [])
         if answer["key"] not in keys:
             keys.append(answer["key"])
         return record
 
+    def _note(self, problems: Iterable[dict[str, str | None]]) -> None:
+        for problem in problems:
+            self._problems.setdefault(str(problem["message"]), problem)
+
     def _again(self, action: Callable[[], T]) -> T:
         """Do it, connecting first where there is no link, and again after a broken link, a bounded number of times."""
+        until_s: float | None = None
         for attempt in range(RECONNECTS + 1):
             try:
                 if self._link is None or not self._link.alive:
-                    self._connect()
+                    self._reach(until_s or self._patience_s())
                 return action()
-            except LinkLost:
-                if self._link is not None:
-                    self._link.close(abandon=False)
-                    self._link = None
-                if attempt == RECONNECTS:
+            except (LinkLost, UnreachableError) as error:
+                self._drop_link()
+                until_s = until_s or self._patience_s()
+                too_late = isinstance(error, UnreachableError) and time.monotonic() >= until_s
+                if attempt == RECONNECTS or too_late:
                     raise
                 time.sleep(RECONNECT_PAUSE_S * attempt)
         raise AssertionError("unreachable")
+
+    def _patience_s(self) -> float:
+        """Until when a device that does not answer now is waited for; one that never answered is not."""
+        return time.monotonic() + (self._reboot_s if self.hello else 0.0)
+
+    def _reach(self, until_s: float) -> None:
+        """Connect; a device that answered before and does not now may be rebooting, and is waited for."""
+        told = False
+        while True:
+            try:
+                self._connect()
+                return
+            except (UnreachableError, LinkLost) as error:
+                self._drop_link()
+                left_s = until_s - time.monotonic()
+                if left_s <= 0.0:
+                    raise
+                if not told:
+                    sys.stderr.write(f"rig: {error.message}; waiting up to {left_s:.0f} s for it to come back\n")
+                told = True
+                time.sleep(RECONNECT_PAUSE_S)
+
+    def _drop_link(self) -> None:
+        """Let go of a broken link and of the connection under it, which may be half open: it would only cost time."""
+        link, self._link = self._link, None
+        if link is not None:
+            link.close(abandon=False)
+        if self._transport is not None:
+            self._transport.close()
 
     def _when_free(self, action: Callable[[], dict[str, Any]], longest_s: float) -> dict[str, Any]:
         """``_again``, waiting while it is this session's own former agent that still holds the device."""
@@ -349,6 +413,7 @@ class Session:
         request = {"id": self._next_id(), "op": "hello", "sensors": list(self.profile.sensors)}
         request["sensor_options"] = self.profile.sensor_options
         self.hello = {**self._link.ask(request, 90.0), "agent": self._link.magic}
+        self._note(hello_problems(self.profile.name, self.hello))
 
     def _interpreter(self, transport: Transport) -> list[str]:
         # On this computer the interpreter that has the host's packages is this one, whatever the path says.

@@ -6,14 +6,18 @@ import contextlib
 import os
 import shlex
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
 import paramiko
 
-from rig.errors import DeviceSetupError, TransientDeviceError
+from rig.errors import DeviceError, DeviceSetupError, LinkLost, UnreachableError
 
 CONNECT_TIMEOUT_S = 15.0
+
+# A link that is half open never breaks by itself: an answer about a file is waited for this long.
+FILES_TIMEOUT_S = 30.0
 
 # Where the agent, models and results live on a device, below the user's home.
 REMOTE_CACHE = ".cache/rig"
@@ -23,7 +27,8 @@ class SshTransport:
     """SSH with keys; the host's own key must be known already (there is no trust on first use).
 
     ``known_hosts``: a file (default: the user's ``~/.ssh/known_hosts``). Raises DeviceSetupError where the host key is
-    unknown or changed, the user is refused, or the host cannot be reached; TransientDeviceError where the link breaks.
+    unknown or changed, the user is refused, or files cannot be written there; UnreachableError where nobody answers;
+    LinkLost where the link breaks.
     """
 
     def __init__(
@@ -45,41 +50,39 @@ class SshTransport:
     def run(self, argv: list[str]) -> SshChannel:
         """Start a command over an exec channel, every argument quoted."""
         client = self._connected()
-        try:
+        with self._breaks(f"starting {argv[0]}"):
             channel = client.get_transport().open_session(timeout=CONNECT_TIMEOUT_S)
             channel.exec_command(" ".join(shlex.quote(part) for part in argv))
-        except (paramiko.SSHException, EOFError, OSError) as error:
-            self.close()
-            raise TransientDeviceError(f"{self.where}: cannot start {argv[0]}: {error}", fix="try again") from error
         return SshChannel(channel)
 
     def put(self, local_path: Path, remote_name: str) -> str:
         """SFTP into ``~/.cache/rig`` under a temporary name, then rename."""
         target, partial = self._remote(remote_name), self._remote(f"{remote_name}.{os.getpid()}.part")
-        sftp = self._files()
-        try:
+        with self._breaks(f"writing {target}"):
             self._make_cache()
-            sftp.put(str(local_path), partial)
-            sftp.posix_rename(partial, target)
-        except OSError as error:
-            raise DeviceSetupError(
-                f"{self.where}: cannot write {target}: {error}", fix="check free space and rights of ~/.cache there"
-            ) from error
+            try:
+                self._sftp.put(str(local_path), partial)
+                self._sftp.posix_rename(partial, target)
+            except OSError:
+                self._delete(partial)
+                raise
         return target
 
     def exists(self, remote_name: str) -> str | None:
         """Whether ``~/.cache/rig`` has it."""
         target = self._remote(remote_name)
-        try:
-            self._files().stat(target)
-        except FileNotFoundError:
-            return None
+        with self._breaks(f"looking for {target}"):
+            try:
+                self._sftp.stat(target)
+            except FileNotFoundError:
+                return None
         return target
 
     def remove(self, remote_name: str) -> None:
         """Delete from ``~/.cache/rig``."""
-        with contextlib.suppress(FileNotFoundError):
-            self._files().remove(self._remote(remote_name))
+        target = self._remote(remote_name)
+        with self._breaks(f"deleting {target}"), contextlib.suppress(FileNotFoundError):
+            self._sftp.remove(target)
 
     def close(self) -> None:
         """Hang up."""
@@ -142,21 +145,42 @@ class SshTransport:
                 f"{self.where}: the key file {self._identity} does not exist", fix="correct transport.identity_file"
             )
         if isinstance(error, (socket.gaierror, OSError, EOFError)):
-            return DeviceSetupError(
+            return UnreachableError(
                 f"{self.where}: cannot be reached: {error}", fix="is it switched on, and transport.host and port right?"
             )
-        return DeviceSetupError(f"{self.where}: SSH failed: {error}", fix=f"try: ssh -p {self._port} {self._host}")
+        return UnreachableError(f"{self.where}: SSH failed: {error}", fix=f"try: ssh -p {self._port} {self._host}")
+
+    @contextlib.contextmanager
+    def _breaks(self, action: str) -> Iterator[None]:
+        """Tell a link that broke (hung up on, LinkLost) from a device that refuses (DeviceSetupError)."""
+        try:
+            yield
+        except (paramiko.SSHException, EOFError, TimeoutError, ConnectionError) as error:
+            self.close()
+            raise LinkLost(f"{self.where}: the link broke while {action}: {error}", fix="try again") from error
+        except OSError as error:
+            if str(error) == "Socket is closed":  # what paramiko raises on a channel that has gone
+                self.close()
+                raise LinkLost(f"{self.where}: the link broke while {action}", fix="try again") from error
+            raise DeviceSetupError(
+                f"{self.where}: {action} failed: {error}", fix="check free space and rights of ~/.cache there"
+            ) from error
 
     def _files(self) -> Any:
         client = self._connected()
         if self._sftp is None:
             try:
-                self._sftp = client.open_sftp()
-                self._home = self._sftp.normalize(".")
+                sftp = client.open_sftp()
+                sftp.get_channel().settimeout(FILES_TIMEOUT_S)
+                self._home = sftp.normalize(".")
             except (paramiko.SSHException, EOFError, OSError) as error:
+                if not client.get_transport() or not client.get_transport().is_active():
+                    self.close()
+                    raise LinkLost(f"{self.where}: the link broke: {error}", fix="try again") from error
                 raise DeviceSetupError(
                     f"{self.where}: no SFTP: {error}", fix="enable the sftp subsystem in the device's sshd_config"
                 ) from error
+            self._sftp = sftp
         return self._sftp
 
     def _remote(self, name: str) -> str:
@@ -171,6 +195,11 @@ class SshTransport:
                 self._sftp.stat(folder)
             except FileNotFoundError:
                 self._sftp.mkdir(folder, 0o700)
+
+    def _delete(self, path: str) -> None:
+        """A partial file, where the link still works: on a full disk it would stay in the way."""
+        with contextlib.suppress(OSError, EOFError, paramiko.SSHException, DeviceError):
+            self._sftp.remove(path)
 
 
 class SshChannel:

@@ -78,16 +78,22 @@ class LocalTransport:
 
     def put(self, local_path: Path, remote_name: str) -> str:
         """Copy into the cache folder."""
-        self._cache.mkdir(parents=True, exist_ok=True)
         target = self._cache / remote_name
-        handle, partial = tempfile.mkstemp(dir=self._cache)
-        os.close(handle)
         try:
-            shutil.copyfile(local_path, partial)
-            os.replace(partial, target)
-        except OSError:
-            os.unlink(partial)
-            raise
+            self._cache.mkdir(parents=True, exist_ok=True)
+            handle, partial = tempfile.mkstemp(dir=self._cache)
+            os.close(handle)
+            try:
+                shutil.copyfile(local_path, partial)
+                os.replace(partial, target)
+            except OSError:
+                os.unlink(partial)
+                raise
+        except OSError as error:
+            raise DeviceSetupError(
+                f"{self.where}: cannot write {target}: {error.strerror}",
+                fix=f"check free space and rights of {self._cache}, or set XDG_CACHE_HOME to another folder",
+            ) from error
         return str(target)
 
     def exists(self, remote_name: str) -> str | None:

@@ -11,7 +11,7 @@ import time
 from typing import Any, Dict, List, Optional, Tuple
 
 from device_agents import timing
-from device_agents.protocol import AgentError, now_s
+from device_agents.protocol import AgentError, memory_error, now_s
 from device_agents.pulse import Pulses
 from device_agents.runtimes.onnx_inputs import draw_input, input_shapes
 
@@ -185,6 +185,8 @@ class OnnxRuntimeEngine(object):
         try:
             return self._ort.InferenceSession(path, options, providers=[self._provider])
         except Exception as error:  # ONNX Runtime's own types differ between versions
+            if "alloc" in str(error).lower():
+                raise memory_error("to load %s (%s)" % (self._subject.get("name", path), error)) from error
             raise AgentError(
                 "model",
                 "ONNX Runtime %s cannot load %s: %s" % (self._ort.__version__, self._subject.get("name", path), error),
