@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from device_agents.records import KernelSpec, MeasurePlan
@@ -29,7 +29,7 @@ from rig.collect_plan import (
 )
 from rig.collect_rows import Collected, assessed, read_campaign, rows_from_run
 from rig.collect_subjects import keep_graph, subject_of
-from rig.errors import BadInputError, TransientDeviceError
+from rig.errors import BadInputError, DeviceSetupError, TransientDeviceError
 from rig.evidence import keep_assessment
 from rig.measurement import Measurement
 from rig.quality import assess
@@ -124,13 +124,36 @@ def collect(
 
 
 def _take_spool(session: Session, run: Run, campaign: Campaign) -> None:
-    """Store and acknowledge what the device measured for this campaign while nobody listened; leave the rest there."""
+    """Store and acknowledge what the device measured for this campaign while nobody listened; leave the rest there.
+
+    What is stored already (the host died before it could say so) is acknowledged; what was measured under another
+    configuration is of no use to this campaign, and is measured again.
+    """
     ours = {job.identity for jobs in campaign.blocks() for job in jobs}
+    stored: dict[str, str | None] | None = None
     for record in session.pending():
+        if stored is None:
+            stored = {known["id"]: known.get("started_utc") for known in run.measurements(arrays=False)}
         identity = record["id"].rpartition("-")[0]
-        if identity in ours:
+        is_known = record["id"] in stored and stored[record["id"]] == record.get("started_utc")
+        if identity not in ours and not is_known:
+            continue
+        other = None if is_known else _another_configuration(run, record)
+        if other is not None:
+            run.add_event("refused", id=record["id"], reason=other)
+        else:
             run.add_measurement(record)
-            session.ack([record["id"]])
+        session.ack([record["id"]])
+
+
+def _another_configuration(run: Run, record: Mapping[str, Any]) -> str | None:
+    """How the device that made this record differs from the run's, in words; None where it is the same."""
+    if run.info is None:
+        return None
+    configuration = run.info.configuration.to_json()
+    pairs = [(name, configuration[name], record[name]) for name in ("serial", "runtime_version") if name in record]
+    found = [f"{name} was {before}, is now {now}" for name, before, now in pairs if before != now]
+    return "; ".join(found) or None
 
 
 class _Collector:
@@ -186,6 +209,7 @@ class _Collector:
             self._failed(job, error)
             return
         self._failures = 0
+        self._check_device(job, record)
         self._run.add_measurement(record)
         self._session.ack([record["id"]])
         measurement = assess(record)
@@ -195,6 +219,18 @@ class _Collector:
             self._run.add_event("rejected", id=record["id"], subject=job.label, reason=measurement.reason)
         self._spent_s[type(job)].append(time.monotonic() - began_s)
         self._tell(job, measurement.verdict, measurement.reason)
+
+    def _check_device(self, job: Job, record: Mapping[str, Any]) -> None:
+        """Refuse what another board, or another version of the runtime, measured: the two are not put together."""
+        other = _another_configuration(self._run, record)
+        if other is None:
+            return
+        self._run.add_event("refused", id=record["id"], reason=other)
+        self._session.ack([record["id"]])
+        raise DeviceSetupError(
+            f"{job.label}: the device has changed since {self._run.id} began: {other}; nothing of it was stored",
+            "set the device back and give the same command again, or begin anew: rig calibrate with --fresh",
+        )
 
     def _ask(self, job: Job, attempt: int) -> dict[str, Any]:
         plan = self._campaign.plan_of(job)

@@ -102,6 +102,8 @@ def append_json(path: Path, obj: Any, action: str) -> None:
     """Append one object to a JSON-lines file, durably."""
     line = dump_json(obj)
     with locked_for_append(path, action) as handle:
+        if torn_tail(handle):  # a writer was killed: what it began is a line of its own, which readers leave out
+            line = "\n" + line
         append_line(handle, line, action, path)
 
 

@@ -30,12 +30,12 @@ import rig
 from device_agents.records import FORMAT_VERSION
 from rig.durable import disk_errors, read_json, sync_folder, write_atomic
 from rig.errors import BadInputError, StoreError
-from rig.store_index import Index
+from rig.store_index import Index, Span
 from rig.store_run import MEASUREMENT_ID, Run, RunInfo, utc_now
 
 __all__ = ["Run", "RunInfo", "Store", "capture_environment", "default_root", "utc_now"]
 
-ID_LETTERS = {"calibrate": "c", "measure": "m", "optimize": "o"}
+ID_LETTERS = {"calibrate": "c", "measure": "m", "optimize": "o", "import": "i"}
 RUN_ID = re.compile(r"[a-z]-\d{4,}")
 LIBRARIES = ("numpy", "scipy", "scikit-learn", "torch", "torch-pruning", "onnx", "onnxruntime", "pydantic", "paramiko")
 
@@ -84,7 +84,7 @@ class Store:
     def new_run(
         self, command: str, device: str, *, argv: Sequence[str] = (), info: RunInfo | None = None, **facts: Any
     ) -> Run:
-        """Make the next run of ``command`` (calibrate, measure, optimize); ``facts`` go into its manifest."""
+        """Make the next run of ``command`` (calibrate, measure, optimize, import); ``facts`` go into its manifest."""
         if command not in ID_LETTERS:
             raise ValueError(f"runs are made by {', '.join(ID_LETTERS)}, not by {command!r}")
         manifest = {
@@ -152,17 +152,37 @@ class Store:
         if not folders:
             return []
         try:
-            indexed = {manifest["id"]: manifest for manifest in self._index.manifests()}
-            gone, new = set(indexed) - folders, folders - set(indexed)
-            if gone:
-                self._index.drop_runs(gone)
-            for run_id in sorted(new):
-                self._index.put_run(self._read_manifest(run_id))
+            self._refresh(folders)
             manifests = self._index.manifests()
         except sqlite3.Error as error:
             self._index_problem(error)
             manifests = [self._read_manifest(run_id) for run_id in folders]
         return sorted(manifests, key=lambda manifest: (manifest["started_utc"], manifest["id"]))
+
+    def _refresh(self, folders: set[str]) -> None:
+        """Bring the runs in the index up to date: a kill may have fallen between a folder and its row."""
+        known = self._index.known()
+        gone = set(known) - folders
+        if gone:
+            self._index.drop_runs(gone)
+        for run_id in sorted(folders):
+            stamp = self._stamp(run_id)
+            if run_id not in known or known[run_id].stamp != stamp:
+                self._index.put_run(self._read_manifest(run_id), stamp)
+
+    def _refresh_measurements(self) -> None:
+        for run_id, known in self._index.known().items():
+            lines = self._runs / run_id / "measurements.jsonl"
+            size = lines.stat().st_size if lines.exists() else 0
+            if size != known.indexed_bytes:
+                records = list(Run(self._runs / run_id, self._put_index).measurements(arrays=False))
+                self._index.put_measurements(run_id, records, size)
+
+    def _stamp(self, run_id: str) -> str:
+        """What changes with every writing of the manifest."""
+        with disk_errors("reading the store", self._runs / run_id):
+            found = (self._runs / run_id / "manifest.json").stat()
+        return f"{found.st_ino}-{found.st_mtime_ns}-{found.st_size}"
 
     def latest(self, command: str | None = None, device: str | None = None) -> Run | None:
         """The newest run (of that command, on that device), or None."""
@@ -174,6 +194,8 @@ class Store:
     def find_measurements(self, subject: str) -> list[tuple[str, str]]:
         """(run id, measurement id) of everything measured under that subject name, oldest first."""
         try:
+            self._refresh(set(self._run_ids()))
+            self._refresh_measurements()
             return self._index.find_measurements(subject)
         except sqlite3.Error as error:
             raise StoreError(f"reading {self._index.path}: {error}", "delete that file; it is rebuilt") from error
@@ -185,7 +207,8 @@ class Store:
             for suffix in ("", "-wal", "-shm"):
                 Path(f"{self._index.path}{suffix}").unlink(missing_ok=True)
         try:
-            self._index.replace_all((run.manifest, list(run.measurements(arrays=False))) for run in runs)
+            self._refresh({run.id for run in runs})
+            self._refresh_measurements()
         except sqlite3.Error as error:
             raise StoreError(f"rebuilding {self._index.path}: {error}", "check the disk and its rights") from error
         return len(runs)
@@ -199,12 +222,16 @@ class Store:
     def _read_manifest(self, run_id: str) -> dict[str, Any]:
         return read_json(self._runs / run_id / "manifest.json")
 
-    def _put_index(self, manifest: dict[str, Any], record: dict[str, Any] | None = None) -> None:
+    def _put_index(
+        self, manifest: dict[str, Any], record: dict[str, Any] | None = None, span: Span | None = None
+    ) -> None:
+        run_id = manifest["id"]
         try:
-            if record is None:
-                self._index.put_run(manifest)
+            if record is None or span is None:
+                stamp = self._stamp(run_id)  # first: where another process writes meanwhile, the row counts as old
+                self._index.put_run(self._read_manifest(run_id), stamp)
             else:
-                self._index.put_measurement(manifest["id"], record)
+                self._index.put_measurement(run_id, record, span)
         except sqlite3.Error as error:
             self._index_problem(error)
 

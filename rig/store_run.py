@@ -18,6 +18,7 @@ from rig import durable
 from rig.durable import disk_errors, locked_for_append, read_json
 from rig.errors import BadInputError, StoreError
 from rig.evidence import FOLDER, to_lines
+from rig.store_index import Span
 
 MEASUREMENT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
 TRACE_ARRAYS = ("times_s", "power_w", "energy_counter_j")
@@ -58,7 +59,7 @@ class Run:
         self.path = path
         self.id = path.name
         self.problems: list[dict[str, str]] = []
-        self._on_change = on_change  # (manifest, record or None): keeps the index up to date
+        self._on_change = on_change  # (manifest), or (manifest, record, Span): keeps the index up to date
         self._measurements = path / "measurements.jsonl"
         self._ids: set[str] = set()
         self._read_up_to = 0
@@ -93,7 +94,10 @@ class Run:
         ]
         if pairs:
             shown = "; ".join(f"{field} was {mine!r}, is now {theirs!r}" for field, mine, theirs in pairs)
-            raise BadInputError(f"run {self.id} belongs to another configuration: {shown}", "start a new run for it")
+            raise BadInputError(
+                f"run {self.id} belongs to another configuration: {shown}",
+                "set the device back, or start a new run (rig calibrate: --fresh)",
+            )
         if before.agent_hash != info.agent_hash:
             self.add_event("agent-changed", before=before.agent_hash, now=info.agent_hash)
 
@@ -121,6 +125,7 @@ class Run:
             self._read_ids()
             if identity in self._ids:
                 return
+            begin = os.fstat(handle).st_size
             trace = self.path / "traces" / f"{identity}.npz"
             if arrays:
                 durable.write_atomic(trace, _npz(arrays), action)
@@ -131,8 +136,9 @@ class Run:
                 trace.unlink(missing_ok=True)
                 (self.path / FOLDER / f"{identity}.jsonl").unlink(missing_ok=True)
                 raise
+            span = Span(begin, os.fstat(handle).st_size)
             self._read_ids()
-        self._on_change(self.manifest, light)
+        self._on_change(self.manifest, light, span)
 
     def _keep_evidence(self, identity: str, evidence: Mapping[str, Any] | None, action: str) -> None:
         if not evidence:
@@ -187,7 +193,14 @@ class Run:
         path = self.path / "events.jsonl"
         if not path.exists():
             return []
-        return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+        found = []
+        for line in path.read_text(errors="replace").splitlines():
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                message = f"{path}: a line that is no event was left out: {line[:60]!r}"
+                self._report("damaged-line", message, "nothing is lost but that note; the line stays in the file")
+        return found
 
     def _inside(self, name: str) -> Path:
         path = (self.path / name).resolve()

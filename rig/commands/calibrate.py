@@ -136,6 +136,7 @@ def _collect(
             time_limit_s=left_s,
             progress=_teller(progress),
         )
+        stored.problems += session.problems
         evidence.keep_session(stored, session)
     return read_campaign(stored)
 

@@ -48,7 +48,7 @@ class Bench:
 
     def __enter__(self) -> Bench:
         self.session = Session(self.profile, f"rig optimize {self.run.id}").__enter__()
-        self.meter = self.session.source
+        self.meter = self.session.power_source
         evidence.keep_session(self.run, self.session)
         return self
 
@@ -56,6 +56,7 @@ class Bench:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self.session is not None:
+            self.run.problems += self.session.problems
             self.session.__exit__(kind, error, trace)
             self.session = None
 
