@@ -257,7 +257,8 @@ class Session:
         """Tell the device that the records with these ids are stored; it then forgets them."""
         keys = [key for record_id in ids for key in self._spool_keys.pop(record_id, [])]
         if keys:
-            self._again(lambda: self._connection.ask({"id": self._next_id(), "op": "ack", "keys": keys}, 60.0))
+            answer = self._again(lambda: self._connection.ask({"id": self._next_id(), "op": "ack", "keys": keys}, 60.0))
+            self.hello["spool"] = answer["spool"]
 
     def pending(self) -> list[dict[str, Any]]:
         """Records that an earlier session measured and nobody acknowledged; store them, then ``ack``."""
@@ -281,6 +282,11 @@ class Session:
 
         self._exchanges.extend(self._again(lambda: compare_clocks(ask)))
         return fit_clock(self._exchanges)
+
+    @property
+    def clock_exchanges(self) -> list[Exchange]:
+        """The exchanges of four time stamps behind ``clock()``."""
+        return list(self._exchanges)
 
     def close(self, abandon: bool = False) -> None:
         """Say goodbye; ``abandon`` ends a measurement in hand at its next window instead of finishing it."""
