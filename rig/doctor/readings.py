@@ -15,10 +15,12 @@ import numpy as np
 
 # Of the distances between two changes: so many must be alike before they are called the update period.
 ALIKE_SHARE = 0.6
+ALIKE_WITHIN = 0.25
 LATTICE_SHARE = 0.98  # of the values must lie on the quantum's multiples
 LATTICE_SLACK = 0.05  # of the quantum, how far off a multiple may be
 REPEATED_SHARE = 0.5  # fewer distinct values than this share of the samples: the source repeats itself
 MIN_VALUES = 8
+LINE_SAMPLES = 6
 
 
 class Updates(NamedTuple):
@@ -39,12 +41,12 @@ def updates(times_s: np.ndarray, values: np.ndarray) -> Updates:
     if float(np.mean(apart == 1)) >= ALIKE_SHARE:
         return Updates(spacing_s, spacing_s, False)
     # Values that are held: the usual distance, which polling can tell to one poll more or less.
-    usual = float(np.median(apart))
-    alike = np.abs(apart - usual) <= 1.0
-    if usual < 2.0 or float(np.mean(alike)) < ALIKE_SHARE:
-        return Updates(spacing_s, None, False)
     seconds = np.diff(times_s[changed])
-    rounds = np.maximum(1.0, np.round(seconds / (usual * spacing_s)))
+    usual_s = float(np.median(seconds))
+    alike = np.abs(seconds - usual_s) <= max(1.1 * spacing_s, ALIKE_WITHIN * usual_s)
+    if usual_s < 1.7 * spacing_s or float(np.mean(alike)) < ALIKE_SHARE:
+        return Updates(spacing_s, None, False)
+    rounds = np.maximum(1.0, np.round(seconds / usual_s))
     return Updates(spacing_s, float(seconds.sum() / rounds.sum()), True)
 
 
@@ -99,17 +101,18 @@ def noise_w(
 ) -> float | None:
     """Standard deviation of one sample within stretches of constant load, the quantum's own share taken out.
 
-    A straight line is taken out of each stretch first. None where the stretches hold too few samples.
+    A straight line is taken out of each stretch first (of a short one its mean). None where the stretches hold too few samples.
     """
     squares, degrees = 0.0, 0
     for t0_s, t1_s in stretches:
         inside = (times_s >= t0_s) & (times_s < t1_s)
-        if int(inside.sum()) < 4:
-            continue
         t, w = times_s[inside] - t0_s, power_w[inside]
-        line = np.polyval(np.polyfit(t - t.mean(), w, 1), t - t.mean())
+        if len(t) < 2:
+            continue
+        order = 1 if len(t) >= LINE_SAMPLES else 0
+        line = np.polyval(np.polyfit(t - t.mean(), w, order), t - t.mean())
         squares += float(np.sum((w - line) ** 2))
-        degrees += len(t) - 2
+        degrees += len(t) - 1 - order
     if degrees < MIN_VALUES:
         return None
     variance = squares / degrees

@@ -25,6 +25,8 @@ GRID_WINDOWS, GRID_DELAYS = 28, 64
 GRID_SAMPLES = 1500
 STARTS = 3  # grid points from which the search goes on
 MIN_SAMPLES = 12
+CONSTANT = 0.001  # share of a window that may be otherwise
+FAR_OFF, MOST_FAR_OFF = 6.0, 0.1  # in usual residuals; at most so many of the samples are disturbances
 SEEN = 4.0  # active power in standard errors: below it, the load is not seen
 SEEN_SHARE = 0.15  # of the trace's variance that the load must explain
 
@@ -107,6 +109,18 @@ def fit_step_response(spans: Spans, times_s: np.ndarray, power_w: np.ndarray, sp
     t, y = times_s[inside], power_w[inside]
     if len(t) < MIN_SAMPLES or float(np.ptp(y)) == 0.0:
         return None
+    window_s, delay_s = _best(load, t, y, spacing_s, _coarse(load, t, y, spacing_s))
+    steady = _undisturbed(load, t, y, window_s, delay_s)
+    if not steady.all():
+        t, y = t[steady], y[steady]
+        window_s, delay_s = _best(load, t, y, spacing_s, [np.array([math.log(window_s), delay_s])])
+    return _described(load, t, y, window_s, delay_s, spacing_s)
+
+
+def _best(
+    load: LoadCurve, t: np.ndarray, y: np.ndarray, spacing_s: float, starts: Sequence[np.ndarray]
+) -> tuple[float, float]:
+    """Window and delay of the least sum of squares, searched for from each of the starts."""
     shortest_s = 0.05 * spacing_s
 
     def cost(point: np.ndarray) -> float:
@@ -115,11 +129,21 @@ def fit_step_response(spans: Spans, times_s: np.ndarray, power_w: np.ndarray, sp
             return math.inf
         return _cost(load.share(t, window_s, delay_s), y, t)
 
-    best = min(
-        (_refined(cost, start, spacing_s) for start in _coarse(load, t, y, spacing_s)), key=lambda found: found[1]
-    )
-    window_s, delay_s = math.exp(best[0][0]), float(best[0][1])
-    return _described(load, t, y, window_s, delay_s, spacing_s)
+    found = min((_refined(cost, start, spacing_s) for start in starts), key=lambda one: one[1])
+    return math.exp(found[0][0]), float(found[0][1])
+
+
+def _undisturbed(load: LoadCurve, t: np.ndarray, y: np.ndarray, window_s: float, delay_s: float) -> np.ndarray:
+    """Which samples to keep: of those that saw the load constantly on or off, not the ones far off the others.
+
+    Something else ran on the device then, or the load was kept from running; samples of an edge are all kept.
+    """
+    share = load.share(t, window_s, delay_s)
+    residuals = np.abs(_linear(share, y, t).residuals)
+    constant = (share < CONSTANT) | (share > 1.0 - CONSTANT)
+    usual = 1.4826 * float(np.median(residuals[constant])) if constant.any() else 0.0
+    far = constant & (residuals > FAR_OFF * usual)
+    return ~far if usual > 0.0 and float(np.mean(far)) <= MOST_FAR_OFF else np.ones(len(t), dtype=bool)
 
 
 def _coarse(load: LoadCurve, t: np.ndarray, y: np.ndarray, spacing_s: float) -> list[np.ndarray]:

@@ -54,9 +54,12 @@ class FollowingTrees:
 
     def _follow(self) -> None:
         joules, mean_j, since_s = 0.0, 0.0, time.monotonic()
-        before_s, before_cpu_s = time.monotonic(), cpu_s()
+        before_s, before_cpu_s, pid = time.monotonic(), 0.0, None
         while not self._stop.wait(0.01):
-            now_s, now_cpu_s = time.monotonic(), cpu_s()
+            if pid is None:  # looking through all processes takes milliseconds
+                pid = runtime_pid()
+                before_cpu_s = cpu_s(pid)
+            now_s, now_cpu_s = time.monotonic(), cpu_s(pid)
             used_j = QUIET_W * (now_s - before_s) + ACTIVE_W * max(0.0, now_cpu_s - before_cpu_s)
             before_s, before_cpu_s = now_s, now_cpu_s
             joules += used_j
@@ -74,20 +77,21 @@ class FollowingTrees:
         os.replace(new, path)
 
 
-def cpu_s() -> float:
-    """Processor time of the agent's runtime process, a descendant of this one; 0 while there is none."""
+def runtime_pid() -> int | None:
+    """The agent's runtime process, a descendant of this one."""
     for agent in children_of(os.getpid()).values():
         pid = children_of(agent).get("runtime")
         if pid is not None:
-            return sum(task_s(path) for path in Path(f"/proc/{pid}/task").glob("*/schedstat"))
-    return 0.0
+            return pid
+    return None
 
 
-def task_s(path: Path) -> float:
+def cpu_s(pid: int | None) -> float:
+    """Processor time of a process with one thread that counts; 0 where there is none."""
     try:
-        return int(path.read_text().split()[0]) * 1e-9
+        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) * 1e-9
     except OSError:
-        return 0.0  # the thread ended while we looked
+        return 0.0
 
 
 @pytest.fixture
@@ -102,7 +106,7 @@ def device(isolated: Path, sensors: str, trees: FollowingTrees | None) -> None:
     folder.mkdir(parents=True)
     roots = (trees.hwmon, trees.powercap) if trees else (isolated / "none", isolated / "none")
     (folder / "local.toml").write_text(
-        f"sensors = {sensors}\n"
+        f"sensors = {sensors}\nruntime = {{ options = {{ threads = 1 }} }}\n"
         f'[sensor_options.ina2xx]\nroot = "{roots[0]}"\nvia = "hwmon"\nboundary = "package"\n'
         f'iio_root = "{isolated / "none"}"\n'
         f'[sensor_options.rapl]\nroot = "{roots[1]}"\n'
@@ -111,15 +115,15 @@ def device(isolated: Path, sensors: str, trees: FollowingTrees | None) -> None:
 
 def test_sources_that_follow_the_real_load_are_found_out(isolated: Path, trees: FollowingTrees) -> None:
     device(isolated, '["ina2xx", "rapl", "battery"]', trees)
-    result = doctor.run(DoctorOptions("local", steps=10))
+    result = doctor.run(DoctorOptions("local", steps=8))
     sources = {source["name"]: source for source in result["sources"]}
     monitor = sources["ina2xx"]
     # A shared machine of few cores: the helper and the sampler are late by some milliseconds now and then.
-    assert monitor["update_period_s"] == pytest.approx(UPDATE_S, abs=0.012)
-    assert monitor["window_s"]["value"] == pytest.approx(UPDATE_S, abs=0.030)
+    assert monitor["update_period_s"] == pytest.approx(UPDATE_S, abs=0.015)
+    assert monitor["window_s"]["value"] == pytest.approx(UPDATE_S, abs=0.035)
     assert abs(monitor["lag_s"]["value"]) < 0.030
     assert monitor["quiet_w"] == pytest.approx(QUIET_W, abs=0.4)
-    assert 0.5 * ACTIVE_W < monitor["active_w"]["value"] < 1.3 * ACTIVE_W
+    assert 0.2 * ACTIVE_W < monitor["active_w"]["value"] < 1.3 * ACTIVE_W, "of a core that others may share"
     assert 0.0 < monitor["noise_w"] < 0.5
     assert "declares 0.0035 s" in monitor["contradiction"]
     assert sources["rapl"]["counts_energy"]
@@ -145,7 +149,7 @@ def test_sources_that_follow_the_real_load_are_found_out(isolated: Path, trees: 
 def test_one_source_calibrated_against_another_under_the_real_load(isolated: Path, trees: FollowingTrees) -> None:
     device(isolated, '["ina2xx", "rapl"]', trees)
     result = calibrate_sensor.run(
-        CalibrateSensorOptions("local", "rapl", against="ina2xx", levels=5, level_time="1.6s")
+        CalibrateSensorOptions("local", "rapl", against="ina2xx", levels=5, level_time="1.2s")
     )
     assert result["gain"]["value"] == pytest.approx(1.0 / RAPL_GAIN, abs=0.05)
     assert result["calibration"]["fit"]["levels"] == 5
