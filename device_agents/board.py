@@ -35,7 +35,7 @@ MOST_CLOCKS = 16  # policies whose clock is read: on a server each read interrup
 
 def read_text(path: str) -> Optional[str]:
     """A small file's text, stripped; None where it is absent or unreadable."""
-    pieces = []
+    pieces: List[bytes] = []
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except OSError:
@@ -54,8 +54,8 @@ class Conditions(object):
     """The device's condition, read after each phase of a measurement; its sources are looked for at the first reading.
 
     Without vcgencmd and NVML a reading is a few file reads. vcgencmd is started once a reading, and only on a Raspberry
-    Pi whose kernel does not show the same bits in sysfs. ``card``: options of the nvml sensor where the measurement runs
-    on an NVIDIA card, None where it does not. ``root`` is the file system's.
+    Pi whose kernel does not show the same bits in sysfs. ``card``: options of the nvml sensor where the measurement
+    runs on an NVIDIA card, None where it does not. ``root`` is the file system's.
     """
 
     def __init__(self, root: str = "/", card: Optional[Dict[str, Any]] = None) -> None:
@@ -210,8 +210,9 @@ _Glob = Callable[[str], List[str]]
 
 def _pi_bits(find: _Glob, root: str) -> List[Callable[[], List[str]]]:
     """The firmware's bits from sysfs, else from vcgencmd, else the undervoltage alarm of the mainline kernel."""
-    for path in find("sys/devices/platform/soc*/*firmware/get_throttled"):
-        return [lambda: pi_throttle_flags(read_text(path) or "no answer")]
+    paths = find("sys/devices/platform/soc*/*firmware/get_throttled")
+    if paths:
+        return [lambda: pi_throttle_flags(read_text(paths[0]) or "no answer")]
     model = read_text(os.path.join(root, "proc/device-tree/model")) or ""
     command = shutil.which("vcgencmd") if "Raspberry Pi" in model else None
     if command is not None:

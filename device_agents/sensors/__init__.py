@@ -3,7 +3,14 @@
 A sensor module offers ``Sensor(options)`` with
 
 - ``probe() -> (state, reason, fix)``: state is "ok", "absent" (not on this device) or "denied" (not readable);
-- ``describe() -> dict``: rate_hz, window_s, step_w, noise_w, gain_uncertainty (relative), boundary, rail, clock;
+- ``describe() -> dict``, once open:
+
+  - ``rate_hz`` how often it is polled, ``update_s`` how often the source makes a new value, ``window_s`` the time that
+    one sample averages over, ``step_w``, ``noise_w`` (0: not known), ``gain_uncertainty`` (relative);
+  - ``counts_energy``: whether its samples carry a counter;
+  - ``rails``: all that the source shows; ``total``: those of them that a sample adds up; ``rail``: that sum's name;
+    ``boundary``: wall, board_input, module, package or rail; ``includes``: what is in it and what is not, in words;
+  - ``clock``: the domain of its time stamps;
 - ``open()``, ``close()``;
 - ``poll() -> list of (t_s, w)`` or ``(t_s, w, counter_j)``: every new sample, in order, on the sensor's own clock;
 - ``clock_exchange() -> (sent_s, received_s, replied_s, back_s)`` where that clock is not the device's own: the first

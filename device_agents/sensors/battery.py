@@ -60,14 +60,20 @@ class Sensor(object):
 
         Step and gain are assumptions, 10 mW and 5 %: firmware passes on a fuel gauge of which neither is stated.
         """
+        names = self._batteries or self._find_batteries()
         return {
             "rate_hz": 2.0 / self._update_s,
+            "update_s": self._update_s,
             "window_s": self._update_s,
             "step_w": 0.01,
             "noise_w": 0.0,
             "gain_uncertainty": 0.05,
+            "counts_energy": False,
             "boundary": "board_input",
-            "rail": "+".join(self._batteries or self._find_batteries()) or "battery",
+            "rail": "+".join(names) or "battery",
+            "rails": names or ["battery"],
+            "total": names or ["battery"],
+            "includes": "the whole machine while it is unplugged, screen and converters included",
             "clock": clock_domain(),
         }
 

@@ -1,4 +1,7 @@
-"""INA3221: the three-channel power monitors of a Jetson, by sysfs (TI SBOS576; Linux: Documentation/hwmon/ina3221.rst).
+"""INA3221: the three-channel power monitors of a Jetson, by sysfs.
+
+TI SBOS576A, electrical characteristics: shunt LSB 40 uV over 163.8 mV, bus LSB 8 mV, conversions of 1.1 ms (1.21 at
+most), offset at most 80 uV, gain 0.25 % at 25 C. Linux: Documentation/hwmon/ina3221.rst.
 
 Two drivers: ``ina3221x`` (JetPack 4, an iio tree with power in mW) and ``ina3221`` (JetPack 5 and later, a hwmon tree
 with mV and mA). In the latter in4 to in6 are shunt voltages and in7 is their sum; they are not read.
@@ -12,12 +15,10 @@ from typing import Any, Dict, List, Optional, Tuple
 
 from device_agents.protocol import AgentError, clock_domain, now_s
 from device_agents.sensors import sysfs
+from device_agents.sensors.jetson_rails import INCLUDES, TOTAL_RAILS, missing_total
 
 SYSFS = "/sys/bus/i2c/drivers"
 
-# The whole supply in one rail; the other rails are parts of it. VIN_SYS_5V0 is none of these: on AGX Orin and Thor it
-# supplies memory and I/O, and the core rails beside it draw more (github.com/rbonghi/jetson_stats/issues/344).
-TOTAL_RAILS = ("POM_5V_IN", "VDD_IN")
 # Assumed to be measured once more behind VIN_SYS_5V0 (AGX Orin: memory and always-on supply).
 PART_OF = {"VDDQ_VDD2_1V8AO": "VIN_SYS_5V0"}
 
@@ -26,6 +27,7 @@ CYCLE_S = 6.6e-3
 SLOWEST = 1.1
 READ_S = 0.55e-3  # one register over I2C
 SHUNT_STEP_V = 40e-6
+OFFSET_V = 80e-6
 # Where the driver does not say: the design guides' 5 mOhm; the currents of Nano and TX2 go in its 8 mA.
 SHUNT_OHM = 5e-3
 
@@ -35,6 +37,9 @@ class Sensor(object):
 
     ``options``: ``root``, the folder of the I2C drivers; ``rail``, the label of one rail (or "1-0040:2", channel 2 at
     that address, where it has no label); ``shunt_ohm``, for the step where the driver does not tell the shunt.
+
+    At no load a channel reads a little below zero: down to its offset and one step that is a sample like any other, and
+    is kept negative. Beyond it the current flows backwards, which is an error.
     """
 
     def __init__(self, options: Dict[str, Any]) -> None:
@@ -42,6 +47,8 @@ class Sensor(object):
         self._rail = options.get("rail")
         self._shunt_ohm = float(options.get("shunt_ohm", SHUNT_OHM))
         self._rails: List[_Channel] = []
+        self._listed: List[str] = []
+        self._left_out: List[str] = []
         self._ready_s = 0.0
 
     def probe(self) -> Tuple[str, str, str]:
@@ -54,7 +61,7 @@ class Sensor(object):
             return "absent", error.message, error.fix
         except (OSError, ValueError) as error:
             return "absent", "an INA3221 cannot be read: %s" % error, "use another power source"
-        return "ok", _joined(rails) + ("; not wired: " + ", ".join(left_out) if left_out else ""), ""
+        return "ok", _joined(rails) + _not_wired(left_out), ""
 
     def describe(self) -> Dict[str, Any]:
         """Assumes the power-on configuration where the driver tells no update_interval, as JetPack 4's does.
@@ -63,30 +70,39 @@ class Sensor(object):
         of the shunts; the chip's own 0.25 % and its offset of up to 80 uV are within the same order.
         """
         rails = self._rails or self._choose()[0]
+        listed = self._listed or [channel.label for channel in self._channels()]
         cycle_s = max(rail.cycle_s for rail in rails)
         names = [rail.label for rail in rails]
         total = names[0] in TOTAL_RAILS
-        steps_w = [SHUNT_STEP_V / (rail.shunt_ohm or self._shunt_ohm) * rail.volts() for rail in rails]
+        steps_w = [SHUNT_STEP_V / rail.shunt_ohm * rail.volts() for rail in rails]
         return {
             "rate_hz": 1.0 / (1.5 * cycle_s + READ_S * sum(rail.reads for rail in rails)),
+            "update_s": cycle_s,
             "window_s": cycle_s,
             "step_w": math.sqrt(sum(step * step for step in steps_w)),
             "noise_w": 0.0,
             "gain_uncertainty": 0.01,
+            "counts_energy": False,
             "boundary": "board_input" if total else "module" if self._rail is None else "rail",
             "rail": _joined(rails),
+            "rails": listed,
+            "total": names,
+            "includes": INCLUDES["board_input" if total else "module" if self._rail is None else "rail"]
+            + _not_wired(self._left_out),
             "clock": clock_domain(),
         }
 
     def open(self) -> None:
         """Find the channels by address and label: hwmonN and iio:deviceN change from boot to boot."""
-        self._rails = self._choose()[0]
+        self._listed = [channel.label for channel in self._channels()]
+        self._rails, self._left_out = self._choose()
         self._ready_s = 0.0
 
     def poll(self) -> List[Tuple[float, float]]:
         """One sample (s, W), stamped at the middle; none until every channel has converted since the last one.
 
-        Raises OSError where a rail cannot be read, ValueError where it holds anything but a number of at least 0.
+        Raises OSError where a rail cannot be read, ValueError where it holds no number, AgentError for a current that
+        flows backwards.
         """
         before_s = now_s()
         if before_s < self._ready_s:
@@ -98,11 +114,17 @@ class Sensor(object):
 
     def close(self) -> None:
         """Nothing is held open."""
-        self._rails = []
+        self._rails, self._listed, self._left_out = [], [], []
+
+    def _channels(self) -> "List[_Channel]":
+        channels = _channels(self._root)
+        for channel in channels:
+            channel.shunt_ohm = channel.shunt_ohm or self._shunt_ohm
+        return channels
 
     def _choose(self) -> "Tuple[List[_Channel], List[str]]":
         """The channels to add up, each read once, and the names of those that are not wired."""
-        channels = _channels(self._root)
+        channels = self._channels()
         if not channels:
             raise AgentError("no-sensor", "no INA3221 in %s" % self._root, "use another power source")
         labels = [channel.label for channel in channels]
@@ -117,6 +139,13 @@ class Sensor(object):
                 )
             rails[0].watts()  # an unreadable total is an error: its parts are not the total
             return rails, []
+        lacking = missing_total(labels)
+        if lacking is not None:
+            raise AgentError(
+                "no-sensor",
+                "%s is missing: there are only its parts, %s" % (lacking, ", ".join(labels)),
+                "load the driver of every INA3221, or name one rail as the option rail",
+            )
         parts = [channel for channel in channels if PART_OF.get(channel.label) not in labels]
         rails = [channel for channel in parts if channel.is_wired()]
         unnamed = [rail.label for rail in rails if not rail.has_label]
@@ -139,15 +168,24 @@ class _Channel(object):
         self.label = sysfs.text(label_path) if self.has_label else name
         self.reads = len(factors)
         self.cycle_s = CYCLE_S
-        self.shunt_ohm: Optional[float] = None
+        self.shunt_ohm = 0.0  # not told
         self._factors = factors
         self._volts_path = volts_path
 
     def watts(self) -> float:
-        """The product of its files, in W; OSError or ValueError where one does not hold a number of at least 0."""
+        """The product of its files, in W; OSError or ValueError where one holds no number, AgentError backwards."""
         product = 1.0
         for path, unit in self._factors:
-            product *= _number(path) * unit
+            product *= _number(path, signed=path != self._volts_path) * unit
+        if product < 0.0:
+            lowest_w = -(OFFSET_V + SHUNT_STEP_V) / self.shunt_ohm * self.volts()
+            if product < 1.001 * lowest_w:
+                raise AgentError(
+                    "no-sensor",
+                    "%s: %g W, the current flows backwards (no load reads %g W or more)"
+                    % (self.label, product, lowest_w),
+                    "name another rail as the option rail; is power fed into the board behind this one?",
+                )
         return product
 
     def volts(self) -> float:
@@ -196,13 +234,17 @@ def _hwmon_channel(address: str, folder: str, index: int) -> _Channel:
     interval_ms = _told(os.path.join(folder, "update_interval"))
     shunt_uohm = _told(os.path.join(folder, "shunt%d_resistor" % index))
     channel.cycle_s = interval_ms * 1e-3 if interval_ms else CYCLE_S
-    channel.shunt_ohm = shunt_uohm * 1e-6 if shunt_uohm else None
+    channel.shunt_ohm = shunt_uohm * 1e-6 if shunt_uohm else 0.0
     return channel
 
 
 def _is_there(folder: str, label: str, reading: str, index: int) -> bool:
     """A channel with a label alone counts: a total that cannot be read must not be taken for a board without one."""
     return any(os.path.exists(os.path.join(folder, name % index)) for name in (label, reading))
+
+
+def _not_wired(labels: List[str]) -> str:
+    return "; not wired: " + ", ".join(labels) if labels else ""
 
 
 def _joined(rails: List[_Channel]) -> str:
@@ -214,8 +256,8 @@ def _told(path: str) -> Optional[int]:
     return _number(path) if os.path.exists(path) else None
 
 
-def _number(path: str) -> int:
+def _number(path: str, signed: bool = False) -> int:
     text = sysfs.text(path)
-    if not re.match("[0-9]{1,9}$", text):
-        raise ValueError("%s holds %r, not a whole number of at least 0" % (path, text[:40]))
+    if not re.match(r"-?[0-9]{1,9}\Z" if signed else r"[0-9]{1,9}\Z", text, re.ASCII):
+        raise ValueError("%s holds %.40r, not a whole number%s" % (path, text, "" if signed else " of at least 0"))
     return int(text)

@@ -7,14 +7,22 @@ Three methods, best first:
 - ``average``: nvmlDeviceGetPowerUsage, mW; averaged over one second on Ampere and later, GA100 apart.
 """
 
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 from device_agents.protocol import AgentError, clock_domain, now_s
 from device_agents.sensors import raw
 
 METHODS = ("energy", "instant", "average")
 
-FIELD_POWER_INSTANT = 186  # NVML_FI_DEV_POWER_INSTANT: older versions of pynvml have no name for it
+# NVML_FI_DEV_POWER_AVERAGE and NVML_FI_DEV_POWER_INSTANT: older versions of pynvml have no names for them.
+FIELD_POWER_AVERAGE, FIELD_POWER_INSTANT = 185, 186
+# nvml.h, NVML_POWER_SCOPE_*: the module of a Grace Hopper holds processor and memory too.
+SCOPES = {"gpu": 0, "module": 1, "memory": 2}
+_INCLUDES = {
+    "gpu": "the card alone (GPU, its memory and converters), not the host that feeds it",
+    "module": "the module: GPU, processor and their memory, not the rest of the host",
+    "memory": "the GPU's memory alone",
+}
 
 # nvml.h, nvmlClocksEventReason*: those that lower the clock against the user's will.
 THROTTLE_REASONS = {0x4: "power-cap", 0x8: "hw-slowdown", 0x20: "sw-thermal", 0x40: "hw-thermal", 0x80: "power-brake"}
@@ -27,6 +35,7 @@ FIRST_AVERAGING_CAPABILITY = (8, 6)  # 8.0 is GA100, which returns the last conv
 # The counter is read five times per step, so that the time of a step is known to 10 ms either way.
 ENERGY_RATE_HZ = 50.0
 POWER_RATE_HZ = 1.0 / CONVERSION_S
+MOST_W = 10e3  # no card, nor a module of several, draws as much
 
 # Error name in pynvml -> state, what it means, what to do.
 _REFUSALS = {
@@ -55,9 +64,9 @@ _REFUSALS = {
 
 
 class Sensor(object):
-    """One card. ``options``: ``index`` (0); ``method``, one of METHODS (None: the first of them that works).
+    """One card. ``options``: ``index`` (0); ``method``, one of METHODS (None: the first of them that works); ``scope``,
 
-    Raises AgentError "bad-request" for an option that is neither.
+    one of SCOPES ("gpu"); the others have no counter. Raises AgentError "bad-request" for any other value.
     """
 
     def __init__(self, options: Dict[str, Any]) -> None:
@@ -67,14 +76,22 @@ class Sensor(object):
             raise AgentError("bad-request", "nvml: index is %r" % (self._index,), "index is a number from 0 on")
         if method is not None and method not in METHODS:
             raise AgentError("bad-request", "nvml: no method %r" % (method,), "methods: %s" % ", ".join(METHODS))
-        self._wanted = METHODS if method is None else (method,)
+        self._scope = options.get("scope", "gpu")
+        if self._scope not in SCOPES or (self._scope != "gpu" and method == "energy"):
+            raise AgentError(
+                "bad-request", "nvml: no scope %r" % (self._scope,), "scopes: %s" % ", ".join(sorted(SCOPES))
+            )
+        methods = METHODS if self._scope == "gpu" else METHODS[1:]
+        self._wanted = methods if method is None else (method,)
         self._method = self._wanted[0]
         self._window_s = CONVERSION_S
         self._nvml: Any = None
         self._card: Any = None
+        self._cards = self._index + 1
         self._read_at_s = 0.0
         self._first_mj: Any = None
         self._last: Any = None
+        self._stamp = 0
 
     def probe(self) -> Tuple[str, str, str]:
         """Whether a power value can be read now: a Jetson's NVML starts, and then supports no power call at all."""
@@ -92,14 +109,21 @@ class Sensor(object):
         deviation. The boundary is the card alone: not the host that feeds it.
         """
         energy = self._method == "energy"
+        scope = "" if self._scope == "gpu" else "/" + self._scope
+        rail = "gpu%d%s" % (self._index, scope)
         return {
             "rate_hz": ENERGY_RATE_HZ if energy else POWER_RATE_HZ,
+            "update_s": CONVERSION_S,
             "window_s": self._window_s,
             "step_w": 1e-3 / CONVERSION_S if energy else 1e-3,
             "noise_w": 0.0,
             "gain_uncertainty": 0.05,
-            "boundary": "module",
-            "rail": "gpu%d" % self._index,
+            "counts_energy": energy,
+            "boundary": "rail" if self._scope == "memory" else "module",
+            "rail": rail,
+            "rails": ["gpu%d%s" % (index, scope) for index in range(self._cards)],
+            "total": [rail],
+            "includes": _INCLUDES[self._scope],
             "clock": clock_domain(),
         }
 
@@ -109,6 +133,24 @@ class Sensor(object):
         self._first_mj, self._last = None, None
         if self._method == "energy":
             self.poll()
+
+    def temperature_c(self) -> Optional[float]:
+        """Temperature of the open card's GPU; None where NVML does not give it."""
+        try:
+            return float(self._nvml.nvmlDeviceGetTemperature(self._card, self._nvml.NVML_TEMPERATURE_GPU))
+        except self._nvml.NVMLError as error:
+            if self._unsupported(error):
+                return None
+            raise self._refusal(error) from error
+
+    def frequency_hz(self) -> Optional[float]:
+        """Present clock of the open card's multiprocessors; None where NVML does not give it."""
+        try:
+            return 1e6 * float(self._nvml.nvmlDeviceGetClockInfo(self._card, self._nvml.NVML_CLOCK_SM))
+        except self._nvml.NVMLError as error:
+            if self._unsupported(error):
+                return None
+            raise self._refusal(error) from error
 
     def poll(self) -> List[Tuple[float, ...]]:
         """Power (W) at the middle of the reading, or the mean since the counter last moved and its energy (J).
@@ -123,7 +165,9 @@ class Sensor(object):
             raise self._refusal(error) from error
         t_s = 0.5 * (before_s + now_s())
         if self._method != "energy":
-            return [(t_s, value * 1e-3)]
+            # NVML stamps a field with the time of its reading: the same value of the same time is no new sample.
+            reading, self._last = self._last, (self._stamp, value)
+            return [] if self._stamp and reading == self._last else [(t_s, value * 1e-3)]
         since_s, self._read_at_s = t_s - self._read_at_s, t_s
         last = self._last
         if last is None or value == last[1]:
@@ -137,6 +181,8 @@ class Sensor(object):
             self._first_mj = value
             return []
         mean_w = (value - last[1]) * 1e-3 / (self._last[0] - last[0])
+        if mean_w > MOST_W:
+            raise _Unusable("absent", "GPU %d: its energy counter jumped" % self._index, "was the driver reloaded?")
         return [(self._last[0], mean_w, (value - self._first_mj) * 1e-3)]
 
     def throttle_reasons(self) -> List[str]:
@@ -192,7 +238,7 @@ class Sensor(object):
             raise
 
     def _find_card(self) -> Any:
-        count = self._nvml.nvmlDeviceGetCount()
+        count = self._cards = self._nvml.nvmlDeviceGetCount()
         if self._index >= count:
             fix = "set the option index to one of 0 to %d" % (count - 1) if count else "is the card seated and powered?"
             raise _Unusable("absent", "no GPU %d: NVML sees %d" % (self._index, count), fix)
@@ -226,15 +272,17 @@ class Sensor(object):
     def _value(self, method: str) -> int:
         """What a method reads, mJ or mW; NVMLError where it is refused, or 0: a card at work has neither."""
         nvml = self._nvml
+        self._stamp = 0
         if method == "energy":
             value = nvml.nvmlDeviceGetTotalEnergyConsumption(self._card)
-        elif method == "average":
+        elif method == "average" and self._scope == "gpu":
             value = nvml.nvmlDeviceGetPowerUsage(self._card)
         else:
-            field = nvml.nvmlDeviceGetFieldValues(self._card, [(FIELD_POWER_INSTANT, 0)])[0]
+            number = FIELD_POWER_INSTANT if method == "instant" else FIELD_POWER_AVERAGE
+            field = nvml.nvmlDeviceGetFieldValues(self._card, [(number, SCOPES[self._scope])])[0]
             if field.nvmlReturn != nvml.NVML_SUCCESS:
                 raise nvml.NVMLError(field.nvmlReturn)
-            value = field.value.uiVal
+            value, self._stamp = field.value.uiVal, int(field.timestamp)
         if value == 0:
             raise nvml.NVMLError(nvml.NVML_ERROR_NO_DATA)
         raw.note("nvml gpu%d %s" % (self._index, method), str(value))

@@ -18,6 +18,7 @@ VOLTAGE_ONLY = ("EXT5V", "BATT")
 CALL_TIMEOUT_S = 4.0  # a loaded board starts the program late; probe and open stay below the sampler's deadline
 RATE_HZ = 10.0  # a call takes tens of milliseconds
 # VDD_CORE, the coarsest channel: recorded currents are multiples of 8.93 mA, at 0.86 V.
+STEP_A = 8.93e-3
 STEP_W = 0.008
 # One owner's fit against a wall meter is 1.1327 * sum + 0.6444 W: at 5 W the sum is a fifth below the input.
 UNFITTED_GAIN = 0.25
@@ -27,7 +28,8 @@ FITTED_GAIN = 0.05
 def parse(text: str) -> Dict[str, float]:
     """Rail name -> W, current times voltage of the same name.
 
-    ValueError on any line that is not a reading, and where a current lacks its voltage or a voltage its current
+    A current down to two steps below zero is one that is not there. ValueError on any line that is not a reading, on a
+    current or voltage clearly below zero, and where a current lacks its voltage or a voltage its current
     (EXT5V and BATT have none by design): a rail left out would make the sum low.
     """
     amperes: Dict[str, float] = {}
@@ -82,17 +84,22 @@ class Sensor(object):
 
     def describe(self) -> Dict[str, Any]:
         """Without a fit of this board the gain is unknown by a quarter: the sum is below the board's input."""
-        rail = "sum of PMIC rails"
+        rail, names = "sum of PMIC rails", self._names or ["PMIC rails"]
         if self._fitted or self._intercept_w != 0.0:
             rail = "%g * sum of PMIC rails + %g W" % (self._slope, self._intercept_w)
         return {
             "rate_hz": RATE_HZ,
+            "update_s": 1.0 / RATE_HZ,
             "window_s": 0.0,
             "step_w": STEP_W * self._slope,
             "noise_w": 0.0,
             "gain_uncertainty": FITTED_GAIN if self._fitted else UNFITTED_GAIN,
+            "counts_energy": False,
             "boundary": "rail",
             "rail": rail,
+            "rails": names,
+            "total": names,
+            "includes": "the rails that the PMIC makes; not its own losses, USB ports, fan, boards on the 5 V pins",
             "clock": clock_domain(),
         }
 
@@ -142,7 +149,7 @@ def _watts(name: str, current_a: float, voltage_v: Optional[float]) -> float:
     if voltage_v is None:
         raise ValueError("pmic_read_adc printed %s_A without its voltage %s_V" % (name, name))
     watts = current_a * voltage_v
-    if not math.isfinite(watts):
+    if not math.isfinite(watts) or current_a < -2.0 * STEP_A or voltage_v < 0.0:
         raise ValueError("pmic_read_adc printed %s_A = %r A at %s_V = %r V" % (name, current_a, name, voltage_v))
     return watts
 

@@ -12,13 +12,12 @@ from typing import Any, Deque, Dict, List, Optional, Tuple
 from device_agents.child import die_with_parent, how_it_ended
 from device_agents.protocol import AgentError, LineReader, clock_domain, now_s
 from device_agents.sensors import raw
-
-TOTAL_RAILS = ("POM_5V_IN", "VDD_IN")  # the other rails of such a board are parts of these
+from device_agents.sensors.jetson_rails import INCLUDES, TOTAL_RAILS, missing_total
 
 # "NAME now/mean" with or without mW, and a third number on new releases. Memory is "a/bMB": a line that is cut short
 # there must not become a rail. A name's numbers may not touch another character ("GPU@30C", "CPU [0%@1190]").
 _POWER = re.compile(
-    r"(?<!\S)([0-9]*[A-Z][A-Z0-9_]*)[ \t]+([0-9]{1,6})(?:mW)?(?:/[0-9]{1,6}(?:mW)?){1,2}(?!\S)", re.ASCII
+    r"(?<!\S)([0-9]*[A-Z][A-Z0-9_]*)[ \t]+(-?[0-9]{1,6})(?:mW)?(?:/-?[0-9]{1,6}(?:mW)?){1,2}(?!\S)", re.ASCII
 )
 _MEMORY = ("RAM", "SWAP", "IRAM")
 
@@ -27,6 +26,7 @@ WINDOW_S = 0.0066
 # One 40 uV step of the shunt (same source) is 8 mA on 5 mOhm at 5 V, 4 mA on 10 mOhm at 19 V, 20 mA on 2 mOhm at 20 V.
 STEPS_W = {"POM_5V_IN": 0.04, "VDD_IN": 0.08}
 OTHER_STEP_W = 0.4
+OFFSET_STEPS = 3.0  # its offset is 80 uV at most, and one step of noise: so far below zero may a rail be at no load
 
 STALE_INTERVALS = 5.0
 STALE_EXTRA_S = 1.0
@@ -50,13 +50,17 @@ def total(rails: Dict[str, float]) -> Tuple[str, str, float]:
     """(name, boundary, W) of the board's power.
 
     A total rail counts alone. AGX Xavier, AGX Orin and Thor print none: their rails are parts side by side and are
-    summed, which leaves out what the carrier board takes. ValueError without any rail.
+    summed, which leaves out what the carrier board takes. ValueError without any rail, and where a board's total is
+    missing beside its parts.
     """
     for name in TOTAL_RAILS:
         if name in rails:
             return name, "board_input", rails[name]
     if not rails:
         raise ValueError("no power rail to add up")
+    lacking = missing_total(rails)
+    if lacking is not None:
+        raise ValueError("%s is missing: there are only its parts, %s" % (lacking, ", ".join(sorted(rails))))
     return "+".join(sorted(rails)) + " (module rails, carrier excluded)", "module", sum(rails.values())
 
 
@@ -81,6 +85,7 @@ class Sensor(object):
         self._problem = "tegrastats is not running"
         self._names: List[str] = []
         self._label, self._boundary = "", ""
+        self._listed: List[str] = []
         self._last_s = 0.0
 
     def probe(self) -> Tuple[str, str, str]:
@@ -100,12 +105,17 @@ class Sensor(object):
         """Rail and boundary are known once open. The vendor states no accuracy for the board: 5 % is declared."""
         return {
             "rate_hz": 1.0 / self._interval_s,
+            "update_s": self._interval_s,
             "window_s": WINDOW_S,
             "step_w": STEPS_W.get(self._label, OTHER_STEP_W),
             "noise_w": 0.0,
             "gain_uncertainty": 0.05,
+            "counts_energy": False,
             "boundary": self._boundary or "module",
             "rail": self._label or "tegrastats",
+            "rails": self._listed or ["tegrastats"],
+            "total": self._names or ["tegrastats"],
+            "includes": INCLUDES[self._boundary or "module"],
             "clock": clock_domain(),
         }
 
@@ -160,19 +170,29 @@ class Sensor(object):
             if self._rail not in rails:
                 raise self._failed("has no rail %s, only %s" % (self._rail, ", ".join(sorted(rails))))
             boundary = "board_input" if self._rail in TOTAL_RAILS else "rail"
-            return self._rail, boundary, rails[self._rail]
-        label, boundary, watts = total(rails)
-        names = [label] if boundary == "board_input" else sorted(rails)
+            label, watts, names = self._rail, rails[self._rail], [self._rail]
+        else:
+            try:
+                label, boundary, watts = total(rails)
+            except ValueError as error:
+                raise self._failed("cannot be read: %s" % error) from error
+            names = [label] if boundary == "board_input" else sorted(rails)
         if self._names and names != self._names:
             raise self._failed("changed its rails from %s to %s" % (", ".join(self._names), ", ".join(names)))
-        self._names = names
+        for name in names:
+            if rails[name] < -OFFSET_STEPS * STEPS_W.get(name, OTHER_STEP_W):
+                raise self._failed(
+                    "gives %g W for %s: the current flows backwards" % (rails[name], name),
+                    "name another rail as the option rail; is power fed into the board behind this one?",
+                )
+        self._names, self._listed = names, sorted(rails)
         return label, boundary, watts
 
     def _failed(self, what: str, fix: str = "") -> AgentError:
         """End the child, so that nothing more is read from it; the error says ``what`` now and at every later poll."""
         self.close()
         self._problem = "tegrastats %s" % what
-        return AgentError("no-sensor", self._problem, fix)
+        return AgentError("no-sensor", self._problem, fix or "run it by hand: " + " ".join(self._argv))
 
 
 class _Lines(object):

@@ -31,6 +31,10 @@ class Sensor(object):
     def describe(self) -> Dict[str, Any]:
         """The simulated meter's data sheet."""
         description: Dict[str, Any] = self._meter.describe()
+        description["update_s"] = 1.0 / description["rate_hz"]
+        description["counts_energy"] = False
+        description["rails"] = description["total"] = [description["rail"]]
+        description["includes"] = "the whole simulated board"
         return description
 
     def open(self) -> None:

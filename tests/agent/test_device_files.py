@@ -1,4 +1,4 @@
-"""What the agent keeps on, and reads from, the device: spool, lock, journal, RAPL tree, temperatures."""
+"""What the agent keeps on the device: spool, lock, journal of changed state."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from device_agents import board
 from device_agents.lock import DeviceLock
 from device_agents.protocol import AgentError
-from device_agents.sensors.rapl import Sensor
 from device_agents.spool import Spool, request_key
 from device_agents.state import PinnedState
 
@@ -100,84 +98,3 @@ def test_a_journal_that_cannot_be_restored_is_kept_and_said(cpus: Path) -> None:
     problems = PinnedState(str(journal), str(cpus)).restore()
     assert "could not be set back to ondemand" in problems[0]
     assert journal.exists()
-
-
-def test_conditions_of_a_board(cpus: Path) -> None:
-    zone = cpus / "sys/class/thermal/thermal_zone0"
-    zone.mkdir(parents=True)
-    (zone / "temp").write_text("48312\n")
-    dead = cpus / "sys/class/thermal/thermal_zone1"
-    dead.mkdir()
-    (dead / "temp").write_text("-256000\n")
-    firmware = cpus / "sys/devices/platform/soc/soc:firmware"
-    firmware.mkdir(parents=True)
-    (firmware / "get_throttled").write_text("50005\n")
-    seen = board.conditions(str(cpus))
-    assert seen["temp_c"] == pytest.approx(48.312)
-    assert seen["freq_hz"] == pytest.approx(1.25e9)
-    assert seen["throttled"] == ["undervoltage", "throttled", "undervoltage-occurred", "throttled-occurred"]
-    assert board.conditions(str(cpus / "none")) == {"temp_c": None, "throttled": [], "freq_hz": None}
-
-
-def rapl_tree(root: Path, **counters: int) -> Path:
-    """Zones as on a two-package Intel machine; psys, mmio and children must be left alone."""
-    zones = {
-        "intel-rapl:0": "package-0",
-        "intel-rapl:0:0": "core",
-        "intel-rapl:1": "package-1",
-        "intel-rapl:2": "psys",
-        "intel-rapl-mmio:0": "package-0",
-    }
-    for folder, name in zones.items():
-        (root / folder).mkdir(parents=True, exist_ok=True)
-        (root / folder / "name").write_text(name + "\n")
-        (root / folder / "max_energy_range_uj").write_text("1000000\n")
-        (root / folder / "energy_uj").write_text("0\n")
-    return root
-
-
-def set_counter(root: Path, package: int, microjoules: int) -> None:
-    (root / f"intel-rapl:{package}" / "energy_uj").write_text(f"{microjoules}\n")
-
-
-def test_rapl_sums_packages_alone_and_unwraps(tmp_path: Path) -> None:
-    root = rapl_tree(tmp_path)
-    sensor = Sensor({"root": str(root)})
-    assert sensor.probe()[0] == "ok"
-    set_counter(root, 0, 900_000)
-    sensor.open()
-    set_counter(root, 0, 100_000)  # wrapped: 0.2 J
-    set_counter(root, 1, 300_000)
-    [(_, watts, counter_j)] = sensor.poll()
-    assert counter_j == pytest.approx(0.5)
-    assert watts > 0
-    assert sensor.describe()["boundary"] == "package"
-    assert sensor.describe()["rail"] == "package-0+package-1"
-
-
-def test_rapl_without_permission_names_the_fix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = rapl_tree(tmp_path)
-
-    def refuse(path: str) -> int:
-        raise PermissionError(13, "Permission denied", path)
-
-    monkeypatch.setattr("device_agents.sensors.rapl._integer", refuse)  # root may read everything
-    state, reason, fix = Sensor({"root": str(root)}).probe()
-    assert (state, "root only" in reason) == ("denied", True)
-    assert fix.startswith("sudo chmod a+r ")
-
-
-def test_rapl_absent_and_unreadable(tmp_path: Path) -> None:
-    assert Sensor({"root": str(tmp_path / "none")}).probe()[0] == "absent"
-    root = rapl_tree(tmp_path)
-    (root / "intel-rapl:0" / "energy_uj").write_text("garbage")
-    assert Sensor({"root": str(root)}).probe()[0] == "absent"
-
-
-def test_a_failed_rapl_read_is_an_error_not_a_zero(tmp_path: Path) -> None:
-    root = rapl_tree(tmp_path)
-    sensor = Sensor({"root": str(root)})
-    sensor.open()
-    (root / "intel-rapl:0" / "energy_uj").unlink()
-    with pytest.raises(OSError, match="energy_uj"):
-        sensor.poll()

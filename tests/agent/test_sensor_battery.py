@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from device_agents.protocol import AgentError
-from device_agents.sensors import battery
 from device_agents.sensors.battery import Sensor
 
 
@@ -152,61 +147,8 @@ def test_a_battery_that_vanishes_is_an_error(laptop: Path) -> None:
         sensor.poll()
 
 
-def test_without_permission_names_the_file(laptop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(path: str) -> int:
-        raise PermissionError(13, "Permission denied", path)
-
-    monkeypatch.setattr(battery, "_power_w", lambda folder: refuse(folder + "/power_now"))  # root may read everything
-    state, _, fix = sensor_of(laptop).probe()
-    assert state == "denied"
-    assert fix == f"sudo chmod a+r {laptop}/BAT0/power_now"
-
-
 @pytest.mark.parametrize("update_s", [0, -1.0, "4", None, True, float("nan"), float("inf")])
 def test_bad_options_are_named(update_s: object) -> None:
     with pytest.raises(AgentError, match="update_s") as error:
         Sensor({"update_s": update_s})
     assert error.value.code == "bad-request"
-
-
-VALUES = st.one_of(
-    st.none(),
-    st.integers(-(10**12), 10**12).map(lambda number: b"%d\n" % number),
-    st.sampled_from([b"", b"-", b"nan", b"inf", b"1e6", b"0x10", b"+5", b"\xff\xfe", b"-2147483648", b"2147483648"]),
-    st.binary(max_size=12),
-)
-STATUS = st.sampled_from([b"Discharging\n", b"Discharging\n", b"Charging\n", b"Full\n", b"Unknown\n", b"", b"\xff"])
-
-
-@settings(max_examples=200, deadline=None)
-@given(
-    status=STATUS,
-    files=st.fixed_dictionaries(
-        dict.fromkeys(("power_now", "voltage_now", "current_now", "energy_now", "present"), VALUES)
-    ),
-)
-def test_any_tree_gives_its_own_watts_or_an_error(status: bytes, files: dict[str, bytes | None]) -> None:
-    with TemporaryDirectory() as folder:
-        root = Path(folder)
-        bay = supply(root, "BAT0", type="Battery", status="Discharging", power_now=7_000_000)
-        sensor = sensor_of(root)
-        sensor.open()
-        (bay / "power_now").unlink()
-        (bay / "status").write_bytes(status)
-        for name, value in files.items():
-            if value is not None:
-                (bay / name).write_bytes(value)
-        assert sensor.probe()[0] in ("ok", "absent")
-        with contextlib.suppress(OSError, ValueError, AgentError):
-            for _, watts in sensor.poll():
-                assert status == b"Discharging\n"
-                assert watts == pytest.approx(watts_of(files))
-
-
-def watts_of(files: dict[str, bytes | None]) -> float:
-    """What the tree says, read on its own."""
-    if files["power_now"] is not None:
-        return abs(int(files["power_now"])) * 1e-6
-    assert files["voltage_now"] is not None
-    assert files["current_now"] is not None
-    return abs(int(files["voltage_now"]) * int(files["current_now"])) * 1e-12

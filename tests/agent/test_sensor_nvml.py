@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,8 +19,17 @@ import pytest
 
 from device_agents.protocol import AgentError
 from device_agents.sensors.nvml import Sensor
+from tests.fakes.nvml_library import (
+    COMPILER,
+    DRIVER_NOT_LOADED,
+    LOST,
+    MISMATCH,
+    NO_PERMISSION,
+    NOT_SUPPORTED,
+    UNKNOWN,
+    compile_library,
+)
 
-COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = [
@@ -29,68 +37,6 @@ pytestmark = [
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the library is found by LD_LIBRARY_PATH"),
     pytest.mark.skipif(importlib.util.find_spec("pynvml") is None, reason="pynvml (nvidia-ml-py) is not installed"),
 ]
-
-NOT_SUPPORTED, NO_PERMISSION, DRIVER_NOT_LOADED, LOST, MISMATCH, UNKNOWN = -3, -4, -9, -15, -18, -999
-
-# Signatures and struct as in nvml.h.
-SOURCE = r"""
-#include <stdlib.h>
-#include <string.h>
-#include <time.h>
-
-typedef struct { unsigned fieldId, scopeId; long long timestamp, latencyUsec; int valueType, nvmlReturn;
-                 union { double d; unsigned ui; unsigned long long ull; } value; } field_t;
-static int card, opened, reads;
-
-static int number(const char *name, unsigned long long *value) {
-    const char *text = getenv(name);
-    if (!opened) return 1;
-    if (!text) return 3;
-    if (getenv("LOST_AFTER") && ++reads > atoi(getenv("LOST_AFTER"))) return 15;
-    if (!strcmp(text, "clock")) {  /* 50 W in steps of 100 ms, as the counter has them */
-        struct timespec now;
-        clock_gettime(CLOCK_MONOTONIC, &now);
-        *value = 1000000 + (now.tv_sec * 10ull + now.tv_nsec / 100000000) * 5000;
-        return 0;
-    }
-    long long given = atoll(text);
-    if (given < 0) return (int)-given;
-    *value = (unsigned long long)given;
-    return 0;
-}
-int nvmlInitWithFlags(unsigned flags) {
-    int code = getenv("INIT") ? -atoi(getenv("INIT")) : 0;
-    opened += !code;
-    return code;
-}
-int nvmlShutdown(void) { opened--; return 0; }
-int fake_opened(void) { return opened; }
-int nvmlDeviceGetCount_v2(unsigned *count) { *count = getenv("COUNT") ? atoi(getenv("COUNT")) : 1; return 0; }
-int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **device) { *device = &card; return 0; }
-int nvmlDeviceGetTotalEnergyConsumption(void *device, unsigned long long *mj) { return number("ENERGY", mj); }
-int nvmlDeviceGetPowerUsage(void *device, unsigned *mw) {
-    unsigned long long value = 0;
-    int code = number("AVERAGE", &value);
-    *mw = (unsigned)value;
-    return code;
-}
-int nvmlDeviceGetFieldValues(void *device, int count, field_t *fields) {
-    unsigned long long value = 0;
-    if (fields[0].fieldId != 186 || fields[0].scopeId != 0) return 2;
-    fields[0].nvmlReturn = number("INSTANT", &value);
-    fields[0].valueType = 1;
-    fields[0].value.ui = (unsigned)value;
-    return 0;
-}
-int nvmlDeviceGetCudaComputeCapability(void *device, int *major, int *minor) {
-    int both = atoi(getenv("CAPABILITY"));
-    *major = both / 10;
-    *minor = both % 10;
-    return 0;
-}
-int REASONS_CALL(void *device, unsigned long long *reasons) { return number("REASONS", reasons); }
-const char *nvmlErrorString(int code) { return "No data"; }
-"""
 
 PRELUDE = """
 import ctypes, json, os, time
@@ -114,16 +60,9 @@ clock = [100.0]
 Run = Callable[..., Any]
 
 
-def compile_library(folder: Path, reasons_call: str) -> Path:
-    (folder / "nvml.c").write_text(SOURCE)
-    command = [str(COMPILER), "-shared", "-fPIC", f"-DREASONS_CALL={reasons_call}"]
-    subprocess.run([*command, "-o", str(folder / "libnvidia-ml.so.1"), str(folder / "nvml.c")], check=True, timeout=60)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return compile_library(tmp_path_factory.mktemp("nvml"), "nvmlDeviceGetCurrentClocksEventReasons")
+    return compile_library(tmp_path_factory.mktemp("nvml"))
 
 
 @pytest.fixture
@@ -322,8 +261,59 @@ def test_throttle_reasons_of_an_older_driver(run: Run, tmp_path: Path) -> None:
     assert run(THROTTLE, folder=older, ENERGY=1, REASONS=0x44) == ["power-cap", "hw-thermal"]
 
 
-@pytest.mark.parametrize("options", [{"index": -1}, {"index": "0"}, {"index": True}, {"method": "enrgy"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"index": -1},
+        {"index": "0"},
+        {"index": True},
+        {"method": "enrgy"},
+        {"scope": "rack"},
+        {"scope": "memory", "method": "energy"},
+    ],
+)
 def test_bad_options_are_named(options: dict[str, object]) -> None:
-    with pytest.raises(AgentError, match=r"nvml: (index|no method)") as error:
+    with pytest.raises(AgentError, match=r"nvml: (index|no method|no scope)") as error:
         Sensor(options)
     assert error.value.code == "bad-request"
+
+
+def test_the_module_around_a_card_has_a_scope_of_its_own(run: Run) -> None:
+    code = """
+stop_time()
+sensor = nvml.Sensor({"scope": "module"})
+out = [sensor.probe()[1]]
+sensor.open()
+out += tick(sensor, 0.1) + [sensor.describe()]
+"""
+    name, (_, watts), seen = run(code, ENERGY=1000, INSTANT=61_500, INSTANT_SCOPE_1=190_000)
+    assert (name, watts) == ("GPU 0 by method instant", 190.0)
+    assert (seen["rail"], seen["total"], seen["boundary"]) == ("gpu0/module", ["gpu0/module"], "module")
+    assert seen["includes"].startswith("the module: GPU, processor")
+    _, (_, watts), seen = run(code, INSTANT_SCOPE_1=NOT_SUPPORTED, AVERAGE_FIELD_SCOPE_1=180_000, CAPABILITY=90)
+    assert (watts, seen["window_s"]) == (180.0, 1.0)
+    absent = run('out = nvml.Sensor({"scope": "memory"}).probe()', ENERGY=1000, INSTANT=61_500)
+    assert absent[0] == "absent"
+
+
+def test_rails_are_the_cards_of_the_machine(run: Run) -> None:
+    code = 'sensor = nvml.Sensor({"index": 1})\nsensor.open()\nout = sensor.describe()'
+    seen = run(code, ENERGY=1000, COUNT=3)
+    assert (seen["rails"], seen["total"], seen["counts_energy"]) == (["gpu0", "gpu1", "gpu2"], ["gpu1"], True)
+
+
+def test_the_same_value_of_the_same_time_is_no_new_sample(run: Run) -> None:
+    code = """
+stop_time()
+sensor = nvml.Sensor({"method": "instant"})
+sensor.open()
+out = [len(tick(sensor, 0.1)), len(tick(sensor, 0.1)), len(tick(sensor, 0.1, STAMP=200)), len(tick(sensor, 0.1))]
+"""
+    assert run(code, INSTANT=5000, STAMP=100) == [1, 0, 1, 0]
+    assert run(code.replace(", STAMP=200", ""), INSTANT=5000) == [1, 1, 1, 1]  # a driver that stamps nothing
+
+
+def test_temperature_and_clock(run: Run) -> None:
+    code = "sensor = nvml.Sensor({})\nsensor.open()\nout = [sensor.temperature_c(), sensor.frequency_hz()]"
+    assert run(code, ENERGY=1000, TEMPERATURE=71, CLOCK=1410) == [71.0, 1.41e9]
+    assert run(code, ENERGY=1000) == [None, None]
