@@ -11,7 +11,7 @@ Without a power source there are no quiet phases.
 
 from typing import Any, Callable, Dict, List, NamedTuple, Optional
 
-from device_agents.board import conditions
+from device_agents.board import Conditions, card_in_use
 from device_agents.child import Child, ChildDied, ChildSilent
 from device_agents.intervals import has_no_slope, relative_half_width, thin
 from device_agents.protocol import AgentError, now_s
@@ -85,6 +85,7 @@ class Measurement(object):
         self._sampler = sampler
         self._report = report
         self._abandoned = abandoned
+        self._conditions = Conditions(card=card_in_use(request))
         self._trace: Optional[LiveTrace] = None
         self._phases: List[Dict[str, Any]] = []
         self._reported_s = 0.0
@@ -105,6 +106,7 @@ class Measurement(object):
                 facts, problem, {"settled": settled, "stopped": stopped, "precision": precision}, kernels
             )
         finally:
+            self._conditions.close()
             if self._trace is not None:
                 self._trace.close()
 
@@ -155,7 +157,7 @@ class Measurement(object):
 
     def _keep(self, name: str, phase: Dict[str, Any]) -> None:
         if "temp_c" not in phase:
-            phase.update(conditions())
+            phase.update(self._conditions.read())
         phase["name"] = name
         self._phases.append(phase)
         if self._trace is not None:

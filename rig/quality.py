@@ -23,6 +23,7 @@ from device_agents.records import MeasurePlan
 from rig import quality_compare
 from rig.measurement import Measurement, Windows
 from rig.quality_compare import ChainResult, PacedLine, difference_chain, paced_line
+from rig.quality_conditions import condition_warnings, new_flags
 from rig.quality_power import MIN_SAMPLES, PowerCurve, UnusableTrace
 from rig.quality_stats import NORMAL_975, Interval, batch_means, inefficiency, quadrature, quantile, slope_over
 from rig.units import Quantity
@@ -132,10 +133,7 @@ def _condition_reasons(record: Mapping[str, Any], windows: Sequence[Mapping[str,
     """Everything about the run itself, apart from the trace, that rejects it."""
     reasons = []
     phases = record["phases"]
-    before = set(phases[0].get("throttled") or ())
-    new = {
-        flag: i for i, phase in reversed(list(enumerate(phases))) for flag in set(phase.get("throttled") or ()) - before
-    }
+    new = new_flags(phases)
     if new:
         first = min(new.values())
         flags = ", ".join(sorted(new))
@@ -168,6 +166,7 @@ def _with_warnings(made: Measurement, record: Mapping[str, Any], plan: MeasurePl
     flags = record["phases"][0].get("throttled") or ()
     if flags:
         warnings.append(f"already set before the measurement: {', '.join(flags)}")
+    warnings.extend(condition_warnings([phase for phase in record["phases"] if phase["name"] == "window"]))
     if made.latency_s.n is not None and made.latency_s.n < plan.min_windows:
         warnings.append(f"{made.latency_s.n} windows instead of {plan.min_windows}: the interval is wider for it")
     for name in ("latency_s", "energy_j"):
