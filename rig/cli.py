@@ -20,7 +20,10 @@ from typer.core import TyperCommand, TyperGroup
 from rig import __version__, interrupts
 from rig.commands.options import (
     CalibrateOptions,
+    CalibrateSensorOptions,
     DevicesOptions,
+    DoctorOptions,
+    ImportOptions,
     MeasureOptions,
     OptimizeOptions,
     PredictOptions,
@@ -32,11 +35,14 @@ from rig.errors import EXIT_INTERRUPTED, BadInputError, RigError, StoreError
 # name -> (module with run(options) -> dict, module with show(result, console))
 COMMANDS = {
     "devices": ("rig.commands.devices", "rig.commands.devices"),
+    "doctor": ("rig.commands.doctor", "rig.commands.doctor"),
+    "calibrate-sensor": ("rig.commands.calibrate_sensor", "rig.commands.calibrate_sensor"),
     "calibrate": ("rig.commands.calibrate", "rig.commands.calibrate"),
     "measure": ("rig.commands.measure", "rig.commands.measure"),
     "predict": ("rig.commands.predict", "rig.commands.predict"),
     "optimize": ("rig.commands.optimize", "rig.commands.optimize_summary"),
     "report": ("rig.commands.report", "rig.commands.report"),
+    "import": ("rig.commands.import_mlperf", "rig.commands.import_mlperf"),
     "replay": ("rig.commands.replay", "rig.commands.replay"),
 }
 
@@ -47,6 +53,12 @@ EXAMPLES = {
         "rig report",
     ),
     "devices": ("rig devices", "rig devices --probe"),
+    "doctor": ("rig doctor --device virtual-pi4", "rig doctor --device pi4 --source ina2xx --out pictures"),
+    "calibrate-sensor": (
+        "rig calibrate-sensor --device virtual-pi4 --source virtual --against virtual_reference",
+        "rig calibrate-sensor --device pi5 --source pmic --against meter",
+        "rig calibrate-sensor --device pi4 --source ina2xx --points pairs.csv --reference-uncertainty 0.1%",
+    ),
     "calibrate": (
         "rig calibrate --device virtual-pi4",
         "rig calibrate --device pi4 --time 20m",
@@ -66,6 +78,7 @@ EXAMPLES = {
         "rig optimize --device virtual-pi4 --task my_task.py --target-energy 40mJ --target-params 250k",
     ),
     "report": ("rig report", "rig report o-0001 --format pdf"),
+    "import": ("rig import mlperf results/rpi4/mobilenet-v1", "rig import mlperf RUN-FOLDER --device my-pi4 --json"),
     "replay": ("rig replay c-0001", "rig replay c-0001 --serve"),
 }
 
@@ -136,6 +149,51 @@ def devices(
 ) -> Asked:
     """List the device profiles, shipped and own: state, power sources, what is missing and why."""
     return Asked("devices", DevicesOptions(probe, json))
+
+
+@app.command(cls=_Command)
+def doctor(
+    device: Device,
+    source: Annotated[
+        list[str] | None, typer.Option("--source", help="Look at this power source only; repeatable.")
+    ] = None,
+    steps: Annotated[int, typer.Option("--steps", min=4, max=500, help="Load steps a power source is given.")] = 16,
+    out: Annotated[Path | None, typer.Option("--out", help="Where to draw the step responses.")] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> Asked:
+    """Get to know a device's power sources by a load of known steps, and check what else its figures rest on.
+
+    What is found is stored by the board's serial number, and used by every later measurement.
+    """
+    return Asked("doctor", DoctorOptions(device, tuple(source or ()), steps, out, json))
+
+
+@app.command(name="calibrate-sensor", cls=_Command)
+def calibrate_sensor(
+    device: Device,
+    source: Annotated[str, typer.Option("--source", help="The power source to correct.")],
+    against: Annotated[
+        str | None,
+        typer.Option("--against", metavar="METER_OR_SOURCE", help="The better one: meter (the host's), or a source."),
+    ] = None,
+    points: Annotated[
+        Path | None, typer.Option("--points", metavar="FILE.csv", help="Pairs read by a person: source W, reference W.")
+    ] = None,
+    reference_uncertainty: Annotated[
+        str | None,
+        typer.Option("--reference-uncertainty", help="Of the --points, as 0.1% (one standard deviation)."),
+    ] = None,
+    levels: Annotated[int, typer.Option("--levels", min=5, max=50, help="How many load levels.")] = 6,
+    level_time: Annotated[
+        str | None, typer.Option("--level-time", help="How long a level takes, as 6s; by the sources by default.")
+    ] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> Asked:
+    """Correct a board's power source by a better one: gain and offset, stored by serial number, used ever after."""
+    options = CalibrateSensorOptions(device, source, against, points, reference_uncertainty, levels, level_time, json)
+    return Asked("calibrate-sensor", options)
 
 
 @app.command(cls=_Command)
@@ -260,6 +318,18 @@ def replay(
     With --serve the run is a device of its own, for any command: nothing is measured, the run answers.
     """
     return Asked("replay", ReplayOptions(run, serve, json))
+
+
+@app.command(name="import", cls=_Command)
+def import_(
+    source: Annotated[str, typer.Argument(metavar="mlperf", help="Whose logs they are: mlperf.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of one finished run.")],
+    device: Annotated[str | None, typer.Option("--device", help="What to call the device measured.")] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> Asked:
+    """Read a power run that was measured elsewhere (MLPerf: PTDaemon and loadgen logs) into the store."""
+    return Asked("import", ImportOptions(source, folder, device, json))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

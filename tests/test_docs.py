@@ -15,7 +15,8 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_registry_is_the_command_line() -> None:
-    assert {command.callback.__name__ for command in app.registered_commands if command.callback} == set(COMMANDS)
+    named = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+    assert named == set(COMMANDS)
     assert set(EXAMPLES) == {"rig", *COMMANDS}
 
 

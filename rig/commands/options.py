@@ -17,6 +17,31 @@ class DevicesOptions:
 
 
 @dataclass(frozen=True)
+class DoctorOptions:
+    """``rig doctor``: ``source`` names the power sources to look at (none: all that work), ``steps`` of load each."""
+
+    device: str
+    source: tuple[str, ...] = ()
+    steps: int = 16
+    out: Path | None = None
+    json: bool = False
+
+
+@dataclass(frozen=True)
+class CalibrateSensorOptions:
+    """``rig calibrate-sensor``: ``against`` a source or the host's meter, or ``points`` that a person read."""
+
+    device: str
+    source: str
+    against: str | None = None
+    points: Path | None = None
+    reference_uncertainty: str | None = None
+    levels: int = 6
+    level_time: str | None = None
+    json: bool = False
+
+
+@dataclass(frozen=True)
 class CalibrateOptions:
     """``rig calibrate``: ``kernels`` is how many to measure, ``around`` and ``task`` name networks to measure near."""
 
@@ -93,6 +118,16 @@ class ReplayOptions:
 
     run: str
     serve: bool = False
+    json: bool = False
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """``rig import``: ``source`` says whose logs are in ``folder``; ``device`` None means as the logs call it."""
+
+    source: str
+    folder: Path
+    device: str | None = None
     json: bool = False
 
 
