@@ -211,7 +211,11 @@ def test_measure_on_the_simulated_board(environment: dict[str, str], network: Pa
     assert said.code == 0, said.err
     assert "SIMULATED, board input" in said.out
     assert "at 30 fps" in said.out
-    assert "power_w: ± " in said.out
+    lines = [line.split() for line in said.out.splitlines()]
+    header = next(line for line in lines if line[:1] == ["PART"])
+    assert header[1:] == ["POWER", "QUIET", "ENERGY", "ABOVE", "QUIET", "ENERGY", "IN", "ALL", "LATENCY"]
+    parts = [line[0] for line in lines[lines.index(header) + 1 :]][:8]
+    assert parts == ["sampling", "quantization", "gain", "clock", "idle", "drift", "total", "share"]
     assert said.out.splitlines()[-1].startswith("Next: rig report m-")
 
 

@@ -26,6 +26,7 @@ COLUMNS = {
     "energy_j": "ENERGY IN ALL",
     "latency_s": "LATENCY",
 }
+NEGLIGIBLE = 1e-4  # of the total
 UNITS = {"s": "s", "w": "W", "j": "J"}
 
 
@@ -102,9 +103,9 @@ def show(
     """The budget of every figure as a table, then what keeps an asked interval out of reach."""
     names = [name for name in COLUMNS if name in budgets]
     console.line("Uncertainty, half-widths of 95 %, added in quadrature:")
-    table = [[part, *(_cell(budgets[name].get(part), name) for name in names)] for part in PARTS]
     totals = {name: _total(budgets[name]) for name in names}
-    table.append(["total", *(_cell(totals[name], name) for name in names)])
+    table = [[part, *(_cell(budgets[name].get(part), totals[name], name) for name in names)] for part in PARTS]
+    table.append(["total", *(_cell(totals[name], totals[name], name) for name in names)])
     table.append(["share", *(_share(totals[name], network.get(name)) for name in names)])
     console.table(["PART", *(COLUMNS[name] for name in names)], table, right=[COLUMNS[name] for name in names])
     for row in rows:
@@ -123,8 +124,12 @@ def _total(parts: Mapping[str, float | None]) -> float | None:
     return math.sqrt(sum(value * value for value in parts.values() if value is not None))
 
 
-def _cell(value: float | None, name: str) -> str:
-    return "-" if value is None else Quantity(value).format(UNITS[name.rsplit("_", 1)[1]])
+def _cell(value: float | None, total: float | None, name: str) -> str:
+    """A part with its unit; one that adds nothing in quadrature is 0."""
+    if value is None:
+        return "-"
+    shown = 0.0 if total and value < NEGLIGIBLE * total else value
+    return "0" if shown == 0.0 else Quantity(shown).format(UNITS[name.rsplit("_", 1)[1]])
 
 
 def _share(total: float | None, quantity: Mapping[str, Any] | None) -> str:
