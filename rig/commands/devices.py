@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rig.commands.options import DevicesOptions
 from rig.cost_models import calibrated_devices
-from rig.errors import DeviceBusyError, ProfileError, RigError
+from rig.errors import BadInputError, DeviceBusyError, ProfileError, RigError
 from rig.output import warning, warning_of
 from rig.profiles import WITHOUT_A_BOARD, DeviceProfile, config_folder, load_profile, profile_names
 from rig.store import default_root
@@ -77,24 +77,42 @@ def _asked(profile: DeviceProfile) -> dict[str, Any]:
     with Session(profile, getpass.getuser()) as session:
         hello = session.hello
     runtime = hello["runtimes"].get(profile.runtime.name)
-    sensors = [{"name": name, **hello["sensors"].get(name, {"state": "unknown"})} for name in profile.sensors]
-    meter = next((sensor["name"] for sensor in sensors if sensor["state"] == "ok"), None)
-    notes = []
+    meter, sensors, without = _power_sources(profile, hello["sensors"])
+    notes = [] if without is None else [without]
     if runtime is None or runtime["state"] != "ok":
         reason = runtime["reason"] if runtime else f"this version has no runtime {profile.runtime.name}"
         notes.append(warning("no-runtime", f"{profile.name}: {reason}", runtime["fix"] if runtime else None))
     elif (provider := str(profile.runtime.options.get("provider", "cpu"))) not in runtime.get("providers", [provider]):
         message = f"{profile.name}: the {profile.runtime.name} there cannot use {provider}, only the CPU"
         notes.append(warning("no-runtime", message, "on the device: python3 -m pip install onnxruntime-gpu"))
-    if meter is None:
-        notes.append(_no_meter(profile, sensors))
     return {
-        "state": "not set up" if any(note["code"] == "no-runtime" for note in notes) else "ready",
+        "state": "not set up" if any(note["code"] in ("no-runtime", "no-meter") for note in notes) else "ready",
         "serial": hello.get("serial"),
         "sensors": sensors,
         "meter": meter,
         "warnings": notes,
     }
+
+
+def _power_sources(
+    profile: DeviceProfile, states: Mapping[str, Any]
+) -> tuple[str | None, list[dict[str, Any]], dict[str, Any] | None]:
+    """(what gives the watts, all sources with their states, a warning where nothing does); a host's meter is first."""
+    sensors = [{"name": name, **states.get(name, {"state": "unknown"})} for name in profile.sensors]
+    if profile.meter is None:
+        meter = next((sensor["name"] for sensor in sensors if sensor["state"] == "ok"), None)
+        return meter, sensors, _no_meter(profile, sensors) if meter is None else None
+    from rig.meters import make_meter
+
+    try:
+        own = make_meter(profile.meter)
+        name, (state, reason, fix) = own.name, own.probe()
+    except BadInputError as error:
+        name, state, reason, fix = f"meter ({profile.meter.kind})", "bad profile", error.message, error.fix or ""
+    sensors.insert(0, {"name": name, "state": state, "reason": reason, "fix": fix})
+    if state == "ok":
+        return name, sensors, None
+    return None, sensors, warning("no-meter", f"{profile.name}: its meter cannot be used: {reason}", fix)
 
 
 def _no_meter(profile: DeviceProfile, sensors: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

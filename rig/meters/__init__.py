@@ -3,13 +3,13 @@
 A meter module offers ``Meter(settings)`` (the device profile's ``[meter]``) with
 
 - ``name``; ``probe() -> (state, reason, fix)``: state is "ok", "absent" (not reachable, not there) or "denied";
-- ``describe() -> dict``: rate_hz, window_s, step_w, noise_w, gain_uncertainty (relative), boundary, rail, as a sensor on
-  the device does (``device_agents/sensors/__init__.py``);
+- ``describe() -> dict``: rate_hz, window_s, step_w, noise_w, gain_uncertainty (relative), boundary, rail, as a sensor
+  on the device does (``device_agents/sensors/__init__.py``);
 - ``open()``, ``close()``; ``identity``: what the instrument or file says it is, once open;
-- ``samples(stop) -> list[Sample]``: waits for the next sample (or for ``stop``) and returns every new one, oldest first;
+- ``samples(stop) -> list[Sample]``: waits for the next sample (or ``stop``) and returns every new one, oldest first;
 - ``own_clock``: whether a sample's ``stamp_s`` is on the meter's clock rather than on the host's ``now_s``;
 - ``stamp_uncertainty_s()``: of a sample's time once it is on the host's clock;
-- ``evidence()``: what the meter said, word for word, bounded.
+- ``clear_evidence()``, ``evidence()``: what the meter said since, word for word (parts of a record's evidence).
 
 Opening fails by raising DeviceSetupError, reading by raising TransientDeviceError: a failed reading is never a number.
 """
@@ -48,6 +48,7 @@ class Meter(Protocol):
     def close(self) -> None: ...
     def samples(self, stop: threading.Event) -> list[Sample]: ...
     def stamp_uncertainty_s(self) -> float: ...
+    def clear_evidence(self) -> None: ...
     def evidence(self) -> dict[str, Any]: ...
 
 

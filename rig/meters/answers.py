@@ -10,6 +10,9 @@ from collections.abc import Sequence
 SCPI_NAN = 9.91e37
 SCPI_LARGEST = 9.8e37
 
+# Narrower than float(), which takes "1_000" and digits of every script.
+_NUMBER = re.compile(r"[+-]?(nan|inf(inity)?|(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?)", re.ASCII | re.IGNORECASE)
+
 NEGATIVE_ROOM_W = 0.02  # what the zero of a meter with nothing attached may be below zero
 
 
@@ -18,11 +21,11 @@ class BadAnswer(ValueError):
 
 
 def number(text: str) -> float:
-    """A plain number. Raises BadAnswer for text, "not a number" and overload, in IEEE 754's or SCPI's way of saying it."""
-    try:
-        value = float(text)
-    except ValueError:
-        raise BadAnswer(f"{_shown(text)} is no number") from None
+    """A plain number. Raises BadAnswer for text, "not a number" and overload, said as IEEE 754 or SCPI have it."""
+    said = text.strip()
+    if not _NUMBER.fullmatch(said):
+        raise BadAnswer(f"{_shown(text)} is no number")
+    value = float(said)
     if math.isnan(value) or value == SCPI_NAN:
         raise BadAnswer(f"{_shown(text)} means that there is no reading (SCPI: not a number)")
     if math.isinf(value) or abs(value) >= SCPI_LARGEST:
@@ -50,6 +53,8 @@ def pick(fields: Sequence[str], position: int) -> str:
 def power_w(fields: Sequence[str], positions: Sequence[int], unit_w: float, step_w: float = 0.0) -> float:
     """The product of the fields at ``positions``, in watts. Raises BadAnswer for a negative power as for no number."""
     watts = unit_w * math.prod(number(pick(fields, position)) for position in positions)
+    if not math.isfinite(watts):
+        raise BadAnswer(f"{_shown(','.join(fields))} is more than a power can be")
     if watts < -max(step_w, NEGATIVE_ROOM_W):
         raise BadAnswer(f"{watts:.6g} W is negative: the current leads are swapped, or a board feeds back")
     return watts

@@ -1,7 +1,7 @@
 """A meter's own clock on the host's: from when its samples arrive, since it cannot be asked what time it is.
 
-    host   ────────a₁───────a₂─────────a₃──►      aᵢ - sᵢ = offset + delay of that line, and no delay is below zero:
-    meter  ──s₁───────s₂───────s₃──────────►      the least difference is the offset, late by the least delay
+host   ────────a₁───────a₂─────────a₃──►      aᵢ - sᵢ = offset + delay of that line, and no delay is below zero:
+meter  ──s₁───────s₂───────s₃──────────►      the least difference is the offset, late by the least delay
 """
 
 from __future__ import annotations

@@ -5,27 +5,31 @@ from __future__ import annotations
 import collections
 from typing import Any
 
-KEPT_LINES = 100  # at each end of a measurement
+from device_agents.protocol import now_s
+
+FIRST_LINES = 500
+LAST_LINES = 100
 LONGEST = 400  # characters of one line
 
 
 class Evidence:
-    """Lines in order; the middle of a long measurement is only counted (its samples are in the trace)."""
+    """Lines with the moment when they came; the middle of a long measurement is only counted."""
 
     def __init__(self) -> None:
         self.clear()
 
     def clear(self) -> None:
         """Begin anew."""
-        self._first: list[str] = []
-        self._last: collections.deque[str] = collections.deque(maxlen=KEPT_LINES)
+        self._first: list[dict[str, Any]] = []
+        self._last: collections.deque[dict[str, Any]] = collections.deque(maxlen=LAST_LINES)
         self._count = 0
 
     def add(self, line: str) -> None:
         """Keep a line as it came."""
         self._count += 1
-        (self._first if len(self._first) < KEPT_LINES else self._last).append(line[:LONGEST])
+        entry = {"t_s": now_s(), "text": line[:LONGEST]}
+        (self._first if len(self._first) < FIRST_LINES else self._last).append(entry)
 
-    def to_json(self) -> dict[str, Any]:
-        """``count``, ``first`` and ``last`` (empty where ``first`` holds everything)."""
-        return {"count": self._count, "first": list(self._first), "last": list(self._last)}
+    def to_json(self, identity: str) -> dict[str, Any]:
+        """Parts of a record's ``evidence`` (``rig.evidence``): ``meter``, ``meter_answers``."""
+        return {"meter": [{"identity": identity, "count": self._count}], "meter_answers": [*self._first, *self._last]}

@@ -4,13 +4,15 @@
     host    ↕↕↕↕ clock ─────────────── samples ──────────────────────────── clock ↕↕↕↕   on the host's (``now_s``)
 
 The record comes from the device without watts; it gets ``trace`` (host's clock), ``sensor``, ``clock`` (device to host)
-and ``meter`` (what was said, word for word), so that ``rig.quality`` judges it as it does any other.
+and its ``evidence`` (what was said, word for word), so that ``rig.quality`` judges it as it does any other.
 """
 
 from __future__ import annotations
 
+import collections
 import threading
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from device_agents.clocks import ClockMap, Exchange, fit_clock
@@ -30,9 +32,14 @@ ROOM = 1.1
 QUIET_SETTLING_SHARE = 0.1
 CLOCK_ROOM_S = 0.1
 
+# Samples are kept for so long: a record that a lost link left on the device may still be fetched.
+KEPT_S = 3600.0
+
 # No new sample for this many periods, and at least this long: stale.
 STALE_PERIODS = 5.0
 STALE_AT_LEAST_S = 2.0
+
+CRYSTAL_DRIFT = 1e-4
 
 JOIN_S = 15.0
 LOOK_S = 0.02
@@ -50,7 +57,7 @@ class HostMeter:
         self._period_s = 1.0 / float(self.description["rate_hz"])
         self._window_s = float(self.description["window_s"])
         self._lock = threading.Lock()
-        self._samples: list[Sample] = []
+        self._samples: collections.deque[Sample] = collections.deque()
         self._problem: str | None = None
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -81,30 +88,26 @@ class HostMeter:
 
         One that worked before and fails now is noted in the record: what the device measures is kept.
         """
-        if self._thread is None or not self._thread.is_alive() or self._problem is not None:
-            self._halt()
-            try:
-                self._meter.open()
-            except DeviceSetupError as error:
-                if not self._worked:
-                    raise
-                self._problem = _words(error)
-                self._samples = []
-                return
-            self._problem, self._worked = None, True
-            self._stop = threading.Event()
-            self._thread = threading.Thread(target=self._sample, args=(self._stop,), name="meter", daemon=True)
-            self._samples = []
-            self._thread.start()
-        else:
-            with self._lock:
-                self._samples = []
+        self._meter.clear_evidence()
+        if self._thread is not None and self._thread.is_alive() and self._problem is None:
+            return
+        self._halt()
+        try:
+            self._meter.open()
+        except DeviceSetupError as error:
+            if not self._worked:
+                raise
+            self._problem = _words(error)
+            return
+        self._problem, self._worked, self._stop = None, True, threading.Event()
+        self._thread = threading.Thread(target=self._sample, args=(self._stop,), name="meter", daemon=True)
+        self._thread.start()
 
     def attach(self, record: Mapping[str, Any], exchanges: Sequence[Exchange]) -> dict[str, Any]:
         """The record with the meter's trace, or with the reason why it has none; ``exchanges``: host asks device."""
         if record["external_source"].get("session") != self.token:
             return without_trace(record, self.description)
-        made = {**record, "sensor": self.description, "meter": self._meter.evidence()}
+        made = {**record, "sensor": self.description, "evidence": self._evidence(record, exchanges)}
         try:
             host_to_device = fit_clock(exchanges)
         except ValueError as error:
@@ -113,14 +116,15 @@ class HostMeter:
         begin_s, end_s = clock.there_s(record["phases"][0]["t0_s"]), clock.there_s(record["phases"][-1]["t1_s"])
         self._wait_for(end_s)
         with self._lock:
-            samples, problem = list(self._samples), self._problem
-        made["meter"] = self._meter.evidence()
+            heard, problem = list(self._samples), self._problem
+        made["evidence"] = self._evidence(record, exchanges)
+        doubt_s = clock.uncertainty_s + self._meter.stamp_uncertainty_s() + _extrapolated_s(exchanges, begin_s, end_s)
+        room_s = self._window_s + 2.0 * self._period_s + doubt_s
+        early_s, late_s = begin_s - room_s, end_s + room_s + self._delay_s
         try:
-            placed = self._on_host_clock(samples)
+            placed = self._on_host_clock([one for one in heard if early_s <= one.arrived_s <= late_s])
         except SteppedClock as error:
             return {**made, "trace_problem": str(error)}
-        doubt_s = clock.uncertainty_s + self._meter.stamp_uncertainty_s()
-        room_s = self._window_s + 2.0 * self._period_s + doubt_s
         kept = [one for one in placed if begin_s - room_s <= one[0] <= end_s + room_s]
         made["clock"] = clock._replace(uncertainty_s=doubt_s).to_json()
         made["trace"] = self._trace(kept).to_json() if kept else None
@@ -140,7 +144,9 @@ class HostMeter:
                     self._problem = _words(error)
                 return
             with self._lock:
-                self._samples += new
+                self._samples.extend(new)
+                while self._samples and self._samples[0].arrived_s < now_s() - KEPT_S:
+                    self._samples.popleft()
 
     def _halt(self) -> None:
         thread, self._thread = self._thread, None
@@ -153,18 +159,24 @@ class HostMeter:
         """Until the samples reach the end of the measurement, the meter failed, or it is clear that none will come."""
         patience_s = max(STALE_PERIODS * self._period_s, STALE_AT_LEAST_S) + self._window_s + self._delay_s
         until_s = max(now_s(), end_s) + patience_s
+        enough_s = end_s + self._window_s + self._delay_s + self._period_s
         while now_s() < until_s:
             with self._lock:
                 last_s = self._samples[-1].arrived_s if self._samples else None
                 problem = self._problem
-            # Arrival is never before the time stamp: once one sample came a period later, all that matter are here.
-            if problem is not None or (last_s is not None and last_s >= end_s + self._delay_s + self._period_s):
+            # A sample that came so late was taken after the end, so all that matter are here.
+            if problem is not None or (last_s is not None and last_s >= enough_s):
                 return
             self._stop.wait(LOOK_S)
 
     def _on_host_clock(self, samples: Sequence[Sample]) -> list[tuple[float, float]]:
         shift_s = offset_s(samples, self._period_s) if self._meter.own_clock and samples else 0.0
         return [(one.stamp_s + shift_s, one.power_w) for one in samples]
+
+    def _evidence(self, record: Mapping[str, Any], exchanges: Sequence[Exchange]) -> dict[str, Any]:
+        """What the agent kept, what the meter said, and how the two clocks were compared (host asks device)."""
+        compared = [exchange._asdict() for exchange in exchanges]
+        return {**(record.get("evidence") or {}), **self._meter.evidence(), "host_clock_exchanges": compared}
 
     def _trace(self, samples: Sequence[tuple[float, float]]) -> PowerTrace:
         times, watts = [one[0] for one in samples], [one[1] for one in samples]
@@ -174,13 +186,13 @@ class HostMeter:
     def _gap(
         self, samples: Sequence[tuple[float, float]], begin_s: float, end_s: float, problem: str | None
     ) -> str | None:
-        """What is missing between begin and end: the meter's own error where it had one, else how long it was silent."""
+        """What is missing between begin and end: the meter's own error where it had one, else how long it was still."""
         times = [begin_s, *(t for t, _ in samples if begin_s < t < end_s), end_s]
-        longest_s = max(later - earlier for earlier, later in zip(times, times[1:], strict=False))
+        longest_s = max(later - earlier for earlier, later in pairwise(times))
+        if problem is not None and (not samples or samples[-1][0] < end_s):
+            return problem
         if longest_s <= max(STALE_PERIODS * self._period_s, STALE_AT_LEAST_S) and len(times) >= 4:
             return None
-        if problem is not None:
-            return problem
         return (
             f"stale: no new sample of meter {self.name} for {longest_s:.3g} s at a rate of "
             f"{self.description['rate_hz']:.6g} Hz ({len(times) - 2} in {end_s - begin_s:.3g} s)"
@@ -205,3 +217,9 @@ def inverse(clock: ClockMap) -> ClockMap:
 
 def _words(error: DeviceError) -> str:
     return f"{error.message}; {error.fix}" if error.fix else error.message
+
+
+def _extrapolated_s(exchanges: Sequence[Exchange], begin_s: float, end_s: float) -> float:
+    """What two crystals may run apart between the exchanges and a measurement that lies outside of them."""
+    first_s, last_s = min(one.sent_s for one in exchanges), max(one.back_s for one in exchanges)
+    return CRYSTAL_DRIFT * max(first_s - begin_s, end_s - last_s, 0.0)

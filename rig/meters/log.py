@@ -33,7 +33,7 @@ class Meter:
         self._path = Path(str(settings.path)).expanduser()
         self._rate_hz = float(settings.rate_hz or 1.0)
         self.name = "meter-log"
-        self.identity = str(self._path)
+        self.identity = f"{self._path.name} ({settings.format})"
         self.own_clock = settings.format == "ptd" or settings.time_column != ""
         self._poll_s = min(LONGEST_POLL_S, 1.0 / (LOOKS_A_PERIOD * self._rate_hz))
         self._tail: Tail | None = None
@@ -106,9 +106,13 @@ class Meter:
         """How late a line may be seen: written up to ``delay_s`` after its reading, and looked for every so often."""
         return self._settings.delay_s + self._poll_s
 
+    def clear_evidence(self) -> None:
+        """A measurement begins."""
+        self._evidence.clear()
+
     def evidence(self) -> dict[str, Any]:
-        """Which file, and its lines word for word."""
-        return {"resource": str(self._path), "identity": self.identity, "answers": self._evidence.to_json()}
+        """The lines word for word."""
+        return self._evidence.to_json(self.identity)
 
     def _parsed(self, line: Line) -> LogLine | None:
         """A line's reading; None for an empty line and for a header, which every file of the log may begin with."""

@@ -1,6 +1,6 @@
 """One line of a power log → time and watts: CSV with a header, or what SPEC's PTDaemon writes (MLPerf's ``spl.txt``).
 
-    Time,02-22-2022 23:40:59.238,Watts,2.844000,Volts,249.950000,Amps,0.027200,PF,0.418400,Mark,2022-02-22_testing
+Time,02-22-2022 23:40:59.238,Watts,2.844000,Volts,249.950000,Amps,0.027200,PF,0.418400,Mark,2022-02-22_testing
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ def time_s(text: str, form: str | None) -> float:
 
 
 def ptd_line(text: str) -> LogLine:
-    """A PTDaemon line: names and values in turn. Raises BadAnswer naming the field."""
+    """A PTDaemon line: names and values in turn, the mark last. Raises BadAnswer naming the field."""
     fields = named_fields(text)
-    for name in ("Time", "Watts"):
+    for name in ("Time", "Watts", "Mark"):  # a line that was cut off has no mark, and perhaps half of its watts
         if name not in fields:
             raise BadAnswer(f"no field {name} (has {', '.join(fields) or 'none'})")
     return LogLine(_time("Time", fields["Time"], PTD_TIME), _watts(fields["Watts"], "Watts", 1.0, 0.0))

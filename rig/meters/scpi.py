@@ -1,13 +1,14 @@
 """SCPI instruments through PyVISA and its pure-Python backend: TCP sockets, serial lines, USBTMC.
 
-    open: *IDN? matches ── setup ── errors? none ── a first reading
-    every 1/rate_hz:   query ─────────────► answer        the value is the one made last: its averaging window ended
-                       before            after            within update_s before the middle of the exchange
+open: *IDN? matches ── setup ── errors? none ── a first reading
+every 1/rate_hz:   query ─────────────► answer        the value is the one made last: its averaging window ended
+                   before            after            within update_s before the middle of the exchange
 """
 
 from __future__ import annotations
 
 import re
+import socket
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -116,9 +117,13 @@ class Meter:
         trip_s = trips[len(trips) // 2] if trips else 0.0
         return 0.5 * (trip_s + self._instrument.sampling.update_s)
 
+    def clear_evidence(self) -> None:
+        """A measurement begins."""
+        self._evidence.clear()
+
     def evidence(self) -> dict[str, Any]:
         """Identity and answers, word for word."""
-        return {"resource": self._resource_name, "identity": self.identity, "answers": self._evidence.to_json()}
+        return self._evidence.to_json(self.identity)
 
     def _read(self) -> Sample:
         answer, commands = self._instrument.answer, self._instrument.commands
@@ -230,13 +235,21 @@ def _open_resource(name: str, link: LinkSettings) -> Any:
         stop_bits = {1: pyvisa.constants.StopBits.one, 2: pyvisa.constants.StopBits.two}[link.stop_bits]
         settings |= {"baud_rate": link.baud_rate, "data_bits": link.data_bits, "parity": parity, "stop_bits": stop_bits}
     try:
+        _look_up_host(name)
         return pyvisa.ResourceManager("@py").open_resource(name, **settings)
-    except (*_visa_errors(), TypeError) as error:
+    except Exception as error:  # pyvisa-py raises bare Exceptions where it cannot connect
         raise DeviceSetupError(
             f"meter at {name} cannot be opened: {_said(error, link.open_timeout_s)}",
-            fix="is it on and on the network, is meter.resource right (TCPIP::HOST::PORT::SOCKET, ASRL/dev/ttyUSB0::INSTR, "
-            "USB::VENDOR::PRODUCT::SERIAL::INSTR), and may you use that port?",
+            fix="is it on and on the network, is meter.resource right (TCPIP::HOST::PORT::SOCKET, "
+            "ASRL/dev/ttyUSB0::INSTR, USB::VENDOR::PRODUCT::SERIAL::INSTR), and may you use that port?",
         ) from error
+
+
+def _look_up_host(name: str) -> None:
+    """Raise OSError for a host name that leads nowhere, before pyvisa-py opens a socket that it then leaves open."""
+    host = re.match(r"TCPIP\d*::([^:]+)::", name, re.IGNORECASE)
+    if host is not None:
+        socket.getaddrinfo(host.group(1), None, socket.AF_INET)
 
 
 def _said(error: Exception, timeout_s: float) -> str:
@@ -247,5 +260,3 @@ def _said(error: Exception, timeout_s: float) -> str:
     if abbreviation == "VI_ERROR_CONN_LOST":
         return "the connection was lost"
     return " ".join(str(error).split()) or type(error).__name__
-
-

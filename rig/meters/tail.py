@@ -1,8 +1,8 @@
 """A text file that somebody else appends to: its new whole lines, across rotation and truncation.
 
-    rotated (another file under the name)   → the old one is read to its end, then the new one from its start
-    cut short (smaller than what was read)  → read again from its start
-    last line without its newline           → waited for
+rotated (another file under the name)   → the old one is read to its end, then the new one from its start
+cut short (smaller than what was read)  → read again from its start
+last line without its newline           → waited for
 """
 
 from __future__ import annotations

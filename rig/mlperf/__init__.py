@@ -1,0 +1,1 @@
+"""MLPerf power runs made by others: SPEC PTDaemon's meter log beside loadgen's, lined up and summed up."""
