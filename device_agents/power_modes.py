@@ -107,7 +107,7 @@ class PowerModes(object):
         listed = _MODE.findall(read_text(os.path.join(self._root, "etc/nvpmodel.conf")) or "")
         if not listed:
             listed = _MODE.findall(self._ask(NVPMODEL, ["-p", "--verbose"]))
-        return {number: name for number, name in listed}
+        return dict(listed)
 
     def _nvpmodel_now(self) -> str:
         lines = [line.strip() for line in self._ask(NVPMODEL, ["-q"]).splitlines()]

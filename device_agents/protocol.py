@@ -77,7 +77,7 @@ def claim_stdout() -> int:
 class LineWriter(object):
     """Writes messages to a file descriptor, whole lines, from any thread.
 
-    ``gone()``: whether to give up (TimeoutError) on somebody who no longer reads: a link that is half open never breaks.
+    ``gone()``: whether to give up (TimeoutError) on somebody who no longer reads (a half-open link never breaks).
     """
 
     def __init__(self, fd: int, gone: Optional[Callable[[], bool]] = None) -> None:

@@ -119,7 +119,7 @@ def test_an_agent_without_a_place_for_its_state_is_a_setup_error(
 ) -> None:
     monkeypatch.setenv("RIG_HOME", NO_PLACE)
     with (
-        pytest.raises(DeviceSetupError, match="cannot write its files.*cannot keep its state in /sys/rig") as error,
+        pytest.raises(DeviceSetupError, match=r"cannot write its files.*cannot keep its state in /sys/rig") as error,
         Session(local_profile(sensors=()), "test"),
     ):
         pass

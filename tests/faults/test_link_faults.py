@@ -168,7 +168,7 @@ def test_a_board_that_stays_away_is_an_error_that_says_so(board: DeviceProfile, 
         agent = int(session.hello["agent"]["pid"])
         sent_to(processes_of(agent), signal.SIGKILL)
         sshd.stop()
-        with pytest.raises(UnreachableError, match="cannot be reached|SSH failed") as error:
+        with pytest.raises(UnreachableError, match=r"cannot be reached|SSH failed") as error:
             session.measure(Subject("k", path=Path(__file__)), QUICK, request_id="a")
     assert error.value.exit_code == 3
     assert error.value.fix

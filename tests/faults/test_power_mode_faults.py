@@ -27,7 +27,9 @@ __all__ = ["isolated"]  # a fixture
 NVPMODEL = """#!/bin/sh
 STATE={state}
 case "$1" in
--q) printf 'NV Power Mode: %s\\n%s\\n' "$(sed -n "s/.*ID=$(cat $STATE) NAME=\\([^ ]*\\) .*/\\1/p" {conf})" "$(cat $STATE)" ;;
+-q)
+    name=$(sed -n "s/.*ID=$(cat $STATE) NAME=\\([^ ]*\\) .*/\\1/p" {conf})
+    printf 'NV Power Mode: %s\\n%s\\n' "$name" "$(cat $STATE)" ;;
 -p) sed -n 's/< \\(POWER_MODEL\\) \\(.*\\) >/NVPM VERB: \\1: \\2/p' {conf} ;;
 -m)
     echo "$2" >> {state}.asked

@@ -48,7 +48,7 @@ def test_killed_for_memory_is_said_to_be(isolated: Path, profile: DeviceProfile)
         session.measure(subject, QUICK, request_id="warm")
         killer = threading.Thread(target=signal_child, args=(pid_of(session), "runtime", signal.SIGKILL))
         killer.start()
-        with pytest.raises(TransientDeviceError, match="killed by SIGKILL .*out of memory"):
+        with pytest.raises(TransientDeviceError, match=r"killed by SIGKILL .*out of memory"):
             session.measure(subject, LONG, request_id="a")
         killer.join()
         assert session.measure(subject, QUICK, request_id="b")["id"] == "b"
@@ -60,7 +60,7 @@ def test_the_lock_of_a_dead_holder_is_free_at_once(isolated: Path, profile: Devi
     subject = Subject("small", path=small_model(isolated / "m.onnx"))
     with Session(profile, "alice") as first, Session(profile, "bob") as second:
         first.measure(subject, QUICK, request_id="a")
-        with pytest.raises(DeviceBusyError, match="alice .* is measuring on this device since 20") as busy:
+        with pytest.raises(DeviceBusyError, match=r"alice .* is measuring on this device since 20") as busy:
             second.measure(subject, QUICK, request_id="b")
         assert "end that process on the device" in str(busy.value.fix)
         orphans = processes_of(pid_of(first))

@@ -116,9 +116,10 @@ def test_a_spooled_result_of_another_version_is_not_taken_for_the_campaigns(isol
     (run.path / "measurements.jsonl").write_text("".join(lines[:-1]))
     run = Store().open_run(run.id)
     orders.write_text("version 1.2.3")
-    with pytest.raises(DeviceSetupError, match="has changed"), Session(profile, "test") as session:
+    with Session(profile, "test") as session:
         session.ack = lambda ids: None  # type: ignore[method-assign]  # killed before it could say so
-        collect(session, run, [KERNEL], plan, runtime="onnxruntime")
+        with pytest.raises(DeviceSetupError, match="has changed"):
+            collect(session, run, [KERNEL], plan, runtime="onnxruntime")
     orders.unlink()
     with Session(profile, "test") as session:
         collect(session, run, [KERNEL], plan, runtime="onnxruntime")
