@@ -182,7 +182,9 @@ def _remedy(text: str, profile: DeviceProfile) -> str | None:
     if "rig calibrate-sensor" in text:
         return f"rig calibrate-sensor --device {profile.name}, against a better meter"
     if "limited by sampling" in text:
-        return f"stop other work on the device, or raise plan.max_s in {profile.own_file}"
+        # The device stops by latency alone where the meter is the host's: it cannot see those watts.
+        longer = "plan.max_s" if profile.meter is None else "plan.min_windows"
+        return f"stop other work on the device, or raise {longer} in {profile.own_file}"
     if "deadlines" in text:
         return "lower --fps, or stop other work on the device"
     return None
