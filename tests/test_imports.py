@@ -120,13 +120,15 @@ def test_agent_is_standard_library_only(imports: list[Import]) -> None:
         ("paramiko", ("rig/transport.py", "rig/ssh.py", "rig/transport_ssh.py")),
         ("sklearn", ("power_models/", "rig/compression/datasets.py")),
         ("onnxruntime", ("device_agents/runtimes/", "rig/compression/")),
+        ("pyvisa", ("rig/meters/scpi.py",)),
+        ("pyvisa_py", ("rig/meters/scpi.py",)),
     ],
 )
 def test_each_heavy_library_has_its_homes(imports: list[Import], module: str, homes: tuple[str, ...]) -> None:
     assert offenders(imports, module, homes) == []
 
 
-@pytest.mark.parametrize("module", ["sklearn", "onnxruntime", "pynvml", "smbus2"])
+@pytest.mark.parametrize("module", ["sklearn", "onnxruntime", "pynvml", "smbus2", "pyvisa", "pyvisa_py"])
 def test_is_imported_inside_functions_only(imports: list[Import], module: str) -> None:
     assert [str(i) for i in imports if i.top == module and i.at_start] == []
 
@@ -138,7 +140,19 @@ def loaded_by(code: str) -> set[str]:
     return set(done.stdout.splitlines()[-1].split())
 
 
-HEAVY = {"torch", "onnxruntime", "matplotlib", "numpy", "scipy", "sklearn", "onnx", "paramiko", "pydantic", "rich"}
+HEAVY = {
+    "torch",
+    "onnxruntime",
+    "matplotlib",
+    "numpy",
+    "scipy",
+    "sklearn",
+    "onnx",
+    "paramiko",
+    "pydantic",
+    "rich",
+    "pyvisa",
+}
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["optimize", "--help"]])

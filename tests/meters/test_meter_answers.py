@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings
 
 from rig.meters.answers import BadAnswer, fields_of, number, pick, power_w
-from rig.meters.log_lines import CsvColumns, named_fields, ptd_line, split, time_s
-
-GENUINE = (
-    "Time,02-22-2022 23:40:59.238,Watts,2.844000,Volts,249.950000,Amps,0.027200,PF,0.418400,"
-    "Mark,2022-02-22_23-29-37_testing"
-)
+from rig.meters.log_lines import CsvColumns, named_fields, ptd_line, time_s
+from tests.meters.parser_properties import METER_PARSERS
+from tests.meters.parser_properties import PTD as GENUINE
 
 
 def test_numbers_are_read() -> None:
@@ -105,40 +99,15 @@ def test_time_stamps_in_every_form() -> None:
         time_s("yesterday", None)
 
 
-@given(st.text(max_size=60))
-def test_any_text_is_a_finite_number_or_refused(text: str) -> None:
-    try:
-        value = power_w(fields_of(text, ","), (1,), 1.0)
-    except BadAnswer:
-        return
-    assert math.isfinite(value)
-    assert float(text.split(",")[0]) == value  # what Python reads as a number, and nothing else
+@pytest.mark.parametrize("name", METER_PARSERS)
+def test_no_input_crashes_a_parser_or_makes_up_watts(name: str) -> None:
+    """A few hundred inputs each; experiments/meter-fuzz tries a hundred thousand."""
+    parser = METER_PARSERS[name]
+    with parser.run() as check:
 
+        @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+        @given(parser.inputs)
+        def holds(text: str) -> None:
+            check(text)
 
-@given(st.text(max_size=200) | st.integers(0, len(GENUINE)).map(lambda n: GENUINE[:n] + GENUINE[n + 1 :]))
-def test_any_log_line_is_a_reading_or_refused(text: str) -> None:
-    try:
-        line = ptd_line(text)
-    except BadAnswer:
-        return
-    assert math.isfinite(line.power_w)
-    assert repr(float(named_fields(text)["Watts"])) == repr(line.power_w)
-
-
-@given(st.text(max_size=80), st.text(max_size=80))
-def test_any_csv_is_a_reading_or_refused(header: str, text: str) -> None:
-    try:
-        columns = CsvColumns(header, None, None, None, "W")
-        line = columns.parse(text)
-    except BadAnswer:
-        return
-    assert math.isfinite(line.power_w)
-    assert any(line.power_w == float(part) for part in split(text, columns.separator) if _is_number(part))
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+        holds()

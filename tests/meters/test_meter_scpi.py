@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import pty
+import select
 import sys
 import threading
 import time
+import tty
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -121,6 +125,41 @@ def test_addresses_that_lead_nowhere(name: str, instruments: Path) -> None:
     assert state == "absent"
     assert name in reason
     assert fix
+
+
+@pytest.fixture
+def serial_line() -> Iterator[str]:
+    """A pseudo-terminal whose other end answers as the instrument does."""
+    master, slave = pty.openpty()
+    tty.setraw(slave)
+    ended = threading.Event()
+
+    def serve() -> None:
+        rest = b""
+        while not ended.is_set():
+            if not select.select([master], [], [], 0.05)[0]:
+                continue
+            *lines, rest = (rest + os.read(master, 4096)).split(b"\n")
+            for line in lines:
+                answer = {b"*IDN?": IDENTITY, b"SYST:ERR?": '0,"No error"', b"READ?": "230.1,3.25,0"}.get(line.strip())
+                if answer is not None:
+                    os.write(master, answer.encode() + b"\n")
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    yield os.ttyname(slave)
+    ended.set()
+    thread.join(5.0)
+    os.close(master)
+    os.close(slave)
+
+
+def test_a_serial_line_works_as_the_network_does(serial_line: str, instruments: Path) -> None:
+    meter = make_meter(MeterSettings(kind="scpi", resource=f"ASRL{serial_line}::INSTR", instrument="acme"))
+    meter.open()
+    samples = [one for _ in range(3) for one in meter.samples(NO_WAIT)]
+    meter.close()
+    assert [one.power_w for one in samples] == [3.25] * 3
 
 
 def test_a_missing_library_is_a_setup_error_with_the_command(
