@@ -9,8 +9,11 @@ import pytest
 
 from device_agents import board
 from device_agents.board import Conditions, card_in_use, pi_throttle_flags
+from device_agents.measure import Measurement
 from device_agents.protocol import AgentError
+from device_agents.records import MeasurePlan
 from device_agents.sensors import nvml
+from rig.quality import assess
 
 CPU = "sys/devices/system/cpu"
 
@@ -236,3 +239,50 @@ def test_a_card_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.Monke
 )
 def test_nvml_is_asked_only_where_a_card_is_in_use(request_: dict[str, object], card: object) -> None:
     assert card_in_use(request_) == card
+
+
+# --- into the record and its verdict ----------------------------------------------------------------------------
+
+
+class Engine:
+    """A runtime process that answers at once, on a clock of its own."""
+
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def load(self, request: dict[str, object]) -> dict[str, object]:
+        return {"kind": "measured"}
+
+    def ask(self, request: dict[str, object], expected_s: float = 0.0) -> dict[str, object]:
+        begun_s, self.now_s = self.now_s, self.now_s + expected_s
+        count = int(expected_s / 0.01)
+        return {
+            "t0_s": begun_s, "t1_s": self.now_s, "count": count, "missed": 0, "latency_mean_s": 0.01,
+            "latency_s": [0.01] * count,
+        }  # fmt: skip
+
+
+def test_a_phase_in_which_a_card_got_too_hot_rejects_the_measurement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readings = iter(range(1000))
+
+    def reasons(self: Card) -> list[str]:
+        return ["hw-thermal"] if next(readings) >= 4 else []
+
+    monkeypatch.setattr(nvml, "Sensor", Card)
+    monkeypatch.setattr(Card, "throttle_reasons", reasons)
+    plan = MeasurePlan(warmup_s=0.5, warmup_max_s=1.0, window_s=1.0, min_windows=8, rel_ci=0.01, max_s=20.0)
+    request = {
+        "id": "m-1", "op": "measure", "runtime": "onnxruntime", "options": {"provider": "cuda"},
+        "subject": {"name": "net"}, "plan": plan.to_json(),
+    }  # fmt: skip
+    closed = Card.closed
+    measurement = Measurement(request, Engine(), None, lambda progress: None, lambda: False)  # type: ignore[arg-type]
+    record = measurement.run(str(tmp_path))
+    assert Card.closed == closed + 1
+    assert [phase["name"] for phase in record["phases"][:2]] == ["warmup", "window"]
+    assert {"temp_c", "throttled", "freq_hz", "cpu_freq_hz", "gpu_temp_c", "gpu_freq_hz"} <= set(record["phases"][1])
+    made = assess(record)
+    assert made.verdict == "rejected"
+    assert "throttled: hw-thermal set in phase 5 of 9 (window)" in str(made.reason)
