@@ -17,7 +17,8 @@ from pathlib import Path
 ONNXRUNTIME = """
 import ctypes, os, resource
 __path__ = [{real!r}]
-from onnxruntime.capi._pybind_state import ExecutionMode, GraphOptimizationLevel, SessionOptions, get_available_providers
+from onnxruntime.capi._pybind_state import ExecutionMode, GraphOptimizationLevel
+from onnxruntime.capi._pybind_state import SessionOptions, get_available_providers
 from onnxruntime.capi.onnxruntime_inference_collection import InferenceSession as _Real
 
 ORDERS = {orders!r}

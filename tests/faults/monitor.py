@@ -1,4 +1,4 @@
-"""A power monitor as Linux shows it (an INA226's hwmon folder), whose watts follow what the agent's runtime really does."""
+"""A power monitor as Linux shows it (the hwmon folder of an INA226); its watts follow what the runtime really does."""
 
 from __future__ import annotations
 

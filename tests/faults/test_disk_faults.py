@@ -29,7 +29,7 @@ SPECS = [KernelSpec("conv", 1, c, 14, 14, c, 14, 14, 3, 3, 1, 1, fused="relu") f
 
 
 def test_a_board_without_room_still_delivers_over_the_link(isolated: Path) -> None:
-    """RLIMIT_FSIZE, set by a wrapper around the interpreter, stands for a full disk: writing fails as it would there."""
+    """RLIMIT_FSIZE, set by a wrapper around the interpreter, stands for a full disk: writes fail as on one."""
     python = wrapped(isolated / "python", sys.executable, before="ulimit -f 1")  # 512 bytes: less than any result
     subject = Subject("small", path=small_model(isolated / "m.onnx"))
     with Session(local_profile(sensors=(), python=python), "test") as session:
@@ -46,6 +46,7 @@ def test_a_board_without_room_still_delivers_over_the_link(isolated: Path) -> No
         assert session.pending() == [], "no half of a result"
 
 
+@pytest.mark.slow
 def test_the_warning_reaches_the_person(
     isolated: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -62,6 +63,7 @@ def test_the_warning_reaches_the_person(
     assert "Fix: free some space on the device" in said.err
 
 
+@pytest.mark.slow
 def test_a_host_without_room_takes_the_result_from_the_device_later(isolated: Path) -> None:
     profile = load_profile("virtual-pi4")
     run = Store().new_run("calibrate", "virtual-pi4")

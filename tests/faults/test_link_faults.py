@@ -90,6 +90,7 @@ def test_the_cable_pulled_while_measuring(board: DeviceProfile, cable: LinkProxy
     wait_until(lambda: not exists(before))
 
 
+@pytest.mark.slow
 def test_a_half_open_link_is_noticed_at_both_ends(board: DeviceProfile, cable: LinkProxy, isolated: Path) -> None:
     subject = Subject("small", path=small_model(isolated / "m.onnx"))
     frozen_at: list[str] = []
@@ -161,6 +162,7 @@ def test_a_board_without_power_comes_back(
     assert [entry.name for entry in spool.parent.iterdir() if entry.name.startswith("run-")] == []
 
 
+@pytest.mark.slow
 def test_a_board_that_stays_away_is_an_error_that_says_so(board: DeviceProfile, sshd: LoopbackSshd) -> None:
     from rig.errors import UnreachableError
 

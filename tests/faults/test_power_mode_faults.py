@@ -134,6 +134,7 @@ def test_a_governor_left_changed_by_a_crash_is_put_back_at_the_next_start(isolat
     assert not (rig_home() / "agent/local/journal.json").exists()
 
 
+@pytest.mark.slow
 def test_a_mode_of_nvpmodel_left_changed_by_a_crash(isolated: Path, jetson: Path) -> None:
     profile = pinning(isolated, jetson, "MAXN_SUPER+performance+jetson_clocks")
     subject = Subject("small", path=small_model(isolated / "m.onnx"))
@@ -149,6 +150,7 @@ def test_a_mode_of_nvpmodel_left_changed_by_a_crash(isolated: Path, jetson: Path
         session.ack(record["id"] for record in session.pending())
 
 
+@pytest.mark.slow
 def test_a_mode_that_takes_a_reboot_is_refused_unanswered_and_said(isolated: Path, jetson: Path) -> None:
     profile = pinning(isolated, jetson, "7W")
     subject = Subject("small", path=small_model(isolated / "m.onnx"))

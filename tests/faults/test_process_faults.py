@@ -42,6 +42,7 @@ def state_folder() -> Path:
     return rig_home() / "agent" / "local"
 
 
+@pytest.mark.slow
 def test_killed_for_memory_is_said_to_be(isolated: Path, profile: DeviceProfile) -> None:
     subject = Subject("small", path=small_model(isolated / "m.onnx"))
     with Session(profile, "test") as session:
@@ -108,6 +109,7 @@ def test_a_spool_cut_within_a_line_loses_nothing_that_was_sent(isolated: Path, p
         session.ack(["a"])
 
 
+@pytest.mark.slow
 def test_damage_in_the_middle_of_the_spool_is_moved_aside_and_said(isolated: Path, profile: DeviceProfile) -> None:
     subject = Subject("small", path=small_model(isolated / "m.onnx"))
     with Session(profile, "test") as session:

@@ -29,8 +29,8 @@ KERNEL = KernelSpec("conv", 1, 16, 14, 14, 16, 14, 14, 3, 3, 1, 1, fused="relu")
     ("order", "kind", "seen"),
     [
         ("segv", TransientDeviceError, "killed by SIGSEGV during run"),
-        ("kill", TransientDeviceError, "out of memory"),
-        ("memory", ModelError, "not enough memory on the device during run"),
+        pytest.param("kill", TransientDeviceError, "out of memory", marks=pytest.mark.slow),
+        pytest.param("memory", ModelError, "not enough memory on the device during run", marks=pytest.mark.slow),
     ],
 )
 def test_the_engine_ends_within_an_inference(isolated: Path, order: str, kind: type[Exception], seen: str) -> None:
@@ -63,6 +63,7 @@ def _with_order(session: Session, subject: Subject, orders: Path, order: str) ->
     session.measure(subject, LONG, request_id="a", on_progress=tell)
 
 
+@pytest.mark.slow
 def test_another_version_in_the_middle_of_a_campaign_is_refused(isolated: Path) -> None:
     orders = isolated / "orders"
     profile = local_profile(sensors=(), python=with_onnxruntime(isolated / "venv", orders))
@@ -102,6 +103,7 @@ def _run_of(session: Session, subject: Subject) -> Run:
     return run
 
 
+@pytest.mark.slow
 def test_a_spooled_result_of_another_version_is_not_taken_for_the_campaigns(isolated: Path) -> None:
     """The host is killed before it can look at a result; the next start finds it in the spool."""
     orders = isolated / "orders"
@@ -139,6 +141,7 @@ def test_a_python_that_is_too_old_says_so(isolated: Path) -> None:
     assert "set python in the profile" in str(error.value.fix)
 
 
+@pytest.mark.slow
 def test_no_memory_to_load_a_model(isolated: Path) -> None:
     """RLIMIT_AS, set by a wrapper around the interpreter, stands for a board with too little memory."""
     import sys

@@ -65,12 +65,13 @@ def mean_w(record: dict[str, Any], phase: dict[str, Any], inside_s: float = 0.0)
 
 
 def assert_honest(record: dict[str, Any]) -> None:
-    """The watts are those of the load that ran: idle while waiting, more by the processor's share while busy."""
+    """The watts are those of the load that ran: idle while waiting, more by the share of a processor that it had."""
     assert record["trace_problem"] is None
     quiet = [phase for phase in record["phases"] if phase["name"] == "quiet_after"]
     windows = [phase for phase in record["phases"] if phase["name"] == "window"]
-    assert mean_w(record, quiet[0], 0.1) == pytest.approx(IDLE_W, abs=0.4)
-    assert mean_w(record, windows[1], 0.02) > IDLE_W + 0.25 * BUSY_W
+    assert mean_w(record, quiet[0], 0.1) == pytest.approx(IDLE_W, abs=0.25)
+    busy_w = sum(mean_w(record, window, 0.02) for window in windows[:-1]) / len(windows[:-1])
+    assert IDLE_W + 0.3 < busy_w < IDLE_W + 1.5 * BUSY_W  # others may want the processor too
 
 
 MISBEHAVIOURS = {
@@ -128,6 +129,7 @@ def test_a_source_that_hangs_when_asked_what_it_is_hides_no_other(rogue: Rogue, 
         assert session.source == "virtual"
 
 
+@pytest.mark.slow
 def test_the_wall_clock_steps_by_hours_at_every_look(isolated: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the board and on the host: nothing but labels is made of the time of day."""
     import time as host_time
@@ -150,6 +152,7 @@ def test_the_wall_clock_steps_by_hours_at_every_look(isolated: Path, monkeypatch
         assert "clock" not in str(assess(one).reason)
 
 
+@pytest.mark.slow
 def test_a_monitor_whose_bus_hangs_and_one_that_says_nonsense(isolated: Path) -> None:
     agent: list[int] = []
     subject = subject_in(isolated)
