@@ -95,7 +95,13 @@ def digits(content: bytes | None) -> int | None:
     return int(text) if body and all(48 <= byte <= 57 for byte in body) else None
 
 
+_shown: dict[Path, bytes | None] = {}  # what is written is not written again
+
+
 def put(path: Path, content: bytes | None) -> None:
+    if path in _shown and _shown[path] == content:
+        return
+    _shown[path] = content
     if content is None:
         path.unlink(missing_ok=True)
     else:
@@ -110,6 +116,7 @@ def folder() -> Iterator[Path]:
         yield Path(name)
     finally:
         shutil.rmtree(name)
+        _shown.clear()
 
 
 @contextmanager
