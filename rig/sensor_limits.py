@@ -11,11 +11,10 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from device_agents.records import MeasurePlan
+from rig.doctor.readings import step_error_w
 from rig.quality_power import MIN_SAMPLES
 
 MIN_WINDOWS = 3
-LARGEST_ERROR = 0.475  # of a step: 95 % of all places between two steps are nearer
-TO_AND_FRO = 0.45  # of a step: two levels read by turns scatter by less
 FINER = 0.5  # of the wanted half-width: what a step that does not matter leaves
 
 REMEDIES = {
@@ -70,7 +69,7 @@ def before(sensor: Mapping[str, Any], plan: MeasurePlan) -> list[Limit]:
             Limit(
                 "step-too-coarse",
                 f"±{100 * plan.rel_ci:.2g} % cannot be reached with power source {sensor['name']}, whatever the time: "
-                f"its step of {step_w:.3g} W, with a noise of {_dither_w(known, step_w):.2g} W, leaves "
+                f"its step of {step_w:.3g} W, with a noise of {_noise_w(known):.2g} W, leaves "
                 f"±{100 * floor:.2g} % of {level_w:.3g} W",
                 f"a source with a step of {wanted_w:.2g} W or less, or rel_ci = {_up(floor)} in [plan]",
                 True,
@@ -94,11 +93,7 @@ def step_floor(known: Mapping[str, Any], sensor: Mapping[str, Any]) -> float | N
     if level_w <= 0.0:
         return None
     step_w = _step_w(known, sensor)
-    if step_w <= 0.0:
-        return 0.0
-    # First harmonic of the rounding error of a mean under Gaussian noise (rig.quality_power), at most half a step.
-    turns = math.pi * _dither_w(known, step_w) / step_w
-    return min(LARGEST_ERROR, math.exp(-2.0 * min(turns, 10.0) ** 2) / math.pi * 1.05) * step_w / level_w
+    return step_error_w(step_w, _noise_w(known)) / level_w
 
 
 def limiting_part(parts: Mapping[str, float | None], without: tuple[str, ...] = ()) -> str | None:
@@ -135,11 +130,10 @@ def _step_w(known: Mapping[str, Any], sensor: Mapping[str, Any]) -> float:
     return float(_first(known.get("step_w"), sensor.get("step_w")))
 
 
-def _dither_w(known: Mapping[str, Any], step_w: float) -> float:
-    """The noise that averages steps away: what is more than one step to and fro, else the least that was seen."""
+def _noise_w(known: Mapping[str, Any]) -> float:
+    """The noise that averages steps away: the least that was seen, since a load's disturbances are not always there."""
     seen = [float(value) for value in (known.get("noise_w"), known.get("busy_noise_w")) if value is not None]
-    sure = [value for value in seen if value > TO_AND_FRO * step_w]
-    return max(sure) if sure else min(seen, default=0.0)
+    return min(seen, default=0.0)
 
 
 def _level_w(known: Mapping[str, Any]) -> float:

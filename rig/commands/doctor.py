@@ -226,6 +226,8 @@ def _source_checks(profile: DeviceProfile, found: Finding) -> list[Check]:
 
 def describe(found: Finding) -> str:
     """A source in one line: rate, window, lag, step, noise."""
+    from rig.doctor.readings import TO_AND_FRO
+
     response = found.response
     if response is None:
         return "nothing seen"
@@ -240,7 +242,8 @@ def describe(found: Finding) -> str:
     words.append(f"lag {lag.format('s')}" if told else f"no lag (± {Quantity(doubt_s).format('s')})")
     words.append(f"step {Quantity(found.step_w).format('W')}" if found.step_w else "no step seen")
     if found.noise_w is not None:
-        words.append(f"noise {Quantity(found.noise_w).format('W')}")
+        hidden = found.noise_w < TO_AND_FRO * (found.step_w or 0.0)
+        words.append("noise below the step" if hidden else f"noise {Quantity(found.noise_w).format('W')}")
     active = Quantity.around(response.active_w, response.active_half_width_w).format("W")
     return f"{', '.join(words)}; load of {active}, {boundary_words(found.declared.get('boundary'))}"
 

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
-from rig.quality_stats import NORMAL_975
+from rig.quality_stats import NORMAL_975, quadrature
 
 # The coarse grid: windows up to so many mean half periods, delays up to so many.
 LONGEST_WINDOW, LONGEST_DELAY = 3.0, 2.5
@@ -84,6 +84,26 @@ class StepResponse:
     def lag_s(self) -> float:
         """From the end of the averaging window to the time stamp."""
         return self.delay_s - 0.5 * self.window_s
+
+    def rounded(self, error_w: float) -> StepResponse:
+        """The same with intervals that hold what rounding does to it: the levels before and after an edge are off by up
+        to ``error_w`` each, however many samples there are, and with them the slope between."""
+        share_s = self.window_s * error_w / abs(self.active_w) if self.active_w else 0.0
+        return replace(
+            self,
+            window_half_width_s=quadrature(self.window_half_width_s, 2.0 * share_s),
+            delay_half_width_s=quadrature(self.delay_half_width_s, share_s),
+            lag_half_width_s=quadrature(self.lag_half_width_s, 2.0 * share_s),
+            active_half_width_w=quadrature(self.active_half_width_w, math.sqrt(2.0) * error_w),
+        )
+
+    def timed(self, doubt_s: float) -> StepResponse:
+        """The same where the samples' times were known to ``doubt_s`` only."""
+        return replace(
+            self,
+            delay_half_width_s=quadrature(self.delay_half_width_s, doubt_s),
+            lag_half_width_s=quadrature(self.lag_half_width_s, doubt_s),
+        )
 
     @property
     def seen(self) -> bool:

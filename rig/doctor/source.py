@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rig.doctor.load import Load, steps
-from rig.doctor.readings import fresh, noise_w, quantum, updates
+from rig.doctor.readings import TO_AND_FRO, fresh, noise_w, quantum, step_error_w, updates
 from rig.doctor.response import LoadCurve, StepResponse, fit_step_response
 from rig.quality_power import on_runtime_clock
 from rig.store import utc_now
@@ -262,6 +262,12 @@ def _read(spans: Sequence[Sequence[float]], trace: SourceTrace, values: np.ndarr
         for name, on in (("noise_w", False), ("busy_noise_w", True)):
             stretches = load.stretches(on, settle_s, response.delay_s)
             found[name] = noise_w(times_s, power_w, stretches, step_w)
+        if step_w:
+            # Less noise than that may be one step to and fro at this level, and none at the next.
+            noise = found["noise_w"] or 0.0
+            error_w = step_error_w(step_w, noise if noise > TO_AND_FRO * step_w else 0.0)
+            response = response.rounded(error_w)
+        found["response"] = response.timed(float(trace.clock.get("uncertainty_s") or 0.0))
     return found
 
 

@@ -162,7 +162,7 @@ def test_what_a_source_cannot_reach_is_said_before(record: dict[str, Any]) -> No
     coarse = codes(step_w=0.8, noise_w=0.001, busy_noise_w=0.001)["step-too-coarse"]
     assert "±2 % cannot be reached" in coarse.message
     assert "rel_ci = " in coarse.fix
-    assert codes(step_w=0.8, busy_noise_w=0.8) == {}, "noise of a step averages it away"
+    assert codes(step_w=0.8, noise_w=0.8, busy_noise_w=0.9) == {}, "noise of a step averages it away"
     slow = codes(window_s=12.0)["source-too-slow"]
     assert "plan.window_s = 24 and plan.max_s = 240" in slow.fix
     assert "plan.max_s = 80" in codes(window_s=4.0)["few-windows"].fix
