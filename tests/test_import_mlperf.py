@@ -83,18 +83,14 @@ def test_the_same_in_the_folders_of_a_submission_and_in_words(store: Path, capsy
     assert "from 9 messages" in out
 
 
-@pytest.mark.parametrize("form", ["html", "pdf"])
-def test_an_imported_run_is_reported(form: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_imported_run_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     _, said = rig(capsys, "import", "mlperf", str(GOLDEN / RUNS[1]))
-    code, drawn = rig(capsys, "report", said["run_id"], "--format", form)
+    code, drawn = rig(capsys, "report", said["run_id"])
     assert code == 0, drawn
-    page = Path(drawn["artifacts"]["report"][0])
-    assert page.stat().st_size > 10_000
-    if form == "html":
-        text = page.read_text()
-        assert "imported" in text.lower()
-        assert "rejected" not in text
-        assert "0, off" not in text  # threads are not in the logs
+    text = Path(drawn["artifacts"]["report"][0]).read_text()
+    assert "imported" in text.lower()
+    assert "rejected" not in text
+    assert "0, off" not in text  # threads are not in the logs
 
 
 def shifted(text: str, hours: int) -> str:

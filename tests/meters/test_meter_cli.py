@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from rig.commands import devices
+from rig.commands.options import DevicesOptions
 from rig.store import Store
 from tests.agent_setup import isolated, small_model
 from tests.fakes.scpi_instrument import IDENTITY, ScpiInstrument, profile_text
@@ -69,20 +71,17 @@ def test_measure_reports_the_meters_watts(isolated: Path) -> None:
     assert "230.1," in kept
 
 
-def test_devices_shows_the_meter_or_why_not(isolated: Path) -> None:
+def test_devices_shows_the_meter_or_why_not(isolated: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "profile_names", lambda: ["bench"])
     with ScpiInstrument() as instrument:
         write_profiles(isolated, instrument.resource)
-        row = _bench(rig("devices")[1])
+        row = devices.run(DevicesOptions())["devices"][0]
         assert (row["state"], row["meter"], row["sensors"][0]["state"]) == ("ready", "meter-acme", "ok")
-    code, said = rig("devices")
-    row = _bench(said)
-    assert (code, row["state"], row["meter"], row["sensors"][0]["state"]) == (0, "not set up", None, "absent")
+    said = devices.run(DevicesOptions())
+    row = said["devices"][0]
+    assert (row["state"], row["meter"], row["sensors"][0]["state"]) == ("not set up", None, "absent")
     warned = next(note for note in said["warnings"] if note["code"] == "no-meter")
     assert "Connection refused" in warned["message"]
     assert warned["fix"]
-    code, said = rig("measure", str(small_model(isolated / "m.onnx")), "--device", "bench")
-    assert (code, said["error"]["code"]) == (3, "device-setup")
-
-
-def _bench(said: dict[str, Any]) -> dict[str, Any]:
-    return next(row for row in said["devices"] if row["name"] == "bench")
+    code, failed = rig("measure", str(small_model(isolated / "m.onnx")), "--device", "bench")
+    assert (code, failed["error"]["code"]) == (3, "device-setup")
