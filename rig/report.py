@@ -69,9 +69,9 @@ def _traces(result: RunResult, run: Run) -> dict[str, TraceData]:
 def _trace(record: dict[str, Any]) -> TraceData:
     checked = assess(record)
     idle_w = None if checked.idle_power_w is None else checked.idle_power_w.value
-    # Of an imported run only the whole is known, which is one window: too few to be judged here, and judged elsewhere.
-    reason = None if record["kind"] == "imported" else checked.reason
-    return trace_data(record, record.get("trace"), reason, idle_w)
+    if record["kind"] == "imported":  # of such a run only the whole is known: one window, too few to be judged here
+        return trace_data(record, record.get("trace"), None, record.get("quiet_power_w"))
+    return trace_data(record, record.get("trace"), checked.reason, idle_w)
 
 
 def _place(run_path: Path, fmt: str, out: Path | None) -> tuple[Path, str]:

@@ -86,6 +86,7 @@ def record(run: PowerRun, identity: str, device: str) -> dict[str, Any]:
     meter = (run.meter or "").split(",")[0] or "meter"
     gaps = np.diff([t for t, _ in run.readings])
     period_s = float(np.median(gaps)) if len(gaps) else 1.0
+    quiet = quiet_power(run)
     started = datetime.datetime.fromtimestamp(run.started_utc_s, datetime.timezone.utc)
     return {
         "format_version": 1,
@@ -111,6 +112,7 @@ def record(run: PowerRun, identity: str, device: str) -> dict[str, Any]:
             "energy_counter_j": None,
         },
         "trace_problem": None,
+        "quiet_power_w": quiet.value if quiet else None,
         "sensor": {
             "name": f"ptd-{meter}",
             "rate_hz": 1.0 / period_s,
