@@ -13,6 +13,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional
 
 from device_agents.board import Conditions, card_in_use
 from device_agents.child import Child, ChildDied, ChildSilent
+from device_agents.external import external_source
 from device_agents.intervals import has_no_slope, relative_half_width, thin
 from device_agents.protocol import AgentError, now_s
 from device_agents.pulse import is_quiet
@@ -86,6 +87,7 @@ class Measurement(object):
         self._report = report
         self._abandoned = abandoned
         self._conditions = Conditions(card=card_in_use(request))
+        self._external = external_source(request)
         self._trace: Optional[LiveTrace] = None
         self._phases: List[Dict[str, Any]] = []
         self._reported_s = 0.0
@@ -126,18 +128,21 @@ class Measurement(object):
 
     def _measure_phases(self) -> Any:
         trace = self._trace
-        if trace is not None:
-            self._wait_only(trace.lag_s)
-            trace.exchange_clocks()
+        watched = trace or self._external  # the external one's trace is the host's business, its lag is ours
+        if watched is not None:
+            self._wait_only(watched.lag_s)
+            if trace is not None:
+                trace.exchange_clocks()
             self._quiet("quiet_before")
         settled = self._warm_up()
         stopped, precision = self._windows()
-        if trace is not None:
+        if watched is not None:
             self._quiet("quiet_after")
-            self._wait_only(trace.lag_s)
-            trace.exchange_clocks()
-            trace.drain()
-            trace.check_covers(self._phases[0]["t0_s"], self._phases[-1]["t1_s"])
+            self._wait_only(watched.lag_s)
+            if trace is not None:
+                trace.exchange_clocks()
+                trace.drain()
+                trace.check_covers(self._phases[0]["t0_s"], self._phases[-1]["t1_s"])
         return settled, stopped, precision
 
     def _run(self, seconds: float) -> Dict[str, Any]:
@@ -217,7 +222,8 @@ class Measurement(object):
                 if energies[i] is None:
                     energies[i] = self._energy_per_inference(windows[i])
             # Watts cannot be told apart by window as latencies can: with a power source every window counts.
-            used = windows if self._sampling else [one for one in windows if is_quiet(one)]
+            every = self._sampling or self._external is not None
+            used = windows if every else [one for one in windows if is_quiet(one)]
             latency = relative_half_width([one["latency_mean_s"] for one in used])
             energy = relative_half_width([value for value in energies if value is not None])
             precision = {"latency_rel": latency, "energy_rel": energy}
@@ -280,6 +286,7 @@ class Measurement(object):
             "phases": self._phases,
             "trace": None,
             "trace_problem": problem,
+            "external_source": None if self._external is None else self._external.asked,
             "sensor": None,
             "clock": None,
             "kernels": kernels,
