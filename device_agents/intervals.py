@@ -3,6 +3,9 @@
 import math
 from typing import Dict, List, Optional, Sequence
 
+# Stopping before so many windows is a matter of the plan, not of the scatter.
+FIRST_STOP = 10
+
 _quantiles: Dict[int, float] = {}
 
 
@@ -40,30 +43,52 @@ def _central_probability(t: float, degrees: int) -> float:
     return 2.0 / math.pi * (angle + rest)
 
 
-def relative_half_width(means: Sequence[float]) -> Optional[float]:
-    """Half-width of the 95 % interval of the mean of window means, relative to that mean; None with fewer than 3.
+def half_width(means: Sequence[float]) -> float:
+    """Half-width of the 95 % interval of the mean of at least two window means.
 
-    Method of batch means: each window is a batch. Where neighbouring windows are still correlated (lag-one
-    correlation r above chance), the variance of the mean is widened by (1 + r) / (1 - r).
+    Method of batch means: each window is a batch. Three things make it wider than Student's t alone:
+
+    - Where neighbouring windows are still correlated (lag-one correlation r above chance), the variance of the mean
+      grows by (1 + r) / (1 - r).
+    - A measurement stops when the interval happens to be narrow, that is when the scatter is underestimated. So the
+      scatter is the largest that was seen since half as many windows (ten at least): Chow and Robbins' rule (1965)
+      is right only in the limit.
+    - Interruptions make windows skewed, and the mean is then more often too low than t allows: the half-width grows by
+      the term of Johnson's modified t (J. Am. Stat. Assoc. 73, 536, 1978) for the longer side, skewness t / (3 root n).
     """
     n = len(means)
-    if n < 3:
-        return None
     mean = sum(means) / n
-    if mean == 0.0:
-        return None
     deviations = [value - mean for value in means]
     squares = sum(d * d for d in deviations)
     if squares == 0.0:
         return 0.0
     neighbours = zip(deviations, deviations[1:])  # noqa: RUF007 - pairwise came with Python 3.10
     lag_one = sum(a * b for a, b in neighbours) / squares
-    widening = 1.0
-    if lag_one > 2.0 / math.sqrt(n):
-        r = min(lag_one, 0.9)
-        widening = math.sqrt((1.0 + r) / (1.0 - r))
-    error = math.sqrt(squares / (n - 1) / n) * widening
-    return student_t_975(n - 1) * error / abs(mean)
+    r = min(lag_one, 0.9) if lag_one > 2.0 / math.sqrt(n) else 0.0
+    skewness = abs(sum(d**3 for d in deviations)) / n / (squares / n) ** 1.5
+    quantile = student_t_975(n - 1)
+    skew = 1.0 + skewness * quantile / (3.0 * math.sqrt(n))
+    return quantile * math.sqrt(_largest_variance(deviations) / n * (1.0 + r) / (1.0 - r)) * skew
+
+
+def _largest_variance(deviations: Sequence[float]) -> float:
+    """The largest variance of the first k values, for k from half of them (ten at least) to all."""
+    n = len(deviations)
+    total = squares = largest = 0.0
+    for k, value in enumerate(deviations, start=1):
+        total += value
+        squares += value * value
+        if k >= 2 and k >= min(n, max(FIRST_STOP, n // 2)):
+            largest = max(largest, (squares - total * total / k) / (k - 1))
+    return largest
+
+
+def relative_half_width(means: Sequence[float]) -> Optional[float]:
+    """``half_width`` relative to the mean; None with fewer than 3 windows, or a mean of 0."""
+    mean = sum(means) / len(means) if means else 0.0
+    if len(means) < 3 or mean == 0.0:
+        return None
+    return half_width(means) / abs(mean)
 
 
 def has_no_slope(values: Sequence[float], tolerance: float) -> bool:

@@ -34,6 +34,12 @@ PROFILED_RUNS = 30
 # A window's energy is looked for until this many windows later.
 LAGGING_WINDOWS = 20
 
+# A window is no mean of fewer samples, nor of less than so many averaging windows of the sensor; quiet phases lose one
+# averaging window at their ends.
+WINDOW_SAMPLES = 5.0
+WINDOW_AVERAGES = 2.0
+QUIET_AVERAGES = 4.0
+
 
 class Runtime(NamedTuple):
     """The runtime process with its deadlines: a phase of s seconds may take 2 s + ``slack_s``."""
@@ -115,7 +121,7 @@ class Measurement(object):
     def _open_source(self, name: str, options: Dict[str, Any]) -> Optional[str]:
         """Start the sampler; the text of what is wrong where it cannot."""
         try:
-            self._trace = LiveTrace(self._sampler, name, options)
+            self._trace = LiveTrace(self._sampler, name, options, self._request.get("sensor_known"))
         except AgentError as error:
             if error.code == "bad-request":
                 raise
@@ -157,7 +163,8 @@ class Measurement(object):
     def _quiet(self, name: str) -> None:
         if self._abandoned():
             raise AgentError("abandoned", "the host gave the measurement up")
-        phase = self._runtime.ask({"op": "wait", "seconds": self._plan.quiet_s}, self._plan.quiet_s)
+        seconds = max(self._plan.quiet_s, QUIET_AVERAGES * self._averaging_s, self._quiet_samples_s())
+        phase = self._runtime.ask({"op": "wait", "seconds": seconds}, seconds)
         self._keep(name, phase)
 
     def _keep(self, name: str, phase: Dict[str, Any]) -> None:
@@ -177,12 +184,13 @@ class Measurement(object):
         """Run until neither latency nor power has a slope; False where warmup_max_s passed first."""
         plan = self._plan
         chunk_s = max(plan.warmup_s, plan.warmup_max_s / 50.0) / LEVEL_CHUNKS
+        shortest_s = max(plan.warmup_s, self._averaging_s)  # the first window's first samples reach back into it
         chunks: List[Dict[str, Any]] = []
         while True:
             chunks.append(self._run(chunk_s))
             spent_s = chunks[-1]["t1_s"] - chunks[0]["t0_s"]
-            settled = spent_s >= plan.warmup_s and len(chunks) >= LEVEL_CHUNKS and self._level(chunks[-LEVEL_CHUNKS:])
-            if settled or spent_s >= plan.warmup_max_s:
+            settled = spent_s >= shortest_s and len(chunks) >= LEVEL_CHUNKS and self._level(chunks[-LEVEL_CHUNKS:])
+            if settled or spent_s >= max(shortest_s, plan.warmup_max_s):
                 break
         self._keep("warmup", _joined(chunks))
         return settled
@@ -210,10 +218,11 @@ class Measurement(object):
     def _windows(self) -> Any:
         """Windows until precise enough: why it stopped, and the relative half-widths reached."""
         plan = self._plan
+        window_s = self._window_s()
         windows: List[Dict[str, Any]] = []
         energies: List[Optional[float]] = []
         while True:
-            window = self._run(plan.window_s)
+            window = self._run(window_s)
             self._keep("window", window)
             windows.append(window)
             energies.append(None)
@@ -225,18 +234,38 @@ class Measurement(object):
             every = self._sampling or self._external is not None
             used = windows if every else [one for one in windows if is_quiet(one)]
             latency = relative_half_width([one["latency_mean_s"] for one in used])
-            energy = relative_half_width([value for value in energies if value is not None])
+            known = [value for value in energies if value is not None]
+            energy = relative_half_width(known)
             precision = {"latency_rel": latency, "energy_rel": energy}
             if window.get("temp_c") is not None and window["temp_c"] > plan.max_temp_c:
                 return "temperature", precision
             if (
                 len(used) >= plan.min_windows
                 and _narrow(latency, plan)
-                and (not self._sampling or _narrow(energy, plan))
+                and (not self._sampling or (_narrow(energy, plan) and len(known) >= plan.min_windows - 1))
             ):
                 return "precise", precision
             if window["t1_s"] - windows[0]["t0_s"] >= plan.max_s:
                 return "max_s", precision
+
+    def _window_s(self) -> float:
+        """Seconds of a window: the plan's, or more where the sensor is too slow for that."""
+        watched = self._trace or self._external
+        if watched is None:
+            return self._plan.window_s
+        needed_s = max(WINDOW_AVERAGES * self._averaging_s, WINDOW_SAMPLES * watched.period_s)
+        return max(self._plan.window_s, needed_s)
+
+    def _quiet_samples_s(self) -> float:
+        """Seconds of a quiet phase whose inner part, nine tenths less an averaging window, holds enough samples."""
+        if self._trace is None:
+            return 0.0
+        return (self._averaging_s + (WINDOW_SAMPLES + 1.0) * self._trace.period_s) / 0.9
+
+    @property
+    def _averaging_s(self) -> float:
+        watched = self._trace or self._external
+        return watched.window_s if watched is not None else 0.0
 
     @property
     def _sampling(self) -> bool:
@@ -286,8 +315,9 @@ class Measurement(object):
             "phases": self._phases,
             "trace": None,
             "trace_problem": problem,
-            "external_source": None if self._external is None else self._external.asked,
             "sensor": None,
+            "sampling": None,
+            "external_source": None if self._external is None else self._external.asked,
             "clock": None,
             "kernels": kernels,
         }
@@ -298,7 +328,9 @@ class Measurement(object):
             record["trace"] = trace.to_json()
             record["trace_problem"] = trace.problem
             record["sensor"] = dict(trace.description, name=trace.name)
+            record["sampling"] = trace.sampling()
             record["clock"] = None if clock is None else clock.to_json()
+            record["evidence"] = trace.evidence()
         return record
 
 

@@ -1,17 +1,30 @@
-"""The sampler process: reads one power source at its own rate, undisturbed by the runtime's GIL and memory."""
+"""The sampler process: reads one power source at its own rate, undisturbed by the runtime's GIL and memory.
 
+tick        tick        tick        tick        ticks are at absolute times; a late reading does not move the next
+──┼───────────┼───────────┼───────────┼──► time
+  └ read      └─ read     missed      └ read    a tick whose successor has come too is not made up for, but counted
+"""
+
+import gc
 import sys
+import time
 from typing import Any, Dict, List, Optional
 
 from device_agents.child import die_with_parent
+from device_agents.examination import resident_bytes
+from device_agents.priority import wake_promptly
 from device_agents.protocol import AgentError, LineWriter, claim_stdout, now_s, serve
-from device_agents.sensors import SENSORS, make_sensor
+from device_agents.sensors import SENSORS, make_sensor, raw
+
+# Samples in one answer: a millisecond or two of writing.
+MOST_SAMPLES = 2000
 
 
 class Sampler(object):
-    """Answers probe, open, drain, clock and close; polls the open sensor between requests."""
+    """Answers probe, open, drain, clock, usage and close; polls the open sensor between requests."""
 
-    def __init__(self) -> None:
+    def __init__(self, scheduling: str = "ordinary") -> None:
+        self._scheduling = scheduling
         self._sensor: Any = None
         self._opened: Any = None
         self._period_s: Optional[float] = None
@@ -19,6 +32,8 @@ class Sampler(object):
         self._samples: List[Any] = []
         self._problem: Optional[str] = None
         self._read_s: List[float] = []
+        self._missed = 0
+        self._latest_s = 0.0
 
     def handlers(self) -> Dict[str, Any]:
         """op -> function."""
@@ -27,6 +42,8 @@ class Sampler(object):
             "open": self.open,
             "drain": self.drain,
             "clock": self.clock,
+            "usage": self.usage,
+            "evidence": self.evidence,
             "close": self.close,
         }
 
@@ -34,7 +51,8 @@ class Sampler(object):
     def probe(request: Dict[str, Any]) -> Dict[str, Any]:
         """State, reason and fix of every sensor of this version, and of the ``names`` that it does not have."""
         states = {}
-        for name in sorted(set(SENSORS) | set(request["names"])):
+        known = set() if request.get("only") else set(SENSORS)
+        for name in sorted(known | set(request["names"])):
             try:
                 sensor = make_sensor(name, request["options"].get(name, {}))
                 state, reason, fix = sensor.probe()
@@ -48,6 +66,7 @@ class Sampler(object):
 
         One that loses nothing between measurements (virtual time) stays open, and starts from its present.
         """
+        raw.start()
         wanted = [request["name"], request["options"]]
         if self._sensor is not None and self._opened == wanted and self._problem is None:
             self._sensor.open()
@@ -65,6 +84,7 @@ class Sampler(object):
         self._sensor, self._opened = sensor, wanted
         description = sensor.describe()
         if not getattr(sensor, "polls_on_demand", False):
+            gc.collect()  # none while sampling: main() turned the collector off
             self._period_s = 1.0 / description["rate_hz"]
             self._next_s = now_s()
         return description
@@ -75,19 +95,29 @@ class Sampler(object):
             return None
         at_s = now_s()
         if at_s >= self._next_s:
+            self._latest_s = max(self._latest_s, at_s - self._next_s)
             self._poll()
             behind = int((now_s() - self._next_s) / self._period_s)
+            self._missed += behind
             self._next_s += (behind + 1) * self._period_s
         return max(0.0, self._next_s - now_s())
 
     def drain(self, request: Dict[str, Any]) -> Dict[str, Any]:
-        """The samples since the last drain; ``problem`` once reading failed."""
+        """The oldest samples not fetched yet, and whether there are ``more``; ``problem`` once reading failed.
+
+        ``missed``: ticks without a reading, and ``latest_s``: how late the latest reading began, both since opening.
+        An answer is bounded, because writing a long one would miss a tick.
+        """
         if self._sensor is not None and self._period_s is None and self._problem is None:
             self._poll()
-        samples, self._samples = self._samples, []
+        samples, self._samples = self._samples[:MOST_SAMPLES], self._samples[MOST_SAMPLES:]
         times = sorted(self._read_s)
         return {
             "samples": samples,
+            "more": bool(self._samples),
+            "missed": self._missed,
+            "latest_s": self._latest_s,
+            "scheduling": self._scheduling,
             "problem": self._problem,
             "stamp_uncertainty_s": 0.5 * times[len(times) // 2] if times else 0.0,
         }
@@ -95,7 +125,26 @@ class Sampler(object):
     def clock(self, request: Dict[str, Any]) -> Dict[str, Any]:
         """``count`` exchanges of four time stamps with the sensor's clock; none where it is the device's own."""
         exchange = getattr(self._sensor, "clock_exchange", None)
-        return {"exchanges": [exchange() for _ in range(request["count"])] if exchange is not None else []}
+        exchanges = [exchange() for _ in range(request["count"])] if exchange is not None else []
+        if self._period_s is not None:
+            # Ticks that passed meanwhile belong to no phase of a measurement: they are not missed.
+            self._next_s += max(0, int((now_s() - self._next_s) / self._period_s)) * self._period_s
+        return {"exchanges": exchanges}
+
+    def usage(self, request: Dict[str, Any]) -> Dict[str, Any]:
+        """What sampling has cost so far: processor time and resident memory of this process, seconds a reading."""
+        times = sorted(self._read_s)
+        return {
+            "at_s": now_s(),
+            "cpu_s": time.process_time(),
+            "rss_bytes": resident_bytes(),
+            "read_s": times[len(times) // 2] if times else None,
+        }
+
+    @staticmethod
+    def evidence(request: Dict[str, Any]) -> Dict[str, Any]:
+        """What the source really said since it was opened."""
+        return raw.kept()
 
     def close(self, request: Dict[str, Any]) -> Dict[str, Any]:
         """Stop polling between measurements."""
@@ -107,6 +156,7 @@ class Sampler(object):
     def _close(self) -> None:
         sensor, self._sensor = self._sensor, None
         self._period_s, self._problem, self._samples, self._read_s = None, None, [], []
+        self._missed, self._latest_s = 0, 0.0
         if sensor is not None:
             sensor.close()
 
@@ -125,5 +175,6 @@ class Sampler(object):
 def main() -> None:
     """Serve the supervisor until it closes the pipe."""
     die_with_parent()
-    sampler = Sampler()
+    gc.disable()  # a collection takes milliseconds at a time that it chooses; nothing here makes cycles as it samples
+    sampler = Sampler(wake_promptly())
     serve(sys.stdin.buffer, LineWriter(claim_stdout()), sampler.handlers(), sampler.idle)

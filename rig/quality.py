@@ -21,9 +21,11 @@ import numpy as np
 from device_agents.pulse import is_quiet
 from device_agents.records import MeasurePlan
 from rig import quality_compare
+from rig.clock_check import DEVICE_CLOCKS, checked_shift_s, edge_lag
 from rig.measurement import Measurement, Windows
 from rig.quality_compare import ChainResult, PacedLine, difference_chain, paced_line
 from rig.quality_conditions import condition_warnings, new_flags
+from rig.quality_limits import shortfalls
 from rig.quality_power import MIN_SAMPLES, PowerCurve, UnusableTrace
 from rig.quality_stats import NORMAL_975, Interval, batch_means, inefficiency, quadrature, quantile, slope_over
 from rig.units import Quantity
@@ -51,6 +53,7 @@ class _Power(NamedTuple):
     power_w: tuple[float, ...]
     quantities: dict[str, tuple[float, int]]
     budget: dict[str, dict[str, float]]
+    notes: tuple[str, ...] = ()
 
 
 def assess(record: Mapping[str, Any], pulse_fast_s: float | None = None) -> Measurement:
@@ -76,7 +79,8 @@ def assess(record: Mapping[str, Any], pulse_fast_s: float | None = None) -> Meas
     budget = {"latency_s": latency_budget, **(power.budget if power else {})}
     made = _measurement(record, kind, "; ".join(reasons) or None, latency, windows, power, budget)
     disturbed = sum(not is_quiet(window, pulse_fast_s) for window in windows) / len(windows)
-    return _with_warnings(replace(made, disturbed_share=disturbed), record, plan, len(measured))
+    notes = power.notes if power else ()
+    return _with_warnings(replace(made, disturbed_share=disturbed, warnings=notes), record, plan, len(measured))
 
 
 def _undisturbed(
@@ -157,7 +161,7 @@ def _condition_reasons(record: Mapping[str, Any], windows: Sequence[Mapping[str,
 
 
 def _with_warnings(made: Measurement, record: Mapping[str, Any], plan: MeasurePlan, measured: int) -> Measurement:
-    warnings = []
+    warnings = [*made.warnings, *((record.get("sensor") or {}).get("outdated") or ())]
     used = len(made.windows.t0_s) if made.windows is not None else measured
     if used < measured:
         warnings.append(f"{measured - used} of {measured} windows left out: something else ran on the core")
@@ -169,13 +173,12 @@ def _with_warnings(made: Measurement, record: Mapping[str, Any], plan: MeasurePl
     warnings.extend(condition_warnings([phase for phase in record["phases"] if phase["name"] == "window"]))
     if made.latency_s.n is not None and made.latency_s.n < plan.min_windows:
         warnings.append(f"{made.latency_s.n} windows instead of {plan.min_windows}: the interval is wider for it")
-    for name in ("latency_s", "energy_j"):
-        quantity = getattr(made, name)
-        sampling = made.budget.get(name, {}).get("sampling", 0.0)
-        if quantity is not None and quantity.value and sampling > 1.05 * plan.rel_ci * quantity.value:
-            reached = 100 * sampling / quantity.value
-            wanted = 100 * plan.rel_ci
-            warnings.append(f"{name}: ±{reached:.2g} % reached in the time given, ±{wanted:.2g} % was wanted")
+    missed_ticks, ticks = (int((record.get("sampling") or {}).get(key) or 0) for key in ("missed", "samples"))
+    if missed_ticks:
+        warnings.append(
+            f"the sampler missed {missed_ticks} of {missed_ticks + ticks} readings: the device is overloaded"
+        )
+    warnings.extend(shortfalls(made, plan, record))
     if made.missed:
         warnings.append(f"{made.missed} deadlines missed, {made.count} frames run")
     return Measurement(**{**made.__dict__, "warnings": tuple(warnings)})
@@ -201,9 +204,10 @@ def _power(record: Mapping[str, Any], windows: Sequence[Mapping[str, Any]]) -> _
     wrong = curve.problem(*span)
     if wrong:
         raise Rejected(wrong)
+    notes = _check_edges(record, windows, curve)
     joined = _joined_windows(windows, curve)
     quiet, quiet_parts = _quiet(record["phases"], curve)
-    return _budgeted(curve, joined, quiet, quiet_parts)
+    return _budgeted(curve, joined, quiet, quiet_parts)._replace(notes=notes)
 
 
 def _check_clock(clock: Mapping[str, Any] | None, windows: Sequence[Mapping[str, Any]]) -> None:
@@ -217,9 +221,29 @@ def _check_clock(clock: Mapping[str, Any] | None, windows: Sequence[Mapping[str,
         raise Rejected(f"the sensor's clock is known to ± {doubt:.3g} s only, windows last {shortest:.3g} s")
 
 
+def _check_edges(record: Mapping[str, Any], windows: Sequence[Mapping[str, Any]], curve: PowerCurve) -> tuple[str, ...]:
+    """Look for the load's edges in the trace of a source with a clock of its own; a warning where they are elsewhere.
+
+    The clock part of the budget then holds what the trace says, instead of what the clocks said.
+    """
+    if record["trace"].get("clock") in DEVICE_CLOCKS:
+        return ()
+    lag = edge_lag(record["phases"], curve)
+    if lag is None or lag.excess_s(curve) == 0.0:
+        return ()
+    seen = (
+        f"the load's edges are {1e3 * lag.lag_s:+.3g} ± {1e3 * lag.uncertainty_s:.2g} ms off in the trace, the clocks "
+        f"agree to ± {1e3 * curve.shift_s:.2g} ms"
+    )
+    if abs(lag.lag_s) > MAX_CLOCK_SHARE * min(phase["t1_s"] - phase["t0_s"] for phase in windows):
+        raise Rejected(f"clock: {seen}: another meter, another clock, or a wrong averaging window")
+    curve.shift_s = checked_shift_s(lag, curve)
+    return (f"clock: {seen}; the averaging window or delay of the source is not as declared (rig doctor finds it)",)
+
+
 def _joined_windows(windows: Sequence[Mapping[str, Any]], curve: PowerCurve) -> list[tuple[float, float, int]]:
     """(t0, t1, inferences) of stretches long enough for the sensor, neighbouring windows joined where needed."""
-    needed_s = max(2.0 * curve.window_s, MIN_SAMPLES * curve.period_s)
+    needed_s = max(2.0 * curve.window_s, MIN_SAMPLES * curve.update_s)
     joined: list[tuple[float, float, int]] = []
     start, count = windows[0]["t0_s"], 0
     for phase in windows:
@@ -233,7 +257,8 @@ def _joined_windows(windows: Sequence[Mapping[str, Any]], curve: PowerCurve) -> 
         total = windows[-1]["t1_s"] - windows[0]["t0_s"]
         raise Rejected(
             f"too few windows for this sensor: {len(joined)} of {needed_s:.3g} s or more in {total:.3g} s "
-            f"(averages over {curve.window_s:.3g} s, a sample every {curve.period_s:.3g} s; raise plan.window_s)"
+            f"(averages over {curve.window_s:.3g} s, a new value every {curve.update_s:.3g} s; "
+            f"raise plan.window_s to {needed_s:.3g} s and plan.max_s to at least {MIN_WINDOWS * needed_s:.3g} s)"
         )
     return joined
 
@@ -253,8 +278,8 @@ def _quiet(phases: Sequence[Mapping[str, Any]], curve: PowerCurve) -> tuple[_Qui
         edge = 0.5 * curve.window_s + curve.shift_s
         stretch = (t0 + edge + QUIET_SETTLING_SHARE * (t1 - t0), t1 - edge)
         inside = curve.samples(*stretch) if stretch[1] > stretch[0] else np.empty(0)
-        if len(inside) < MIN_SAMPLES:
-            needed = (2.0 * edge + MIN_SAMPLES * curve.period_s) / (1.0 - QUIET_SETTLING_SHARE)
+        if len(inside) < MIN_SAMPLES * curve.update_s / curve.period_s:
+            needed = (2.0 * edge + MIN_SAMPLES * curve.update_s) / (1.0 - QUIET_SETTLING_SHARE)
             raise Rejected(
                 f"quiet phase of {t1 - t0:.3g} s is too short for this sensor: plan.quiet_s at least {needed:.2g}"
             )
@@ -266,7 +291,7 @@ def _quiet(phases: Sequence[Mapping[str, Any]], curve: PowerCurve) -> tuple[_Qui
     means = [interval.mean for interval in intervals]
     parts = {
         "sampling": quadrature(*(interval.half_width for interval in intervals)) / len(intervals),
-        "quantization": curve.quantization_half_width(np.concatenate([s - s.mean() for s in samples])),
+        "quantization": curve.quantization_half_width(np.concatenate(samples)),
         "clock": max(shifts),
         "drift": 0.5 * (max(means) - min(means)),
     }
@@ -276,12 +301,12 @@ def _quiet(phases: Sequence[Mapping[str, Any]], curve: PowerCurve) -> tuple[_Qui
 def _quiet_interval(curve: PowerCurve, stretch: tuple[float, float], inside: np.ndarray) -> Interval:
     """Mean over a quiet stretch by batch means; a stretch too short for batches takes the samples' own scatter."""
     batches = min(
-        QUIET_BATCHES, int((stretch[1] - stretch[0]) / max(2.0 * curve.window_s, MIN_SAMPLES * curve.period_s))
+        QUIET_BATCHES, int((stretch[1] - stretch[0]) / max(2.0 * curve.window_s, MIN_SAMPLES * curve.update_s))
     )
     if batches >= MIN_WINDOWS:
         edges = np.linspace(*stretch, batches + 1)
         return batch_means([curve.mean_w(a, b) for a, b in pairwise(edges)])
-    overlap = max(1.0, curve.window_s / curve.period_s)
+    overlap = max(1.0, curve.window_s / curve.period_s, curve.update_s / curve.period_s)
     scatter = max(float(np.std(inside, ddof=1)), curve.noise_w)
     return Interval(curve.mean_w(*stretch), NORMAL_975 * scatter * math.sqrt(overlap / len(inside)), 1)
 
@@ -300,26 +325,30 @@ def _budgeted(
     active = batch_means([(w - quiet.value_w) * s for w, s in zip(power_w, seconds, strict=True)])
     slope = slope_over(power_w)
     drift_w = 0.5 * abs(slope.change) if slope.significance > 1.0 else 0.0
-    inside = np.concatenate([curve.samples(*s) - w for s, w in zip(stretches, power_w, strict=True)])
+    inside = np.concatenate([curve.samples(*stretch) for stretch in stretches])
     common_w = {
         "quantization": curve.quantization_half_width(inside),
         "clock": curve.shifted_half_width(stretches),
         "drift": drift_w,
     }
-    gain = NORMAL_975 * curve.gain
+    # The gain of an inference's energy is that of the mean power over it, so a calibration's offset counts as well.
+    gain_w, active_gain_w = (
+        curve.level_gain_half_width(energy.mean / period_s),
+        curve.change_gain_half_width(active.mean / period_s),
+    )
     scaled = {part: value * period_s for part, value in common_w.items()}
     idle_w = quadrature(quiet_parts["sampling"], quiet_parts["quantization"], quiet_parts["clock"])
     budget = {
-        "power_w": {"sampling": power.half_width, "gain": gain * power.mean, **common_w},
-        "energy_j": {"sampling": energy.half_width, "gain": gain * energy.mean, **scaled},
+        "power_w": {"sampling": power.half_width, "gain": curve.level_gain_half_width(power.mean), **common_w},
+        "energy_j": {"sampling": energy.half_width, "gain": gain_w * period_s, **scaled},
         "energy_active_j": {
             "sampling": active.half_width,
-            "gain": gain * abs(active.mean),
+            "gain": active_gain_w * period_s,
             **scaled,
             "idle": idle_w * period_s,
             "drift": quadrature(drift_w, quiet_parts["drift"]) * period_s,
         },
-        "idle_power_w": {**quiet_parts, "gain": gain * quiet.value_w},
+        "idle_power_w": {**quiet_parts, "gain": curve.level_gain_half_width(quiet.value_w)},
     }
     quantities = {
         "power_w": (power.mean, power.n),

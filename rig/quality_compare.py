@@ -73,7 +73,8 @@ class PacedLine(NamedTuple):
     ``idle_power_w``: P0, where the line meets rate 0; ``energy_active_j``: e, its slope. ``linear``: whether the line
     holds within 2 % of the active power or within the measurements' uncertainty. ``quiet_power_w``: quiet power as
     measured beside them; ``idle_excess_w``: P0 minus that (a device that does not rest between frames shows it here).
-    ``fps``: the rates that were really run.
+    ``fps``: the rates that were really run. ``missed``: deadlines missed at all of them. ``covariance``: of P0 (W) and e
+    (J), 95 % half-widths squared, gain left out; ``gain``: its relative half-width.
     """
 
     idle_power_w: Quantity
@@ -83,6 +84,20 @@ class PacedLine(NamedTuple):
     quiet_power_w: float
     idle_excess_w: float
     fps: tuple[float, ...]
+    missed: int
+    covariance: tuple[tuple[float, float], tuple[float, float]]
+    gain: float
+
+    def power_at(self, fps: float, *, with_gain: bool = True) -> Quantity:
+        """Mean power at a rate (W) with the interval of the line; without the gain it is what the same source reads.
+
+        The line says nothing of rates that the device cannot keep.
+        """
+        value = float(self.idle_power_w.value or 0.0) + fps * float(self.energy_active_j.value or 0.0)
+        (idle, both), (_, active) = self.covariance
+        half = math.sqrt(max(0.0, idle + 2.0 * fps * both + fps * fps * active))
+        half = quadrature(half, self.gain * value) if with_gain else half
+        return Quantity.around(value, half, n=len(self.fps), kind=self.idle_power_w.kind)
 
 
 def paced_line(measurements: Sequence[Measurement]) -> PacedLine:
@@ -110,7 +125,8 @@ def paced_line(measurements: Sequence[Measurement]) -> PacedLine:
     freedom = len(fps) - 2
     chi_squared = float(np.sum((residuals / errors) ** 2)) / freedom
     scale = student_t_975(freedom) if chi_squared > 1.0 else NORMAL_975
-    half = scale * np.sqrt(np.diag(covariance) * max(1.0, chi_squared))
+    widths = covariance * scale**2 * max(1.0, chi_squared)
+    half = np.sqrt(np.diag(widths))
     worst = float(np.max(np.abs(residuals)))
     gain = float(np.mean([m.budget["power_w"].get("gain", 0.0) / v for m, v in zip(measurements, power, strict=True)]))
     kind, n = _kind(measurements), len(fps)
@@ -122,6 +138,9 @@ def paced_line(measurements: Sequence[Measurement]) -> PacedLine:
         quiet,
         idle_w - quiet,
         tuple(float(f) for f in fps),
+        sum(m.missed for m in measurements),
+        ((float(widths[0, 0]), float(widths[0, 1])), (float(widths[1, 0]), float(widths[1, 1]))),
+        gain,
     )
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from device_agents.intervals import student_t_975
+from device_agents.intervals import half_width, student_t_975
 
 NORMAL_975 = 1.959963984540054
 
@@ -36,8 +36,8 @@ def quadrature(*parts: float) -> float:
 def batch_means(means: Sequence[float], weights: Sequence[float] | None = None) -> Interval:
     """Mean over windows with its interval by the method of batch means; one window alone has an infinite half-width.
 
-    Each window is a batch: the samples within it may be correlated. Where neighbouring windows still are (lag-one
-    correlation r above chance), the half-width grows by the root of (1 + r) / (1 - r). ``weights``: samples a window.
+    Each window is a batch: the samples within it may be correlated. ``weights``: samples a window. The half-width is
+    the agent's own (``device_agents.intervals``), by which it stops.
     Source: Law, Simulation Modeling and Analysis, on the method of batch means.
     """
     values = np.asarray(means, dtype=float)
@@ -45,14 +45,7 @@ def batch_means(means: Sequence[float], weights: Sequence[float] | None = None) 
     mean = float(np.average(values, weights=weights))
     if n < 2:
         return Interval(mean, math.inf, n)
-    deviations = values - values.mean()
-    squares = float(deviations @ deviations)
-    if squares == 0.0:
-        return Interval(mean, 0.0, n)
-    lag_one = float(deviations[:-1] @ deviations[1:]) / squares
-    r = min(lag_one, 0.9) if lag_one > 2.0 / math.sqrt(n) else 0.0
-    error = math.sqrt(squares / (n - 1) / n * (1.0 + r) / (1.0 - r))
-    return Interval(mean, student_t_975(n - 1) * error, n)
+    return Interval(mean, half_width(values.tolist()), n)
 
 
 def slope_over(values: Sequence[float]) -> Slope:

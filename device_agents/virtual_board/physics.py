@@ -174,6 +174,16 @@ class BoardModel:
         watts = float(self._prices[self._dtype(spec.dtype)]["stalled_w"])
         return cost._replace(memory_s=cost.memory_s + extra_s, time_j=cost.time_j + extra_s * watts)
 
+    def with_facts(self, facts: Dict[str, Any]) -> "BoardModel":
+        """The same board with some of its ``board`` constants (heat, clock, jitter) replaced; ValueError for a new name."""
+        known = self.constants["board"]
+        unknown = sorted(set(facts) - set(known))
+        if unknown:
+            raise ValueError("virtual board %s: no constant %s; known: %s" % (self.name, unknown[0], sorted(known)))
+        constants = copy.deepcopy(self.constants)
+        constants["board"].update(facts)
+        return BoardModel(constants, self.surprise)
+
     def perturbed(self, seed: int) -> "BoardModel":
         """A sibling board: constants moved by lognormal factors, block sizes redrawn; same seed, same board."""
         rng = random.Random("virtual-board-%d" % seed)

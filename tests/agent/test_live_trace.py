@@ -47,7 +47,8 @@ def traced(children: Children, drain: str, clock: str | None = None) -> LiveTrac
 
 
 def answering(samples: str, problem: str = "None") -> str:
-    return f"answer = {{'samples': {samples}, 'problem': {problem}, 'stamp_uncertainty_s': 0.0}}"
+    fields = "'more': False, 'missed': 2, 'latest_s': 0.003, 'scheduling': 'ordinary', 'stamp_uncertainty_s': 0.0"
+    return f"answer = {{'samples': {samples}, 'problem': {problem}, {fields}}}"
 
 
 def test_energy_of_a_window(children: Children) -> None:
@@ -122,3 +123,20 @@ def test_a_child_that_died_between_requests_is_not_silently_replaced(children: C
     process.wait()
     with pytest.raises(ChildDied, match="SIGKILL"):
         child.ask({"op": "drain"}, 10.0)
+
+
+def test_how_the_sampler_kept_up_is_said(children: Children) -> None:
+    live = traced(children, answering("[[0.01 * i, 3.0] for i in range(200)]"))
+    live.drain()
+    assert live.sampling() == {"samples": 200, "missed": 2, "latest_s": 0.003, "scheduling": "ordinary"}
+
+
+def test_a_clock_that_steps_between_exchanges_ends_the_trace(children: Children) -> None:
+    child = Child("sampler", [sys.executable, "-c", STUB.replace('{"exchanges": []}', STEPPING) % ("x", "answer = {}")])
+    children.append(child)
+    live = LiveTrace(child, "stub", {})
+    live.exchange_clocks()
+    assert "clock step" in str(live.problem)
+
+
+STEPPING = '{"exchanges": [[t, t + 5.0 + 60.0 * (t > 3), t + 5.0 + 60.0 * (t > 3), t + 1e-4] for t in range(8)]}'
