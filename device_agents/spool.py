@@ -77,7 +77,7 @@ class Spool(object):
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         """Hold the spool against other agents, and know what they did with it."""
-        fd = os.open(self._path + ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        fd = os.open(os.path.dirname(self._path) or ".", os.O_RDONLY)  # the folder is what is locked
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
             if self._stamp() != self._seen:
