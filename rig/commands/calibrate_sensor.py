@@ -12,6 +12,7 @@ from rig.errors import BadInputError
 from rig.output import Interrupted, warning
 from rig.profiles import DeviceProfile, load_profile
 from rig.quality_stats import NORMAL_975
+from rig.sensor_limits import needed_window_s
 from rig.store import utc_now
 from rig.units import Quantity, parse_duration
 from rig.wording import boundary_words, figure, label
@@ -19,6 +20,7 @@ from rig.wording import boundary_words, figure, label
 if TYPE_CHECKING:
     from rig.console import Console, Progress
     from rig.doctor.levels import Levels
+    from rig.doctor.load import Load
     from rig.sensor_calibration import SensorCalibration
     from rig.session import Session
 
@@ -83,21 +85,33 @@ def _loaded(profile: DeviceProfile, options: CalibrateSensorOptions, progress: P
             _require_source(session, name)
         serial = sensor_store.serial_of(profile, session.hello)
         known = {name: _known(profile, serial, name, keep_calibration=name != options.source) for name in names}
-        windows = [float(one.get("characterization", {}).get("window_s") or 0.0) for one in known.values()]
-        level_s = parse_duration(options.level_time) if options.level_time else level_seconds(*windows)
+        needed_s = _needed_s(session, load, known)
+        level_s = parse_duration(options.level_time) if options.level_time else level_seconds(*needed_s)
         pattern, counts = duty_levels(options.levels, level_s, DUTY_PERIOD_S)
         answer = drive(
             session,
             load,
             pattern,
             names,
-            lag_s=0.5 + 2.0 * max(windows),
+            lag_s=0.5 + max(needed_s),
             on_progress=lambda event: progress.update(f"{event['steps']} of {event['of']} steps"),
         )
     parts = {part["name"]: part for part in answer["sources"]}
     source, reference = (curve_of(parts[name], _fitting(known[name], parts[name])) for name in names)
     levels = compare_levels(answer["spans"], counts, source, reference, reference.gain)
     return _result(profile, options, answer, parts[names[0]], levels, names[1], parts[names[1]]["sensor"])
+
+
+def _needed_s(session: Session, load: Load, known: Mapping[str, Mapping[str, Any]]) -> list[float]:
+    """How long a window each source needs, by what is stored of it or, after a short look, by what it declares."""
+    from rig.doctor.source import drive
+
+    parts = drive(session, load, [(0.05, 0.05)], list(known))["sources"]
+    described = {part["name"]: part.get("sensor") or {} for part in parts}
+    return [
+        needed_window_s(_fitting(one, {"sensor": described[name]}).get("characterization") or {}, described[name])
+        for name, one in known.items()
+    ]
 
 
 def _reference_name(session: Session, options: CalibrateSensorOptions) -> str:

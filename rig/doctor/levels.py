@@ -27,7 +27,7 @@ MIN_LEVELS = 5
 LEVEL_S = 6.0  # both halves of a level together, for a source that is not slow
 DUTY_PERIOD_S = 0.1
 BATCHES = 6  # of half a level
-SLOW_WINDOWS = 8.0  # half a level holds so many averaging windows
+WINDOWS_A_HALF = 5.0  # half a level holds so many of the windows that a source needs
 
 
 class Levels(NamedTuple):
@@ -54,9 +54,9 @@ class Levels(NamedTuple):
             ) from error
 
 
-def level_seconds(*windows_s: float) -> float:
-    """Seconds of a level that give sources of these averaging windows enough to say."""
-    return max(LEVEL_S, *(2.0 * SLOW_WINDOWS * window_s for window_s in windows_s))
+def level_seconds(*needed_s: float) -> float:
+    """Seconds of a level that give sources enough to say which need windows of so many seconds."""
+    return max(LEVEL_S, *(2.0 * WINDOWS_A_HALF * seconds for seconds in needed_s))
 
 
 def curve_of(part: Mapping[str, Any], known: Mapping[str, Any]) -> PowerCurve:

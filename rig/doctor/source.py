@@ -208,6 +208,8 @@ def _longer_s(finding: Finding, half_s: float) -> float | None:
     if response is None or not response.seen:
         return min(UNSEEN_FACTOR * half_s, LONGEST_HALF_S)
     reach_s = response.window_s + max(response.lag_s, 0.0) + (finding.update_period_s or 0.0)
+    if finding.noise_w is None:  # too few samples between two edges
+        return min(max(2.0 * half_s, HALF_PER_REACH * reach_s), LONGEST_HALF_S)
     return min(HALF_PER_REACH * reach_s, LONGEST_HALF_S) if reach_s > ENOUGH_REACH * half_s else None
 
 
@@ -258,7 +260,7 @@ def _read(spans: Sequence[Sequence[float]], trace: SourceTrace, values: np.ndarr
     }
     if response is not None and response.seen:
         load = LoadCurve(spans)
-        settle_s = 0.5 * response.window_s + spacing_s
+        settle_s = 0.5 * response.window_s + update.spacing_s
         for name, on in (("noise_w", False), ("busy_noise_w", True)):
             stretches = load.stretches(on, settle_s, response.delay_s)
             found[name] = noise_w(times_s, power_w, stretches, step_w)

@@ -21,10 +21,19 @@ __all__ = ["isolated"]
 UPDATE_S = 0.040
 QUIET_W, ACTIVE_W = 3.0, 2.5
 RAPL_GAIN = 1.06
+METER = """
+[meter]
+kind = "log"
+path = "{}"
+rate_hz = 25.0
+window_s = 0.04
+boundary = "package"
+gain_uncertainty = 0.001
+"""
 
 
 class FollowingTrees:
-    """A power monitor and an energy counter as files: the physical edge. ``UPDATE_S``: of the monitor's mean power.
+    """A power monitor, an energy counter and the log of a meter at the host as files: the physical edge.
 
     Watts follow the processor time of the agent's runtime process, which a thread reads from /proc.
     """
@@ -41,6 +50,8 @@ class FollowingTrees:
         for name, text in {"name": "package-0", "max_energy_range_uj": str(10**12)}.items():
             (zone / name).write_text(text + "\n")
         self._power, self._energy = monitor / "power1_input", zone / "energy_uj"
+        self.log = root / "meter.csv"
+        self.log.write_text("time,power\n")
         self._stop = threading.Event()
         self._draw = random.Random(1)
         self._write(self._power, QUIET_W * 1e6)
@@ -66,7 +77,10 @@ class FollowingTrees:
             mean_j += used_j
             self._write(self._energy, 1e6 * RAPL_GAIN * joules)
             if now_s - since_s >= UPDATE_S - 0.005:
-                self._write(self._power, 1e6 * (mean_j / (now_s - since_s) + self._draw.gauss(0.0, 0.01)))
+                mean_w = mean_j / (now_s - since_s)
+                self._write(self._power, 1e6 * (mean_w + self._draw.gauss(0.0, 0.01)))
+                with self.log.open("a") as log:
+                    log.write(f"{time.time():.4f},{mean_w:.5f}\n")
                 mean_j, since_s = 0.0, now_s
 
     @staticmethod
@@ -101,7 +115,7 @@ def trees(isolated: Path) -> Iterator[FollowingTrees]:
     made.stop()
 
 
-def device(isolated: Path, sensors: str, trees: FollowingTrees | None) -> None:
+def device(isolated: Path, sensors: str, trees: FollowingTrees | None, meter: bool = False) -> None:
     folder = isolated / "config" / "devices"
     folder.mkdir(parents=True)
     roots = (trees.hwmon, trees.powercap) if trees else (isolated / "none", isolated / "none")
@@ -109,7 +123,7 @@ def device(isolated: Path, sensors: str, trees: FollowingTrees | None) -> None:
         f"sensors = {sensors}\nruntime = {{ options = {{ threads = 1 }} }}\n"
         f'[sensor_options.ina2xx]\nroot = "{roots[0]}"\nvia = "hwmon"\nboundary = "package"\n'
         f'iio_root = "{isolated / "none"}"\n'
-        f'[sensor_options.rapl]\nroot = "{roots[1]}"\n'
+        f'[sensor_options.rapl]\nroot = "{roots[1]}"\n' + (METER.format(trees.log) if meter and trees else "")
     )
 
 
@@ -146,13 +160,13 @@ def test_sources_that_follow_the_real_load_are_found_out(isolated: Path, trees: 
         assert names["battery"] == "SKIP"
 
 
-def test_one_source_calibrated_against_another_under_the_real_load(isolated: Path, trees: FollowingTrees) -> None:
-    device(isolated, '["ina2xx", "rapl"]', trees)
-    result = calibrate_sensor.run(
-        CalibrateSensorOptions("local", "rapl", against="ina2xx", levels=5, level_time="1.2s")
-    )
+def test_a_source_calibrated_against_the_meter_at_the_host(isolated: Path, trees: FollowingTrees) -> None:
+    device(isolated, '["rapl"]', trees, meter=True)
+    asked = CalibrateSensorOptions("local", "rapl", against="meter", levels=5, level_time="1.8s")
+    result = calibrate_sensor.run(asked)
     assert result["gain"]["value"] == pytest.approx(1.0 / RAPL_GAIN, abs=0.05)
     assert result["calibration"]["fit"]["levels"] == 5
+    assert result["calibration"]["reference"]["clock"] == "host"
     assert result["gain"]["lo"] <= 1.0 / RAPL_GAIN <= result["gain"]["hi"]
     assert result["kind"] == "measured"
 
