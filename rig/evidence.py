@@ -1,11 +1,11 @@
 """What an auditor needs beside the records: raw readings, device trees, clock exchanges, profile, the runtime's graphs.
 
     evidence/<measurement id>.jsonl    of one measurement, as the agent handed it over (device_agents/sensors/raw.py)
-             session.jsonl             of each session: what the agent said of itself and the device, the clock exchanges
+             session.jsonl             of each session: what the agent said of itself and the device; clock exchanges
              inspect-<job>.json.gz     what the runtime made of a model: its optimized graph and the profiled nodes
     assessments.jsonl                  each verdict at the time, with its quantities: what a replay compares with
 
-A line is a part of the evidence (``part``) and an entry of it. Nothing here is read by an analysis; ``rig replay`` does.
+A line is a part of the evidence (``part``) and an entry of it. No analysis reads any of it; ``rig replay`` does.
 """
 
 from __future__ import annotations

@@ -51,7 +51,9 @@ class ReplayDevice:
         }
         handler = handlers.get(str(request.get("op")))
         if handler is None:
-            raise AgentError("bad-request", f"the stored run {self._run.id} cannot {request.get('op')}", "use the device")
+            raise AgentError(
+                "bad-request", f"the stored run {self._run.id} cannot {request.get('op')}", "use the device"
+            )
         return handler(request)
 
     def hello(self, request: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A stored run in the place of a device: the wire is the real one, what answers at its other end is ``replay_device``."""
+"""A stored run in the place of a device: the wire is the real one, ``replay_device`` answers at its other end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ class ReplayTransport:
         self._run = Path(run or "").expanduser()
         self.where = f"run {self._run.name}, served again"
         if run is None or not (self._run / "manifest.json").is_file():
-            raise DeviceSetupError(f"{run}: no run is stored there", fix="rig replay RUN --serve writes the profile anew")
+            raise DeviceSetupError(
+                f"{run}: no run is stored there", fix="rig replay RUN --serve writes the profile anew"
+            )
 
     def run(self, argv: list[str]) -> LocalChannel:
         """Start what answers for the agent; of the command only which agent was wanted counts."""

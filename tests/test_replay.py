@@ -85,9 +85,9 @@ def test_a_device_is_asked_for_nothing_that_the_run_lacks(
     golden: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     served = rig(capsys, "replay", golden.id, "--serve")
-    error = rig(
-        capsys, "measure", str(small_model(tmp_path / "other.onnx")), "--device", served["profile"], code=2
-    )["error"]
+    error = rig(capsys, "measure", str(small_model(tmp_path / "other.onnx")), "--device", served["profile"], code=2)[
+        "error"
+    ]
     assert f"run {golden.id} holds no measurement of other" in error["message"]
 
 
@@ -113,7 +113,7 @@ def test_a_folder_from_elsewhere_is_replayed(golden: Run, capsys: pytest.Capture
     assert golden.id in error["message"]
 
 
-@pytest.mark.parametrize("name", [name for name in profile_names()])
+@pytest.mark.parametrize("name", profile_names())
 def test_a_served_profile_is_the_run_s_own(isolated: Path, name: str) -> None:
     profile = load_profile(name)
     run = Store().new_run("measure", name, profile=evidence.profile_facts(profile))
@@ -135,7 +135,10 @@ def test_addresses_and_keys_do_not_enter_a_manifest() -> None:
 
 def test_evidence_is_stored_beside_the_record(isolated: Path) -> None:
     run = Store().new_run("measure", "pi4")
-    kept = {"tree": [{"path": "/sys/name", "text": "ina226"}], "readings": [{"t_s": 1.5, "path": "/sys/p", "text": "7"}]}
+    kept = {
+        "tree": [{"path": "/sys/name", "text": "ina226"}],
+        "readings": [{"t_s": 1.5, "path": "/sys/p", "text": "7"}],
+    }
     record = synthetic_record("m-1", subject="net", latency_s=1e-3, active_j=1e-3, quiet_w=2.0)
     run.add_measurement({**record, "evidence": kept})
     assert evidence.of_measurement(run.path, "m-1") == kept

@@ -15,6 +15,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -153,7 +154,9 @@ longest_s = 1e-4
 
     def governors(self) -> set[str]:
         """The CPU frequency governors of now."""
-        return {path.read_text().strip() for path in self.sysfs.glob("devices/system/cpu/cpu*/cpufreq/scaling_governor")}
+        return {
+            path.read_text().strip() for path in self.sysfs.glob("devices/system/cpu/cpu*/cpufreq/scaling_governor")
+        }
 
     def true_mean_w(self, t0_s: float, t1_s: float) -> float:
         """Mean of what the sensor was given between two times."""
@@ -278,3 +281,17 @@ def tracees(pid: int) -> list[int]:
                 if mark in Path(f"/proc/{entry}/status").read_bytes():
                     found.append(int(entry))
     return found
+
+
+def main(folder: Path) -> None:
+    """Run a board in ``folder`` (kept, for the next time) until interrupted; prints the profile that reaches it."""
+    from tests.boards.userland import userland
+
+    with Arm64Board(userland(), folder) as board:
+        print(f"# write this to devices/pi4.toml of the configuration folder; Ctrl-C cuts the power\n{board.profile()}")
+        with contextlib.suppress(KeyboardInterrupt):
+            threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -32,9 +32,20 @@ TOOLS = {
     "tar": "tar",
     "ssh-keygen": "openssh-client",
 }
+RECIPE = 1  # of this file, to be raised when what it does changes
 CPU = "cortex-a72"  # a Raspberry Pi 4's
 
-PACKAGES = ("base-files", "bash", "coreutils", "dash", "libc-bin", "openssh-server", "openssh-sftp-server", "python3")
+PACKAGES = (
+    "base-files",
+    "bash",
+    "coreutils",
+    "dash",
+    "libc-bin",
+    "libstdc++6",
+    "openssh-server",
+    "openssh-sftp-server",
+    "python3",
+)
 # ONNX Runtime 1.31 crashes under the QEMU of Debian 12; NumPy as a Pi has it.
 WHEELS = ("onnxruntime==1.23.2", "numpy==1.26.4")
 PLATFORMS = ("manylinux_2_28_aarch64", "manylinux_2_27_aarch64", "manylinux2014_aarch64", "manylinux_2_17_aarch64")
@@ -63,7 +74,8 @@ def cache_folder() -> Path:
 def userland(cache: Path | None = None) -> Path:
     """The folder of the built userland: ``root`` and ``contents.json``. Raises CannotBuild."""
     cache = cache or cache_folder()
-    target = cache / f"arm64-{hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]}"
+    recipe = json.dumps([RECIPE, PACKAGES, WHEELS, PLATFORMS, LEFT_OUT, PASSWD, GROUP])
+    target = cache / f"arm64-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
     if target.is_dir():
         return target
     _require_tools()
@@ -89,7 +101,7 @@ def userland(cache: Path | None = None) -> Path:
 
 def emulated(root: Path, *binds: str) -> list[str]:
     """The start of a command that runs a program of ``root``; ``binds`` are proot's, as ``FOLDER:PLACE``."""
-    command = ["proot", "--kill-on-exit", "-r", str(root), "-q", QEMU, "-0", "-w", "/", "-b", "/dev", "-b", "/proc"]
+    command = ["proot", "-r", str(root), "-q", QEMU, "-0", "-w", "/", "-b", "/dev", "-b", "/proc"]
     for bind in binds:
         command += ["-b", bind]
     path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin"
@@ -152,7 +164,9 @@ def _unpack(debs: list[Path], root: Path) -> None:
     exclude = [f"--exclude={pattern}" for pattern in LEFT_OUT]
     for deb in debs:
         whole = subprocess.Popen(["dpkg-deb", "--fsys-tarfile", deb], stdout=subprocess.PIPE)
-        _run(["tar", "-x", "--keep-directory-symlink", "--no-same-owner", *exclude, "-C", str(root)], stdin=whole.stdout)
+        _run(
+            ["tar", "-x", "--keep-directory-symlink", "--no-same-owner", *exclude, "-C", str(root)], stdin=whole.stdout
+        )
         if whole.stdout is not None:
             whole.stdout.close()
         if whole.wait():
@@ -189,7 +203,7 @@ def _install_wheels(wheels: list[Path], root: Path) -> None:
 def _check(root: Path) -> None:
     """It runs, and the libraries load; this also leaves the compiled modules there, which saves start-up time."""
     code = "import ctypes, json, platform, onnxruntime; print(platform.machine(), onnxruntime.__version__)"
-    said = _run([*emulated(root), "HOME=/root", "/usr/bin/python3", "-I", "-c", code], env=environment())
+    said = _run([*emulated(root, "/sys"), "HOME=/root", "/usr/bin/python3", "-I", "-c", code], env=environment())
     wanted = f"aarch64 {WHEELS[0].partition('==')[2]}"
     if said.strip() != wanted:
         raise CannotBuild(f"the userland says {said!r}, not {wanted!r}")

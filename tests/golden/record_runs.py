@@ -2,8 +2,8 @@
 
     python -m tests.golden.record_runs [virtual] [local] [board]
 
-``virtual``: the simulated Pi 4. ``local``: this computer's CPU with ONNX Runtime, time only. ``board``: the arm64 userland
-of tests/boards (built first), power by an INA226's hwmon tree. Names of this computer are taken out of what is kept.
+``virtual``: the simulated Pi 4. ``local``: this computer's CPU with ONNX Runtime, time only. ``board``: the arm64
+userland of tests/boards, power by an INA226's hwmon tree. Names of this computer are taken out of what is kept.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ quiet_s = 0.8
 rel_ci = 0.5
 [grid]
 contexts = 0
+longest_s = 0.02
 """
 LOCAL = """
 [plan]
