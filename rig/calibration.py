@@ -98,10 +98,13 @@ def choose_kernels(
     """
     from rig.grid import LONGEST_S, design
 
+    if runtime != "virtual":
+        from rig.kernel_onnx import KINDS, as_executed
+
+        # What cannot be put into a chain is a companion of what can, such as a change of layout.
+        around = [spec for spec in around if spec.kind in KINDS]
     chosen = design(count, seed, around=around, longest_s=longest_s or LONGEST_S)
     if runtime != "virtual":
-        from rig.kernel_onnx import as_executed
-
         chosen = list(dict.fromkeys(as_executed(spec) for spec in chosen))
     by_kind: dict[str, list[KernelSpec]] = {}
     for spec in chosen:

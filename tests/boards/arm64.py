@@ -89,12 +89,12 @@ options = {{ threads = 1, spinning = false }}
 
 [plan]
 warmup_s = 0.3
-warmup_max_s = 1.5
+warmup_max_s = 1.0
 window_s = 0.5
 min_windows = 4
 rel_ci = 0.2
-max_s = 4.0
-quiet_s = 1.0
+max_s = 2.5
+quiet_s = 0.8
 cooldown_s = 0.0
 max_temp_c = 80.0
 

@@ -30,9 +30,9 @@ from tests.boards.userland import WHEELS, userland
 
 pytestmark = pytest.mark.board
 
-KERNELS = 8
+KERNELS = 6
 BEFORE_THE_CUT = 5  # measurements stored when the power goes
-MOST_REJECTED = 3  # kernels whose latency this host disturbs at every try
+MOST_REJECTED = 2  # kernels whose latency this host disturbs at every try
 
 
 class Setting:
@@ -141,11 +141,15 @@ def test_records_are_of_an_arm64_machine_and_their_watts_follow_the_load(setting
             continue
         windows = [phase for phase in record["phases"] if phase["name"] == "window"]
         truth_w = setting.board.true_mean_w(windows[0]["t0_s"], windows[-1]["t1_s"])
+        quiet = [phase for phase in record["phases"] if phase["name"].startswith("quiet")]
+        quiet_w = sum(setting.board.true_mean_w(phase["t0_s"], phase["t1_s"]) for phase in quiet) / len(quiet)
         assert measurement.power_w is not None
         assert measurement.idle_power_w is not None
-        assert measurement.power_w.value == pytest.approx(truth_w, rel=0.05)
+        assert measurement.power_w.value == pytest.approx(truth_w, rel=0.02)
         busy_w = measurement.power_w.value - measurement.idle_power_w.value
-        assert 0.4 * arm64.CORE_W < busy_w < 1.5 * arm64.CORE_W, f"one busy core: {record['subject']}"
+        # A core of its own would be CORE_W; the emulator has what this host's other work leaves to it.
+        assert 0.05 * arm64.CORE_W < busy_w < 1.5 * arm64.CORE_W, f"{record['subject']}: nothing seems to run"
+        assert busy_w == pytest.approx(truth_w - quiet_w, rel=0.1, abs=0.02), record["subject"]
         checked += 1
     assert checked >= KERNELS
 
