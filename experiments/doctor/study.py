@@ -49,10 +49,17 @@ def board(seed: int, steps: int, folder: Path) -> dict[str, Any]:
         f'[runtime]\noptions = {{ board = "pi4", seed = {seed}, perturb = {seed}, meter = {{ {table} }} }}\n'
     )
     (source,) = doctor.run(DoctorOptions("virtual-pi4", steps=steps))["sources"]
-    return {"seed": seed, "truth": meter, "found": {key: source[key] for key in SHOWN}}
+    return {"seed": seed, "truth": meter, "found": {key: rounded(source[key]) for key in SHOWN}}
 
 
 SHOWN = ("window_s", "lag_s", "delay_s", "step_w", "noise_w", "spacing_s", "update_period_s", "passes")
+
+
+def rounded(value: Any) -> Any:
+    """What is shown of a figure: six digits, of a quantity value, lo and hi."""
+    if isinstance(value, dict):
+        return {key: rounded(value[key]) for key in ("value", "lo", "hi")}
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def judged(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -93,9 +100,11 @@ def main() -> None:
         folder = Path(name)
         os.environ.update(RIG_HOME=str(folder / "home"), RIG_CONFIG=str(folder / "config"))
         rows = [board(seed, chosen.steps, folder) for seed in range(chosen.boards)]
-    result = {"steps": chosen.steps, "figures": judged(rows), "boards": rows}
-    (PLACE / "results.json").write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result["figures"], indent=1))
+    figures = judged(rows)
+    head = json.dumps({"steps": chosen.steps, "figures": figures}, indent=1)[:-2]
+    lines = ",\n".join("  " + json.dumps(row) for row in rows)  # a board a line
+    (PLACE / "results.json").write_text(f'{head},\n "rows": [\n{lines}\n ]\n}}\n')
+    print(json.dumps(figures, indent=1))
 
 
 if __name__ == "__main__":
