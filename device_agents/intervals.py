@@ -65,7 +65,8 @@ def half_width(means: Sequence[float]) -> float:
     neighbours = zip(deviations, deviations[1:])  # noqa: RUF007 - pairwise came with Python 3.10
     lag_one = sum(a * b for a, b in neighbours) / squares
     r = min(lag_one, 0.9) if lag_one > 2.0 / math.sqrt(n) else 0.0
-    skewness = abs(sum(d**3 for d in deviations)) / n / (squares / n) ** 1.5
+    spread = math.sqrt(squares / n)
+    skewness = abs(sum((d / spread) ** 3 for d in deviations)) / n
     quantile = student_t_975(n - 1)
     skew = 1.0 + skewness * quantile / (3.0 * math.sqrt(n))
     return quantile * math.sqrt(_largest_variance(deviations) / n * (1.0 + r) / (1.0 - r)) * skew

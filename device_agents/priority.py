@@ -47,4 +47,4 @@ def _short_slice() -> bool:
     if number is None or tuple(int(part) for part in release[:2] if part.isdigit()) < (6, 12):
         return False
     attributes = _SchedAttr(ctypes.sizeof(_SchedAttr), os.SCHED_OTHER, 0, os.nice(0), 0, SLICE_NS, 0, 0)
-    return ctypes.CDLL(None, use_errno=True).syscall(number, 0, ctypes.byref(attributes), 0) == 0
+    return bool(ctypes.CDLL(None, use_errno=True).syscall(number, 0, ctypes.byref(attributes), 0) == 0)

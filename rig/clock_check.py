@@ -1,4 +1,4 @@
-"""Does the trace show the load when the clocks' map says that it ran? The lag of the load's edges, by cross-correlation.
+"""Does the trace show the load when the map of the clocks says it ran? The lag of its edges, by cross-correlation.
 
      load    ____|▔▔▔▔▔▔▔▔▔▔▔▔|____      known edges: the warm-up's start and the last window's end, runtime's clock
      trace   ____/▔▔▔▔▔▔▔▔▔▔▔▔\\____      the same, blurred by the sensor's averaging window, mapped onto that clock
@@ -16,11 +16,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rig.quality_power import CHI_SQUARED_95, PowerCurve
+from rig.quality_power import PowerCurve
 from rig.quality_stats import quadrature
 
 DEVICE_CLOCKS = ("boottime", "monotonic")  # of the sources that are stamped by the runtime's own clock
 SEARCH_S = 1.0  # lags looked for, at most; less where the quiet phase is short
+CHI_SQUARED_95 = 3.841458820694124  # one degree of freedom
 COARSE, FINE = 121, 81  # lags tried: over the whole search, and around the best
 FEWEST_SAMPLES = 8
 

@@ -73,8 +73,8 @@ class PacedLine(NamedTuple):
     ``idle_power_w``: P0, where the line meets rate 0; ``energy_active_j``: e, its slope. ``linear``: whether the line
     holds within 2 % of the active power or within the measurements' uncertainty. ``quiet_power_w``: quiet power as
     measured beside them; ``idle_excess_w``: P0 minus that (a device that does not rest between frames shows it here).
-    ``fps``: the rates that were really run. ``missed``: deadlines missed at all of them. ``covariance``: of P0 (W) and e
-    (J), 95 % half-widths squared, gain left out; ``gain``: its relative half-width.
+    ``fps``: the rates that were really run. ``missed``: deadlines missed at all of them. ``covariance``: of P0 (W) and
+    e (J), 95 % half-widths squared, gain left out; ``gain``: its relative half-width.
     """
 
     idle_power_w: Quantity

@@ -73,8 +73,8 @@ def _remedy(part: str, share: float, room: float, record: Mapping[str, Any], mad
     factor = room / share
     if part == "gain":
         return (
-            f"calibrate it against a meter of {100 * room / NORMAL_975:.2g} % or better (rig calibrate-sensor); ratios of "
-            "networks do not hold it"
+            f"calibrate it against a meter of {100 * room / NORMAL_975:.2g} % or better (rig calibrate-sensor); ratios "
+            "of networks do not hold it"
         )
     if part == "quantization":
         step_w = float(sensor.get("step_w") or 0.0)
@@ -94,4 +94,5 @@ def _remedy(part: str, share: float, room: float, record: Mapping[str, Any], mad
         return (
             f"the board is not steady{heat}: a longer warm-up (plan.warmup_max_s), cooling or a pinned clock would help"
         )
-    return f"a longer quiet phase would lower it (plan.quiet_s, now {float((record.get('plan') or {}).get('quiet_s') or 0.0):g} s)"
+    quiet_s = float((record.get("plan") or {}).get("quiet_s") or 0.0)
+    return f"a longer quiet phase would lower it (plan.quiet_s, now {quiet_s:g} s)"

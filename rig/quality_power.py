@@ -23,7 +23,10 @@ MIN_SAMPLES = 5  # a window mean of fewer samples is no mean
 GAP_PERIODS = 5.0  # a hole in the trace longer than this many sample periods
 STALE_PROBABILITY = 1e-6
 MIN_STALE_RUN = 8
-CHI_SQUARED_95 = 3.841458820694124  # one degree of freedom
+UNDISTURBED = 0.9  # share of the samples that noise alone spreads over the steps of a coarse sensor
+HALF_STEP = 0.475  # 95 % of what is anywhere within half a step
+MANY_LEVELS = 40  # beyond, steps are so fine that noise between them need not be looked for
+MOST_LEVELS = 20000
 
 
 class UnusableTrace(Exception):
@@ -139,39 +142,40 @@ class PowerCurve:
     def quantization_half_width(self, samples: np.ndarray) -> float:
         """95 % half-width of the error that the steps leave in a mean of samples (W): noise averages it away.
 
-        Over all places between two steps where the true mean may lie. Fourier series of a rounded Gaussian's mean
-        error, by harmonic k of the step q and standard deviation s: q/(pi k) exp(-2 (pi k s/q)^2). Source: Widrow and
-        Kollar, Quantization Noise, on the characteristic function of the input.
+        The least of three bounds: by the noise that the sensor is known to have, by the noise that explains how often
+        each level was read, and by how far levels stand out from their neighbours (a level read alone is off by
+        anything up to half a step; levels read as often as their neighbours together are not off at all).
         """
         if self.step_w == 0.0:
             return 0.0
-        spread = self._dither_w(samples) / self.step_w
-        k = np.arange(1.0, 60.0)
-        share = np.exp(-np.minimum(2.0 * (math.pi * k * spread) ** 2, 700.0)) / (math.pi * k)
-        error = np.abs(np.sin(np.outer(np.linspace(0.0, math.pi, 129), k)) @ (share * (-1.0) ** k))
-        return self.step_w * min(0.475, float(np.quantile(error, 0.95)))
+        if not len(samples) or float(np.ptp(samples)) > MOST_LEVELS * self.step_w:
+            return HALF_STEP * self.step_w  # nothing beside what spreads over so many
+        levels = np.round((samples - samples.min()) / self.step_w).astype(int)
+        shares = np.bincount(levels) / len(levels)
+        around = np.concatenate([[0.0], shares, [0.0]])
+        alone = float(np.linalg.norm(np.maximum(shares - around[:-2] - around[2:], 0.0)))
+        noise = max(
+            self.noise_w / self.step_w, 0.0 if len(shares) > MANY_LEVELS else self._dither_steps(shares, levels)
+        )
+        return self.step_w * min(HALF_STEP * alone, _rounding_error(noise))
 
-    def _dither_w(self, samples: np.ndarray) -> float:
-        """Standard deviation behind rounded samples (W), at least: what seems to be noise may be one step to and fro.
+    def _dither_steps(self, shares: np.ndarray, levels: np.ndarray) -> float:
+        """Standard deviation of the noise behind rounded samples, in steps; 0 where none explains what was read.
 
-        Where the samples scatter by less than a step, it is the smallest one that explains how often each level was
-        read (likelihood within the 95 % bound of the best), since two levels alone are read with hardly any noise too.
+        The smallest one with which nine tenths of the samples can be normally distributed: two levels alone are read
+        with hardly any noise too, and a load that is interrupted now and then reaches further levels without noise.
         """
-        spread = float(np.std(samples)) if len(samples) > 1 else 0.0
-        if spread >= self.step_w:
-            return math.sqrt(spread**2 - self.step_w**2 / 12.0)
         from scipy.special import ndtr  # only a coarse sensor needs it
 
-        levels, counts = np.unique(np.round((samples - samples.min()) / self.step_w), return_counts=True)
-        middle = float(np.average(levels, weights=counts))
         spreads = np.geomspace(0.02, 1.1, 33)
-        means = middle + np.linspace(-0.5, 0.5, 41)
-        above = ndtr((levels + 0.5 - means[:, None]) / spreads[:, None, None])
-        below = ndtr((levels - 0.5 - means[:, None]) / spreads[:, None, None])
-        fit = (np.log(np.maximum(above - below, 1e-12)) @ counts).max(axis=1)
-        independent = max(1.0, self.window_s / self.period_s)  # samples that share an averaging window are alike
-        explaining = spreads[fit >= fit.max() - 0.5 * CHI_SQUARED_95 * independent]
-        return max(float(explaining[0]) * self.step_w if explaining[0] > spreads[0] else 0.0, self.noise_w)
+        means = float(levels.mean()) + np.linspace(-0.5, 0.5, 41)
+        edges = (np.arange(-1, len(shares) + 1) + 0.5 - means[:, None]) / spreads[:, None, None]
+        expected = UNDISTURBED * np.diff(ndtr(edges), axis=2)
+        independent = len(levels) / max(1.0, self.window_s / self.period_s)  # those that share a window are alike
+        chance = 2.0 * np.sqrt(expected * (1.0 - expected) / independent)
+        explains = (expected - np.append(shares, 0.0) <= chance).all(axis=2).any(axis=1)
+        first = int(np.argmax(explains))
+        return float(spreads[first]) if first else 0.0
 
     def problem(self, t0_s: float, t1_s: float) -> str | None:
         """What is wrong with the trace between two times: a gap, or one value repeated for too long to be true."""
@@ -197,6 +201,21 @@ class PowerCurve:
         same = min(0.9, self.step_w / (2.0 * math.sqrt(math.pi) * self.noise_w)) or 1e-3
         independent = run / overlap
         return independent >= MIN_STALE_RUN and n * same ** (independent - 1.0) < STALE_PROBABILITY
+
+
+def _rounding_error(spread: float) -> float:
+    """95 % of the error of a rounded mean, in steps, over all places between two steps where the mean may lie.
+
+    Fourier series of a rounded Gaussian's mean error, by harmonic k, for a standard deviation of ``spread`` steps:
+    exp(-2 (pi k spread)^2) / (pi k). Source: Widrow and Kollar, Quantization Noise, on the characteristic function of
+    the input.
+    """
+    if spread >= 2.0:
+        return 0.0
+    k = np.arange(1.0, 60.0)
+    share = np.exp(-np.minimum(2.0 * (math.pi * k * spread) ** 2, 700.0)) / (math.pi * k)
+    error = np.abs(np.sin(np.outer(np.linspace(0.0, math.pi, 129), k)) @ (share * (-1.0) ** k))
+    return min(HALF_STEP, float(np.quantile(error, 0.95)))
 
 
 def _either(*values: float | None) -> float:

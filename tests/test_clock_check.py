@@ -1,4 +1,4 @@
-"""The load's edges in the trace: found to a fraction of a sample, and a clock that they contradict is said and counted."""
+"""The edges of the load in the trace: found to a fraction of a sample; a clock that they contradict is said."""
 
 import numpy as np
 import pytest

@@ -107,9 +107,7 @@ def test_the_quantization_part_holds_the_error_of_a_rounded_mean(dither):
         errors.append(abs(samples.mean() - mean))
         parts.append(math.hypot(curve.quantization_half_width(samples), 1.96 * samples.std() / math.sqrt(1000)))
     covered = np.mean(np.asarray(errors) <= parts)
-    print(
-        f"dither {dither}: {covered:.3f}, part {np.median(parts):.3f} W, 95 % of errors below {np.quantile(errors, 0.95):.3f}"
-    )
+    print(f"dither {dither}: {covered:.3f}, part {np.median(parts):.3f}, errors {np.quantile(errors, 0.95):.3f} W")
     assert covered >= 0.90
     assert np.median(parts) <= 0.5 * step
 

@@ -175,7 +175,7 @@ class BoardModel:
         return cost._replace(memory_s=cost.memory_s + extra_s, time_j=cost.time_j + extra_s * watts)
 
     def with_facts(self, facts: Dict[str, Any]) -> "BoardModel":
-        """The same board with some of its ``board`` constants (heat, clock, jitter) replaced; ValueError for a new name."""
+        """The same board with some ``board`` constants (heat, clock, jitter) replaced; ValueError for a new name."""
         known = self.constants["board"]
         unknown = sorted(set(facts) - set(known))
         if unknown:

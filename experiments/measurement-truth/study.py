@@ -1,7 +1,7 @@
 """Do stated intervals hold the truth? Kernels on virtual boards of known physics, measured until the rule stops.
 
-    python experiments/measurement-truth/study.py [--boards 100] [--kernels 4] [--out experiments/measurement-truth/results.json]
-    python experiments/measurement-truth/study.py --paced [--boards 100] [--out experiments/measurement-truth/paced.json]
+    python experiments/measurement-truth/study.py [--boards 100] [--kernels 4] [--out FILE]
+    python experiments/measurement-truth/study.py --paced [--boards 100] [--out FILE]
 
 Production path: the agent's measurement with its runtime and sampler processes, ``rig.quality.assess``,
 ``difference_chain``, ``rig.sensor_calibration.fit_sensor``; see boards.py for what each board draws and what the truth

@@ -1,4 +1,4 @@
-"""The sampler: ticks at absolute times, missed ones counted, answers bounded, and the cost of it all in a real process."""
+"""The sampler: ticks at absolute times, missed ones counted, answers bounded; what it costs in a real process."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_a_real_sampler_process_is_cheap_and_regular(tmp_path: Path, process: Ch
 
 def test_the_sampler_imports_no_more_than_it_needs() -> None:
     """Memory and start-up of the sampler are its imports."""
-    names = "numpy,asyncio,http,email,socket,unittest,sqlite3,multiprocessing,hashlib,logging".split(",")
+    names = ["numpy", "asyncio", "http", "email", "socket", "unittest", "sqlite3", "hashlib", "logging"]
     code = (
         f"import sys, json; import device_agents.sampler; print(json.dumps([n for n in {names} if n in sys.modules]))"
     )
