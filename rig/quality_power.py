@@ -23,6 +23,7 @@ MIN_SAMPLES = 5  # a window mean of fewer samples is no mean
 GAP_PERIODS = 5.0  # a hole in the trace longer than this many sample periods
 STALE_PROBABILITY = 1e-6
 MIN_STALE_RUN = 8
+TO_AND_FRO = 0.45  # of a step: less measured noise than that may be one step to and fro, and none elsewhere
 UNDISTURBED = 0.9  # share of the samples that noise alone spreads over the steps of a coarse sensor
 HALF_STEP = 0.475  # 95 % of what is anywhere within half a step
 MANY_LEVELS = 40  # beyond, steps are so fine that noise between them need not be looked for
@@ -61,10 +62,13 @@ class PowerCurve:
             raise UnusableTrace(f"{int((~np.isfinite(self.power_w)).sum())} power samples are not finite")
         self.step_w = _either(known.get("step_w"), sensor.get("step_w"))
         self.noise_w = _either(known.get("noise_w"), sensor.get("noise_w"))
+        if self.noise_w <= TO_AND_FRO * self.step_w:
+            self.noise_w = min(self.noise_w, _either(sensor.get("noise_w")))
         self.gain = float(sensor.get("gain_uncertainty") or 0.0)
         self.shift_s = quadrature(_either(clock.get("uncertainty_s")), _either(known.get("delay_half_width_s")))
         if self._calibration is not None:
             self.power_w = self._calibration.corrected_w(self.power_w)
+            self.step_w, self.noise_w = (self._calibration.gain * value for value in (self.step_w, self.noise_w))
             self.gain = self._calibration.gain_uncertainty
         self.times_s = on_runtime_clock(stamps, clock)
         self.period_s = float(np.median(np.diff(self.times_s)))
