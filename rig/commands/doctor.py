@@ -226,7 +226,7 @@ def _source_checks(profile: DeviceProfile, found: Finding) -> list[Check]:
 
 def describe(found: Finding) -> str:
     """A source in one line: rate, window, lag, step, noise."""
-    from rig.doctor.readings import TO_AND_FRO
+    from rig.quality_power import TO_AND_FRO
 
     response = found.response
     if response is None:

@@ -60,7 +60,8 @@ def clock_check(found: ClockMap, span_s: float, whose: str = "clock") -> Check:
     offset = Quantity.around(found.offset_s, found.uncertainty_s)
     ppm = 1e6 * found.drift
     doubt_ppm = 2e6 * found.uncertainty_s / span_s if span_s > 0.0 else float("inf")
-    drift = f"drift {round(ppm):+d} ± {doubt_ppm:.0f} ppm" if doubt_ppm < 1000.0 else f"drift not told in {span_s:.2g} s"
+    told = doubt_ppm < 1000.0
+    drift = f"drift {round(ppm):+d} ± {doubt_ppm:.0f} ppm" if told else f"drift not told in {span_s:.2g} s"
     text = f"offset {offset.format('s')}, {drift}"
     if abs(ppm) > CRYSTAL_PPM + doubt_ppm:
         return Check(whose, "FAIL", f"{text}: no crystal does that, a clock was stepped", "stop what steps the clock")

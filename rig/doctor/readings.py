@@ -19,7 +19,6 @@ ALIKE_WITHIN = 0.25
 LATTICE_SHARE = 0.98  # of the values must lie on the quantum's multiples
 LATTICE_SLACK = 0.05  # of the quantum, how far off a multiple may be
 REPEATED_SHARE = 0.5  # fewer distinct values than this share of the samples: the source repeats itself
-TO_AND_FRO = 0.45  # of a step: two levels read by turns scatter by less
 LARGEST_ERROR = 0.475  # of a step: 95 % of all places between two steps are nearer
 MIN_VALUES = 8
 LINE_SAMPLES = 6

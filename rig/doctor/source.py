@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rig.doctor.load import Load, steps
-from rig.doctor.readings import TO_AND_FRO, fresh, noise_w, quantum, step_error_w, updates
+from rig.doctor.readings import fresh, noise_w, quantum, step_error_w, updates
 from rig.doctor.response import LoadCurve, StepResponse, fit_step_response
-from rig.quality_power import on_runtime_clock
+from rig.quality_power import TO_AND_FRO, on_runtime_clock
 from rig.store import utc_now
 
 if TYPE_CHECKING:

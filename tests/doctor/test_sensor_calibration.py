@@ -93,3 +93,11 @@ def test_an_energy_counter_is_corrected_too() -> None:
     counted = assess(record)
     assert counted.energy_active_j.value == pytest.approx(0.030, rel=0.01)
     assert counted.idle_power_w.value == pytest.approx(2.9 - 0.1 / 1.04, rel=0.005)
+
+
+def test_the_step_is_corrected_with_the_watts() -> None:
+    record = synthetic_record(gain=1.04, step_w=0.3, noise_w=0.3)
+    fit = fit_sensor(1.25 * LEVELS_W, LEVELS_W, 0.001).to_json()
+    calibrated = {**record, "sensor": {**record["sensor"], "calibration": {"fit": fit}}}
+    plain, corrected = (assess(one).budget["power_w"]["quantization"] for one in (record, calibrated))
+    assert corrected == pytest.approx(0.8 * plain, rel=0.05)
