@@ -22,7 +22,7 @@ ONE_SIDED = 0.5 * (1 + LEVEL)
 WIDER_PER_E_FOLD = 0.12  # added half-width (log) for each e-fold beyond the measured range
 WIDER_IF_UNSEEN = 0.20  # for a stride, dilation or fused operator that no row has
 SHARE_ROWS, SHARE_PRIOR = 15, 0.33  # so many rows' worth of belief in this correlation
-MOST_UNSURE = math.log(20.0)  # half-width (log) at most: a factor of 20 either way says "not known", and more says nothing
+MOST_UNSURE = math.log(20.0)  # half-width (log) at most: "a factor of 20 either way" says "not known"
 TRUSTED_ROWS = 20  # a family's own quantile weighs n / (n + TRUSTED_ROWS) against the pooled one
 
 
