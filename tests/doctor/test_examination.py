@@ -14,6 +14,7 @@ from device_agents.protocol import AgentError
 from device_agents.runtimes import cpu_load
 from rig.clock import ClockMap
 from rig.doctor import device
+from rig.doctor.load import load_for
 from rig.profiles import load_profile
 
 
@@ -127,3 +128,17 @@ def test_a_sampler_that_costs_much_is_said() -> None:
     assert device.sampling_check("s", {"core_share": 0.2, "rss_bytes": 2e7, "read_s": 0.001}, False).status == "WARN"
     assert device.sampling_check("s", {"core_share": 0.01, "rss_bytes": 2e7, "read_s": None}, False).status == "PASS"
     assert device.sampling_check("s", None, True).status == "SKIP"
+
+
+def test_a_gpu_is_loaded_with_convolutions_that_its_runtime_can_run() -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    profile = load_profile("desktop-gpu")
+    with load_for(profile) as load:
+        assert (load.runtime, load.options["provider"]) == ("onnxruntime", "cuda")
+        assert load.model is not None
+        session = onnxruntime.InferenceSession(str(load.model), providers=["CPUExecutionProvider"])
+        assert session.get_inputs()[0].shape == [1, 256, 56, 56]
+        path = load.model
+    assert not path.exists()
+    with load_for(load_profile("pi4")) as load:
+        assert (load.runtime, load.options) == ("cpu_load", {"threads": 4})
