@@ -122,14 +122,16 @@ def found_block(graphs: Sequence[tuple[Path, ExecutedGraph]]) -> int | None:
     if not graphs:
         return None
 
-    def agreement(block: int) -> int:
-        alike = 0
+    def disagreement(block: int) -> int:
+        """Kernels that only one of the two has: a reorder too many counts like one too few."""
+        different = 0
         for path, graph in graphs[:BLOCK_GRAPHS]:
             ours = Counter(node.spec for node in read_kernels(path, "onnxruntime", block=block))
-            alike += (ours & Counter(executed.kernel for executed in graph.kernels)).total()
-        return alike
+            theirs = Counter(executed.kernel for executed in graph.kernels)
+            different += (ours - theirs).total() + (theirs - ours).total()
+        return different
 
-    return max(LAYOUT_BLOCKS, key=agreement)
+    return min(LAYOUT_BLOCKS, key=disagreement)
 
 
 def read_graph(run: Run, identity: str) -> ExecutedGraph | None:

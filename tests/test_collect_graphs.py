@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from agent_setup import small_model
 from fake_session import FakeSession
 
 from device_agents.records import KernelSpec, MeasurePlan
@@ -196,3 +197,12 @@ def test_the_block_of_the_layout_is_found_in_the_runtimes_own_graphs(tmp_path, b
         graphs.append((path, ExecutedGraph(kernels, 1e-3)))
     assert found_block(graphs) == block
     assert found_block([]) is None
+
+
+def test_a_graph_without_reorders_has_no_blocked_layout(tmp_path):
+    """As on an arm64 board: the blocked rules agree on the convolution, and invent a reorder beside it."""
+    path = small_model(tmp_path / "small.onnx")
+    nodes = kernel_graph(path, "onnxruntime", block=0)
+    assert len(kernel_graph(path, "onnxruntime", block=16)) > len(nodes)
+    kernels = [ExecutedKernel(node.name, node.op, node.spec, 1.0, 1e-6) for node in nodes]
+    assert found_block([(path, ExecutedGraph(kernels, 1e-3))]) == 0

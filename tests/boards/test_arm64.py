@@ -149,7 +149,8 @@ def test_records_are_of_an_arm64_machine_and_their_watts_follow_the_load(setting
         busy_w = measurement.power_w.value - measurement.idle_power_w.value
         # A core of its own would be CORE_W; the emulator has what this host's other work leaves to it.
         assert 0.05 * arm64.CORE_W < busy_w < 1.5 * arm64.CORE_W, f"{record['subject']}: nothing seems to run"
-        assert busy_w == pytest.approx(truth_w - quiet_w, rel=0.1, abs=0.02), record["subject"]
+        # The load comes in bursts, of which the sensor sees some fifty moments.
+        assert busy_w == pytest.approx(truth_w - quiet_w, rel=0.1, abs=0.06), record["subject"]
         checked += 1
     assert checked >= KERNELS
 
