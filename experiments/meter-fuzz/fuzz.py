@@ -1,52 +1,78 @@
-"""A hundred thousand inputs on every parser of a meter; writes results.json beside this file.
+"""A hundred thousand inputs and more on every parser of a meter; writes results.json beside this file.
 
-    python experiments/meter-fuzz/fuzz.py [--inputs 100000] [--seed 20261122]
+    python experiments/meter-fuzz/fuzz.py [--inputs 200000] [--seed 20261122]
 
-Properties and inputs are those of tests/meters/parser_properties.py; rounds and seeds as in experiments/sensor-fuzz.
+The properties are those of tests/meters/parser_properties.py, where Hypothesis tries them; here plain mutation of true
+texts makes the inputs, which is fifty times as fast.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import platform
+import random
 import sys
+import time
 from pathlib import Path
 from typing import Any
-
-import hypothesis
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests.meters.parser_properties import METER_PARSERS  # noqa: E402
+from tests.meters.parser_properties import METER_PARSERS, SEEDS  # noqa: E402
+
+ALPHABET = "0123456789.,;:+-eE _/\t\"'WattsTimeVMrkPnaif=\r\u0664\u00b2\u2212\x00"
 
 
-def sensor_fuzz() -> Any:
-    """The script of the sensors, whose folder's name is no module's."""
-    path = ROOT / "experiments" / "sensor-fuzz" / "fuzz.py"
-    spec = importlib.util.spec_from_file_location("sensor_fuzz", path)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{path} cannot be loaded")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def mutated(text: str, chance: random.Random) -> str:
+    """A text cut, doubled, swapped or overwritten in up to four places; one in twenty is noise from end to end."""
+    if chance.random() < 0.05:
+        return "".join(chance.choices(ALPHABET, k=chance.randrange(40)))
+    for _ in range(chance.randrange(5)):
+        at, to = sorted(chance.randrange(len(text) + 1) for _ in range(2))
+        what = chance.randrange(4)
+        if what == 0:
+            text = text[:at] + text[to:]
+        elif what == 1:
+            text = text[:to] + text[at:]
+        elif what == 2:
+            text = text[:at] + chance.choice(ALPHABET) + text[at + 1 :]
+        else:
+            text = text[:at] + text[at:to][::-1] + text[to:]
+    return text
+
+
+def fuzz(name: str, inputs: int, seed: int) -> dict[str, Any]:
+    """Check so many inputs; raises where one breaks the property."""
+    chance = random.Random(f"{seed} {name}")
+    different: set[int] = set()
+    begun_s = time.perf_counter()
+    with METER_PARSERS[name].run() as check:
+        for _ in range(inputs):
+            text = mutated(chance.choice(SEEDS[name]), chance)
+            try:
+                check(text)
+            except BaseException:
+                print(f"{name}: {text!r}", file=sys.stderr)
+                raise
+            different.add(hash(text))
+    seconds = round(time.perf_counter() - begun_s, 1)
+    return {"inputs": inputs, "different": len(different), "seed": seed, "failures": 0, "seconds": seconds}
 
 
 def main() -> None:
     """Fuzz every parser, and write down how many inputs each has seen."""
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--inputs", type=int, default=100_000)
+    arguments.add_argument("--inputs", type=int, default=200_000)
     arguments.add_argument("--seed", type=int, default=20261122)
     asked = arguments.parse_args()
-    fuzz = sensor_fuzz().fuzz
-    results: dict[str, Any] = {"python": platform.python_version(), "hypothesis": hypothesis.__version__, "parsers": {}}
-    for name, parser in METER_PARSERS.items():
-        results["parsers"][name] = fuzz(parser, asked.inputs, asked.seed)
+    results: dict[str, Any] = {"python": platform.python_version(), "parsers": {}}
+    for name in METER_PARSERS:
+        results["parsers"][name] = fuzz(name, asked.inputs, asked.seed)
         print(name, results["parsers"][name], flush=True)
-        (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

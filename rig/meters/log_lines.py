@@ -8,12 +8,14 @@ from __future__ import annotations
 import csv
 import datetime
 import difflib
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from rig.meters.answers import BadAnswer, number, power_w
 
 PTD_TIME = "%m-%d-%Y %H:%M:%S.%f"
+_PTD_TIME = re.compile(r"\d\d-\d\d-\d{4} \d\d:\d\d:\d\d\.\d+", re.ASCII)
 UNITS_W = {"W": 1.0, "mW": 1e-3, "uW": 1e-6}
 TIME_NAMES = ("time", "timestamp", "time_s", "t", "date", "datetime")
 POWER_NAMES = ("watts", "power", "power_w", "w", "p", "active power", "power (w)")
@@ -55,6 +57,8 @@ def time_s(text: str, form: str | None) -> float:
 def ptd_line(text: str) -> LogLine:
     """A PTDaemon line: names and values in turn, the mark last. Raises BadAnswer naming the field."""
     fields = named_fields(text)
+    if "Time" in fields and not _PTD_TIME.fullmatch(fields["Time"]):  # strptime takes " 2" for a day
+        raise BadAnswer(f"field Time: {fields['Time']!r} is not a time like {PTD_TIME}")
     for name in ("Time", "Watts", "Mark"):  # a line that was cut off has no mark, and perhaps half of its watts
         if name not in fields:
             raise BadAnswer(f"no field {name} (has {', '.join(fields) or 'none'})")
@@ -111,7 +115,7 @@ class CsvColumns:
 def split(text: str, separator: str) -> list[str]:
     """The fields of one CSV line, quotes undone."""
     try:
-        return [field.strip() for field in next(csv.reader([text.strip()], delimiter=separator), [])]
+        return [field.strip() for field in next(csv.reader([text.strip()], delimiter=separator, strict=True), [])]
     except csv.Error as error:
         raise BadAnswer(f"not CSV: {error}") from error
 

@@ -22,13 +22,14 @@ NUMBER = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*")
 Check = Callable[[str], None]
 
 
-def said_w(text: str) -> float:
+def said_w(text: str, unit_w: float = 1.0) -> float:
     """The watts that a field says, found in another way; fails where it says none."""
     assert NUMBER.fullmatch(text), f"{text!r} says no watts"
     value = Decimal(text.strip())
     assert abs(value) < Decimal("9.8e37"), f"{text!r} is SCPI's for no reading"
-    assert value > Decimal("-0.03"), f"{text!r} is negative"
-    return float(value)
+    watts = unit_w * float(value)
+    assert watts > -0.03, f"{text!r} is negative"
+    return watts
 
 
 @contextmanager
@@ -85,8 +86,10 @@ def csv_log() -> Iterator[Check]:
             line = columns.parse(text)
         except BadAnswer:
             return
-        parts = [part.strip().strip('"') for part in text.strip().split(";")]
-        assert close(line.power_w, 1e-3 * said_w(parts[-1])) or '"' in text  # a quoted field may hold the separator
+        parts = re.findall(r'(?:^|;)("(?:[^"]|"")*"|[^;"][^;]*|)', text.strip())  # a quoted field may hold a separator
+        assert len(parts) == 3
+        last = parts[2].strip()
+        assert close(line.power_w, said_w(last[1:-1] if last.startswith('"') else last, 1e-3))
 
     yield check
 
@@ -104,30 +107,29 @@ def csv_header() -> Iterator[Check]:
     yield check
 
 
-LINES = "WattsTimeVMrk,_-:./ 0123456789nae+E\t"
+SEEDS: dict[str, list[str]] = {
+    "SCPI answer": ["230.1,5.2500,1.0", "+2.30E+02,+9.91000000E+37,0", "1,-2.5,3", "0,9.9E37,0"],
+    "SCPI answer by pattern": ["U = 5.1 V P = 1520 mW", "P=0.9 mW"],
+    "PTDaemon line": [PTD],
+    "CSV log line": ["12.5;5.02;2510.5", '13.5;"5,02";2509'],
+    "CSV log header": ["time,watts", "t;p", "Date\tPower (W)"],
+}
 
 METER_PARSERS: dict[str, Parser] = {
     "SCPI answer": Parser(
-        st.one_of(
-            mutated(
-                ["230.1,5.2500,1.0", "+2.30E+02,+9.91000000E+37,0", "1,-2.5,3", "0,9.9E37,0"],
-                "0123456789,.+-eEnaifNIF ",
-            ),
-            st.text("0123456789,.+-eE ", max_size=30),
-            st.text(max_size=40),
-        ),
-        scpi_answer,
+        st.one_of(mutated(SEEDS["SCPI answer"], "0123456789,.+-eEnaifNIF "), st.text(max_size=40)), scpi_answer
     ),
     "SCPI answer by pattern": Parser(
-        st.one_of(mutated(["U = 5.1 V P = 1520 mW", "P=0.9 mW"], "P= mW0123456789.eE+-_"), st.text(max_size=40)),
+        st.one_of(mutated(SEEDS["SCPI answer by pattern"], "P= mW0123456789.eE+-_"), st.text(max_size=40)),
         scpi_pattern,
     ),
-    "PTDaemon line": Parser(st.one_of(mutated([PTD], LINES), st.text(LINES, max_size=80), st.text(max_size=80)), ptd),
+    "PTDaemon line": Parser(
+        st.one_of(mutated([PTD], "WattsTimeVMrk,_-:./ 0123456789nae+E\t"), st.text(max_size=80)), ptd
+    ),
     "CSV log line": Parser(
-        st.one_of(mutated(["12.5;5.02;2510.5", '13.5;"5,02";2509'], '0123456789;.,"+-e\r '), st.text(max_size=60)),
-        csv_log,
+        st.one_of(mutated(SEEDS["CSV log line"], '0123456789;.,"+-e\r '), st.text(max_size=60)), csv_log
     ),
     "CSV log header": Parser(
-        st.one_of(mutated(["time,watts", "t;p", "Date\tPower (W)"], 'timewatsp,;\t"'), st.text(max_size=60)), csv_header
+        st.one_of(mutated(SEEDS["CSV log header"], 'timewatsp,;\t"'), st.text(max_size=60)), csv_header
     ),
 }

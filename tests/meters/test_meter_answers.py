@@ -86,6 +86,8 @@ def test_csv_columns_are_found_and_units_are_applied() -> None:
 def test_wrong_columns_are_named_with_those_there_are() -> None:
     with pytest.raises(BadAnswer, match=r"no column 'power' among Time, Pwoer; nearest 'pwoer' \(meter.power_column\)"):
         CsvColumns("Time,Pwoer", None, "power", None, "W")
+    with pytest.raises(BadAnswer, match="not CSV"):
+        CsvColumns("time,power", None, None, None, "W").parse('1,"2"5')
     with pytest.raises(BadAnswer, match="2 fields, the header has 3"):
         CsvColumns("time,power,x", None, None, None, "W").parse("1,2")
 
