@@ -65,6 +65,8 @@ def learn_from_networks(
     parts_of = {id(network): error_parts(model, network.kernels) for network in usable}
     shifted, widths = dict(model.families), dict(model.network_widths)
     for quantity, members in (("latency", usable), ("energy", energies), ("power", energies)):
+        # Kernels without energies (too few of them measured) give networks no price to compare with.
+        members = [n for n in members if np.isfinite(parts_of[id(n)][quantity].value)]
         if len(members) < FEWEST_NETWORKS:
             continue
         parts = [parts_of[id(network)][quantity] for network in members]

@@ -63,6 +63,14 @@ def test_networks_the_model_was_fitted_to_never_narrow_it(model: KernelCostModel
     assert min(min(pair) for pair in learned.network_widths.values()) >= 1.0
 
 
+def test_networks_with_energy_teach_a_model_without_it_latency_alone(tmp_path: Path) -> None:
+    timed = [row._replace(energy_active_j=None, energy_se_j=None) for row in rows(110, 1)]
+    learned = learn_from_networks(KernelCostModel.fit(timed, CONFIGURATION, "measured"), networks(30, 1.1, 0.01))
+    assert set(learned.network_widths) == {"latency"}
+    learned.save(tmp_path)  # a NaN would have no place in the file
+    assert KernelCostModel.load(tmp_path).network_widths == learned.network_widths
+
+
 def test_the_widths_are_kept_in_the_file(model: KernelCostModel, tmp_path: Path) -> None:
     learned = learn_from_networks(model, networks(30, 1.1, 0.1))
     learned.save(tmp_path)
