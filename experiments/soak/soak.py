@@ -164,7 +164,7 @@ class Soak:
             options = f'$([ "$3" = supervise ] && echo --root {root})'
             wrapped(self.folder / "python", python, after=options)
         environment = {"XDG_CACHE_HOME": str(home / ".cache"), "RIG_LOCK_DIR": str(home), "OMP_NUM_THREADS": "1"}
-        with LoopbackSshd(self.folder / "sshd", environment) as sshd:
+        with LoopbackSshd(self.folder / "sshd", environment, home) as sshd:
             cable = LinkProxy(sshd.port)
             key = sshd.known_hosts.read_text().split(maxsplit=1)[1]
             sshd.known_hosts.write_text(f"[127.0.0.1]:{cable.port} {key}")

@@ -14,15 +14,19 @@ SFTP_SERVERS = ("/usr/lib/openssh/sftp-server", "/usr/libexec/openssh/sftp-serve
 
 
 class LoopbackSshd:
-    """``folder``: keys, configuration and log. ``environment``: variables of the sessions it starts."""
+    """``folder``: keys, configuration and log. ``environment``: variables of the sessions it starts.
 
-    def __init__(self, folder: Path, environment: dict[str, str] | None = None) -> None:
+    ``home``: where SFTP starts (default: the account's own home, which other tests share).
+    """
+
+    def __init__(self, folder: Path, environment: dict[str, str] | None = None, home: Path | None = None) -> None:
         self.folder = folder
         self.user = getpass.getuser()
         self.port = free_port()
         self.identity = folder / "user_key"
         self.known_hosts = folder / "known_hosts"
         self._environment = environment or {}
+        self._home = home
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> LoopbackSshd:
@@ -85,7 +89,7 @@ class LoopbackSshd:
             "UsePAM no",
             "PasswordAuthentication no",
             "PermitRootLogin yes",
-            f"Subsystem sftp {sftp}",
+            f"Subsystem sftp {sftp}" + (f" -d {self._home}" if self._home else ""),
         ]
         if environment:
             lines.append(f"SetEnv {environment}")

@@ -40,7 +40,7 @@ def sshd(isolated: Path) -> Iterator[LoopbackSshd]:
     home = isolated / "device-home"
     home.mkdir()
     environment = {"XDG_CACHE_HOME": str(home / ".cache"), "RIG_LOCK_DIR": str(home), "OMP_NUM_THREADS": "1"}
-    with LoopbackSshd(isolated / "sshd", environment) as server:
+    with LoopbackSshd(isolated / "sshd", environment, home) as server:
         yield server
 
 
