@@ -9,6 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from rig import cli
 from tests.agent_setup import children_of, isolated, wait_until
 
 __all__ = ["isolated"]
@@ -18,14 +21,15 @@ def rig(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "rig.cli", *words], capture_output=True, text=True, timeout=120)
 
 
-def test_words_and_json_of_the_doctor(isolated: Path) -> None:
+def test_words_and_json_of_the_doctor(isolated: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = rig("doctor", "--device", "virtual-pi4", "--steps", "8")
     assert said.returncode == 0, said.stderr
     lines = said.stdout.splitlines()
     assert lines[0].endswith("SIMULATED")
     assert any(line.startswith("PASS virtual ") and "averages over" in line for line in lines)
     assert lines[-1] == "Next: rig calibrate --device virtual-pi4"
-    data = json.loads(rig("doctor", "--device", "virtual-pi4", "--steps", "8", "--json").stdout)
+    assert cli.main(["doctor", "--device", "virtual-pi4", "--steps", "4", "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
     assert data["schema"] == "rig.doctor/1"
     assert data["kind"] == "simulated"
     assert data["sources"][0]["window_s"]["kind"] == "simulated"
