@@ -82,7 +82,8 @@ def _examined(
     checks += [check for check in [device.mode_check(facts)] if check is not None]
     checks.append(device.heat_check(profile, facts["thermal_zones"], conditions))
     checks += device.disk_checks(facts, sensor_store.board_folder(profile.name, str(look["serial"])))
-    checks.append(device.library_check(profile, facts))
+    checks.append(device.library_check(facts))
+    checks.append(device.agent_check(look["agent_hash"], facts))
     return {
         "device": profile.name,
         "serial": look["serial"],

@@ -136,11 +136,16 @@ def disk_checks(facts: Mapping[str, Any], home: Path) -> list[Check]:
     ]
 
 
-def library_check(profile: DeviceProfile, facts: Mapping[str, Any]) -> Check:
+def library_check(facts: Mapping[str, Any]) -> Check:
     """Versions there, as their installers noted them."""
     versions = {"python": facts["python"], **facts["libraries"]}
     text = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
     return Check("libraries", "PASS", text)
+
+
+def agent_check(agent_hash: str, facts: Mapping[str, Any]) -> Check:
+    """Which agent runs there, and what its supervisor takes of the memory."""
+    return Check("agent", "PASS", f"{agent_hash[:12]}, {facts['rss_bytes'] / 1e6:.0f} MB beside its samplers")
 
 
 def sampling_check(name: str, usage: Mapping[str, Any] | None, simulated: bool) -> Check:
