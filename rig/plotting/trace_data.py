@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rig.plotting.numbers import Interval
+from rig.sensor_calibration import SensorCalibration
 
 MEAN_BIN_S = 0.1
 MAX_BINS = 1200
@@ -97,13 +98,15 @@ def trace_data(
     if trace is None:
         return _latency_trace(record, start, fields)
     times = _runtime_clock(np.asarray(trace["times_s"], dtype=float), record.get("clock")) - start
+    sensor = record.get("sensor") or {}
     power = np.asarray(trace["power_w"], dtype=float)
+    if sensor.get("calibration"):  # the stored trace is what the source said; the figures are corrected
+        power = SensorCalibration.from_json(sensor["calibration"]["fit"]).corrected_w(power)
     keep = (times >= spans[0].t0_s) & (times <= spans[-1].t1_s)
     times, power = times[keep], power[keep]
     bin_s = _bin_width(spans[-1].t1_s)
     windows = tuple(_mean(times, power, s.t0_s, s.t1_s) for s in spans if s.used)
     idle = [_mean(times, power, s.t0_s, s.t1_s) for s in spans if s.idle]
-    sensor = record.get("sensor") or {}
     return TraceData(
         quantity="power",
         unit="W",

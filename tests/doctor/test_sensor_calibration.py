@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from synthetic_records import synthetic_record
 
+from rig.plotting.trace_data import trace_data
 from rig.quality import assess
 from rig.sensor_calibration import SensorCalibration, fit_sensor
 
@@ -101,3 +102,12 @@ def test_the_step_is_corrected_with_the_watts() -> None:
     calibrated = {**record, "sensor": {**record["sensor"], "calibration": {"fit": fit}}}
     plain, corrected = (assess(one).budget["power_w"]["quantization"] for one in (record, calibrated))
     assert corrected == pytest.approx(0.8 * plain, rel=0.05)
+
+
+def test_the_picture_of_a_trace_shows_the_corrected_watts() -> None:
+    record = synthetic_record(gain=1.04)
+    fit = fit_sensor(1.04 * LEVELS_W, LEVELS_W, 0.001).to_json()
+    calibrated = {**record, "sensor": {**record["sensor"], "calibration": {"fit": fit}}}
+    drawn = trace_data(calibrated, calibrated["trace"])
+    assert drawn.window_mean.value == pytest.approx(assess(calibrated).power_w.value, rel=0.005)
+    assert drawn.window_mean.value == pytest.approx(2.9 + 0.030 / 0.010, rel=0.005)
