@@ -79,6 +79,27 @@ def rapl_tree(root: Path) -> dict[str, Any]:
     return {"root": str(root)}
 
 
+# A control on each core, of higher priority than anything else here: where it is late too, the whole machine stood
+# still (a virtual machine that its host suspends), and no process could have read anything. Prints boottime stamps.
+CONTROL = """
+import json, os, sys, time
+os.sched_setaffinity(0, {int(sys.argv[1])})
+try:
+    os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(50))
+except OSError:
+    sys.exit("no right to real-time scheduling")
+stalls, tick_s = [], time.clock_gettime(7)
+end_s = tick_s + float(sys.argv[2])
+while tick_s < end_s:
+    tick_s += 0.005
+    time.sleep(max(0.0, tick_s - time.clock_gettime(7)))
+    late_s = time.clock_gettime(7) - tick_s
+    if late_s > 0.004:
+        stalls.append([tick_s - 0.005, tick_s + late_s])
+        tick_s += late_s
+print(json.dumps(stalls))
+"""
+
 TREES = {"ina2xx": ina_tree, "rapl": rapl_tree}
 
 
@@ -98,6 +119,32 @@ def loaded(cores: int) -> Iterator[None]:
 def _children() -> set[int]:
     own = os.getpid()
     return {int(pid) for pid in Path(f"/proc/{own}/task/{own}/children").read_text(encoding="ascii").split()}
+
+
+def controls(seconds: float) -> list[subprocess.Popen[bytes]]:
+    """The control processes, one a core, for so long."""
+    words = [sys.executable, "-c", CONTROL]
+    return [
+        subprocess.Popen([*words, str(cpu), str(seconds)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        for cpu in os.sched_getaffinity(0)
+    ]
+
+
+def stalls_of(processes: list[subprocess.Popen[bytes]]) -> list[list[float]] | None:
+    """When any core stood still; None where the controls had no right to real-time scheduling."""
+    found = [process.communicate()[0] for process in processes]
+    if any(process.returncode for process in processes):
+        return None
+    return [stall for text in found for stall in json.loads(text)]
+
+
+def _missed_in_stalls(stamps: np.ndarray, period_s: float, stalls: list[list[float]]) -> int:
+    """Ticks without a reading that fell into a time when a core stood still."""
+    off = stamps - stamps[0] - period_s * np.round((stamps - stamps[0]) / period_s)
+    base_s = stamps[0] + float(np.median(off))
+    taken = set(np.floor((stamps - base_s) / period_s + 0.02).astype(int).tolist())
+    missing = [base_s + i * period_s for i in range(min(taken), max(taken)) if i not in taken]
+    return sum(any(a - period_s <= t <= b for a, b in stalls) for t in missing)
 
 
 def cpu_s(pid: int) -> float:
@@ -122,6 +169,7 @@ def sampled(source: str, seconds: float, agent: Path, options: dict[str, Any]) -
         sampler.start()
         trace = LiveTrace(sampler, source, options)
         (pid,) = _children() - others
+        beside = controls(seconds)
         before_cpu_s, before_s = cpu_s(pid), time.monotonic()
         end_s = before_s + seconds
         while time.monotonic() < end_s:
@@ -133,6 +181,7 @@ def sampled(source: str, seconds: float, agent: Path, options: dict[str, Any]) -
         stamps = np.asarray((trace.to_json() or {"times_s": []})["times_s"])
         kept = trace.sampling()
         problem, period_s = trace.problem, trace.period_s
+        stalls = stalls_of(beside)
         trace.close()
     finally:
         sampler.stop()
@@ -141,6 +190,10 @@ def sampled(source: str, seconds: float, agent: Path, options: dict[str, Any]) -
         "rate_hz": 1.0 / period_s,
         "samples": len(stamps),
         "missed": kept["missed"],
+        "scheduling": kept["scheduling"],
+        "machine_stood_still": None if stalls is None else len(stalls),
+        "missed_as_the_machine_stood_still": None if stalls is None else _missed_in_stalls(stamps, period_s, stalls),
+        "load_average": os.getloadavg()[0],
         "problem": problem,
         "core_share": used_s / spent_s,
         **memory,
@@ -211,7 +264,9 @@ def _line(load: str, run: dict[str, Any]) -> str:
         f"{load:<7} {run['seconds']:.0f} s at {run['rate_hz']:.1f} Hz: {100 * run['core_share']:.2f} % of one core, "
         f"{run['most_resident_bytes'] / 1e6:.1f} MB at most; spacing off by p50 {1e3 * spacing['p50']:.3f}, p99 "
         f"{1e3 * spacing['p99']:.3f}, max {1e3 * spacing['max']:.2f} ms; late p99 {1e3 * late['p99']:.3f} ms; "
-        f"{run['samples']} samples, {run['missed']} missed; "
+        f"{run['samples']} samples, {run['missed']} missed "
+        f"({run['missed_as_the_machine_stood_still']} of them as the machine stood still); {run['scheduling']}; load "
+        f"{run['load_average']:.1f}; "
         + (
             "all hold"
             if all(run["holds"].values())
