@@ -18,6 +18,7 @@ import subprocess
 import sys
 import threading
 import time
+from itertools import pairwise
 from pathlib import Path
 
 from tests.boards.userland import emulated, environment
@@ -159,9 +160,11 @@ longest_s = 1e-4
         }
 
     def true_mean_w(self, t0_s: float, t1_s: float) -> float:
-        """Mean of what the sensor was given between two times."""
-        values = [watts for t, watts in self.truth if t0_s <= t <= t1_s]
-        return sum(values) / len(values)
+        """Mean over time of what the sensor showed between two times: each value until the next was written."""
+        shown_j = 0.0
+        for (from_s, watts), (to_s, _) in pairwise(self.truth):
+            shown_j += watts * max(min(to_s, t1_s) - max(from_s, t0_s), 0.0)
+        return shown_j / (t1_s - t0_s)
 
     def _follow_load(self, pid: int) -> None:
         """The physics: watts and degrees follow the CPU time that the emulated processes use."""

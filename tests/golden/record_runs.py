@@ -79,7 +79,7 @@ def _calibrate(words: list[str], environment: dict[str, str]) -> None:
 def _pack(folder: Path, name: str) -> Path:
     """The run's folder as one archive, the same bytes for the same files."""
     run = next((folder / "home" / "runs").glob("c-*"))
-    replaced = {str(folder): "/golden", platform.node(): "golden", serial(): "machine-golden"}
+    replaced = {str(folder): "/golden", f'"{platform.node()}"': '"golden"', serial(): "machine-golden"}
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for path in sorted(path for path in run.rglob("*") if path.is_file() and not path.name.endswith(".lock")):
