@@ -151,7 +151,7 @@ def _of_calibration(
     overhead = {"latency_s": collected.overhead[0], "energy_active_j": collected.overhead[1]}
     yield from differences("overhead of a call", result["overhead"], overhead, ANALYSIS_TOLERANCE)
     try:
-        predictions = _plain(_fitted_again(run, collected))
+        predictions = _plain(predictions_again(run, collected))
     except (RigError, OSError) as error:
         left_out.append(f"the cost model was not fitted again: {error}")
         return
@@ -161,7 +161,7 @@ def _of_calibration(
     yield from differences("cost model", before, now, FIT_TOLERANCE)
 
 
-def _fitted_again(run: Run, collected: Collected) -> list[dict[str, Any]]:
+def predictions_again(run: Run, collected: Collected) -> list[dict[str, Any]]:
     """The held-out predictions of a model fitted anew; the split follows from the request."""
     from rig import calibration, calibration_networks
     from rig.collect_rows import load_campaign

@@ -1,6 +1,7 @@
 """Records the golden runs anew: small calibrations whose analysis must not change unnoticed (``tests/test_replay.py``).
 
-    python -m tests.golden.record_runs [virtual] [local] [board]
+    python -m tests.golden.record_runs [virtual] [local] [board]     measures them anew
+    python -m tests.golden.record_runs --conclude                   keeps the records: what follows is made anew
 
 ``virtual``: the simulated Pi 4. ``local``: this computer's CPU with ONNX Runtime, time only. ``board``: the arm64
 userland of tests/boards, power by an INA226's hwmon tree. Names of this computer are taken out of what is kept.
@@ -19,6 +20,11 @@ import tempfile
 from pathlib import Path
 
 from device_agents.board import serial
+from rig import calibration, evidence, replay
+from rig.collect_rows import read_campaign
+from rig.quality import assess
+from rig.store_run import Run
+from rig.units import Quantity
 
 RUNS = Path(__file__).parent / "runs"
 KERNELS = {"virtual": 18, "local": 8, "board": 4}
@@ -72,6 +78,27 @@ def record(name: str, folder: Path) -> Path:
     return _pack(folder, name)
 
 
+def conclude(archive: Path, folder: Path) -> Path:
+    """Make verdicts, rows and predictions anew from the records of a golden run; returns the archive."""
+    runs = folder / "home" / "runs"
+    runs.mkdir(parents=True)
+    with tarfile.open(archive) as packed:
+        packed.extractall(runs, filter="data")
+    run = Run(next(runs.iterdir()), lambda *_: None)
+    (run.path / evidence.ASSESSMENTS_FILE).unlink()
+    for record in run.measurements():
+        evidence.keep_assessment(run, assess(record))
+    collected = read_campaign(run)
+    result = run.read_json("result.json")
+    idle = collected.idle_power_w
+    result["kernels"]["before"] = calibration.measured_kernels(collected.rows, collected.kind)
+    result["idle_power_w"] = Quantity(*idle, kind=collected.kind).to_json() if idle else None
+    result["overhead"] = {"latency_s": collected.overhead[0], "energy_active_j": collected.overhead[1]}
+    result["validation"] = replay.predictions_again(run, collected)
+    run.write_json("result.json", result)
+    return _pack(folder, archive.name.removesuffix(".tar.gz"))
+
+
 def _calibrate(words: list[str], environment: dict[str, str]) -> None:
     subprocess.run([sys.executable, "-m", "rig.cli", *words], env=environment, check=True)
 
@@ -99,7 +126,12 @@ def _pack(folder: Path, name: str) -> Path:
 
 
 def main(names: list[str]) -> int:
-    """Record the named ones, or all."""
+    """Record the named ones, or all; with --conclude only what follows from the records."""
+    if names == ["--conclude"]:
+        for archive in sorted(RUNS.glob("*.tar.gz")):
+            with tempfile.TemporaryDirectory(prefix="rig-golden-") as folder:
+                print(conclude(archive, Path(folder)).name)
+        return 0
     for name in names or list(KERNELS):
         with tempfile.TemporaryDirectory(prefix="rig-golden-") as folder:
             path = record(name, Path(folder))
