@@ -1,6 +1,6 @@
 """What sampling power costs and whether it keeps up: the agent's own sampler process, idle and beside a full machine.
 
-    python benchmarks/sampler.py [--minutes 10] [--source ina2xx|rapl] [--out benchmarks/sampler.json]
+    python benchmarks/sampler.py [--minutes 10] [--source ina2xx|rapl] [--without-rights] [--out FILE]
 
 Starts the sampler as the supervisor does (from the zipapp, isolated) on a made-up tree of kernel files, an INA226 read
 at 100 Hz, and drains it once a second as a measurement does. Beside it ONNX Runtime infers back to back on every core.
@@ -161,9 +161,10 @@ def resident_bytes(pid: int, field: str) -> int:
     raise ValueError(f"/proc/{pid}/status has no {field}")
 
 
-def sampled(source: str, seconds: float, agent: Path, options: dict[str, Any]) -> dict[str, Any]:
+def sampled(source: str, seconds: float, agent: Path, options: dict[str, Any], without_rights: bool) -> dict[str, Any]:
     """Sample for so long and say what it cost and how regular it was."""
-    sampler = Child("sampler", [sys.executable, "-I", str(agent), "sampler"])
+    plain = ["setpriv", "--bounding-set=-sys_nice", "--inh-caps=-sys_nice"] if without_rights else []
+    sampler = Child("sampler", [*plain, sys.executable, "-I", str(agent), "sampler"])
     try:
         others = _children()
         sampler.start()
@@ -232,6 +233,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=1.0, help="of each of the two runs")
     parser.add_argument("--source", choices=sorted(TREES), default="ina2xx")
     parser.add_argument("--only", choices=["idle", "loaded"])
+    parser.add_argument("--without-rights", action="store_true", help="as a user who may not have real-time priority")
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args()
     cores = len(os.sched_getaffinity(0))
@@ -251,7 +253,7 @@ def main() -> None:
                 continue
             options = TREES[chosen.source](Path(folder) / load)
             with loaded(cores) if load == "loaded" else contextlib.nullcontext():
-                found[load] = sampled(chosen.source, 60.0 * chosen.minutes, agent, options)
+                found[load] = sampled(chosen.source, 60.0 * chosen.minutes, agent, options, chosen.without_rights)
             found[load]["holds"] = verdict(found[load])
             print(_line(load, found[load]), flush=True)
     if chosen.out:
