@@ -52,7 +52,7 @@ def _examined(
     session: Session, load: Load, options: DoctorOptions, findings: list[Finding], progress: Progress
 ) -> dict[str, Any]:
     from rig.doctor import device
-    from rig.doctor.source import drive
+    from rig.doctor.source import drive, together
 
     profile, hello = session.profile, session.hello
     chosen = sources_of(session, options.source)
@@ -74,7 +74,9 @@ def _examined(
             conditions = (found.answer or look)["conditions"]["after"]
             artifacts |= row["artifacts"]
     checks += _without_source(session, chosen, sources)
-    agreement = agreements(findings)
+    if sum(found.seen for found in findings) > 1:
+        progress.stage("all power sources at the same time")
+    agreement = agreements(together(session, load, findings, options.steps))
     checks += [_agreement_check(one) for one in agreement]
     clock = session.clock()
     checks.append(device.clock_check(clock, clock.reference_s - started.reference_s, "clock"))

@@ -194,6 +194,16 @@ def characterize(
     return finding
 
 
+def together(session: Session, load: Load, findings: Sequence[Finding], count: int) -> list[Finding]:
+    """The sources that saw the load once more, all at the same time: only then can their watts be compared."""
+    names = [found.name for found in findings if found.seen]
+    if len(names) < 2:
+        return []
+    half_s = max(LoadCurve(found.spans).half_period_s for found in findings if found.seen)
+    answer = drive(session, load, steps(count, half_s, PASSES + 1), names, FIRST_LAG_S + half_s)
+    return [found_in(answer, index=index) for index in range(len(answer["sources"]))]
+
+
 def _first_half_s(session: Session, load: Load, source: str) -> float:
     """Half periods for what the source declares; one short step tells what that is."""
     answer = drive(session, load, [(0.05, 0.05)], [source])
