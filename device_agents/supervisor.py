@@ -21,6 +21,8 @@ from device_agents.link import Link, Settings, error_message
 from device_agents.load import LoadPattern
 from device_agents.lock import DeviceLock
 from device_agents.measure import PROFILED_RUNS, Measurement, Runtime, load_request
+from device_agents.power_modes import gpu_clocks
+from device_agents.probing import probe_sources
 from device_agents.protocol import (
     MAGIC,
     NOT_WRITABLE,
@@ -33,8 +35,6 @@ from device_agents.protocol import (
     now_s,
     storage_error,
 )
-from device_agents.power_modes import gpu_clocks
-from device_agents.probing import probe_sources
 from device_agents.raw_tree import raw_tree
 from device_agents.run_folder import RunFolder, remove_abandoned
 from device_agents.spool import Spool, request_key

@@ -31,8 +31,8 @@ from device_agents.records import KernelSpec, MeasurePlan
 from rig.agent_bundle import AgentBundle, installed_bundle
 from rig.agent_link import AgentLink
 from rig.clock import ClockMap, Exchange, compare_clocks, fit_clock
-from rig.errors import BadInputError, DeviceBusyError, DeviceError, LinkLost, ModelError, UnreachableError
 from rig.device_problems import device_problems, hello_problems
+from rig.errors import BadInputError, DeviceBusyError, DeviceError, LinkLost, ModelError, UnreachableError
 from rig.profiles import DeviceProfile
 from rig.sensor_store import sensor_known, with_sensor_knowledge
 from rig.transport import LocalTransport, Transport, transport_for
