@@ -205,11 +205,11 @@ def sampled(source: str, seconds: float, agent: Path, options: dict[str, Any], w
 
 
 def _lateness(stamps: np.ndarray, period_s: float) -> np.ndarray:
-    """How late each sample is against ticks of exactly one period, the earliest of all being on time."""
-    off = stamps - stamps[0] - period_s * np.round((stamps - stamps[0]) / period_s)
-    ticks = np.round((stamps - stamps[0] - np.median(off)) / period_s)
-    late = stamps - stamps[0] - ticks * period_s
-    return np.asarray(late - late.min())
+    """How late each sample is against ticks of exactly one period, the promptest hundredth being on time."""
+    phase_s = (stamps - stamps[0]) % period_s
+    turned_s = (phase_s - np.median(phase_s) + 0.5 * period_s) % period_s  # the usual phase in the middle
+    on_time_s = float(np.quantile(turned_s, 0.01))
+    return np.asarray(np.maximum((turned_s - on_time_s) % period_s, 0.0))
 
 
 def _quantiles(values: np.ndarray) -> dict[str, float]:
