@@ -209,7 +209,7 @@ def _lateness(stamps: np.ndarray, period_s: float) -> np.ndarray:
     phase_s = (stamps - stamps[0]) % period_s
     turned_s = (phase_s - np.median(phase_s) + 0.5 * period_s) % period_s  # the usual phase in the middle
     on_time_s = float(np.quantile(turned_s, 0.01))
-    return np.asarray(np.maximum((turned_s - on_time_s) % period_s, 0.0))
+    return np.asarray(np.maximum(turned_s - on_time_s, 0.0))
 
 
 def _quantiles(values: np.ndarray) -> dict[str, float]:
