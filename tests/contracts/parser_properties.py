@@ -88,9 +88,12 @@ CONTENT = st.one_of(
 )
 
 
+WHITE = b" \t\n\r\x0b\x0c\x1c\x1d\x1e\x1f"  # to Python
+
+
 def digits(content: bytes | None) -> int | None:
     """The whole number that a file says, by another way than the sensors'; None where it says none."""
-    text = (content or b"").strip(b" \t\n\r\x0b\x0c")
+    text = (content or b"").strip(WHITE)
     body = text[1:] if text[:1] == b"-" else text
     return int(text) if body and all(48 <= byte <= 57 for byte in body) else None
 
@@ -231,6 +234,7 @@ def rapl_files() -> Iterator[Callable[[list[tuple[float, bytes, bytes]]], None]]
 
         def check(steps: list[tuple[float, bytes, bytes]]) -> None:
             first, *rest = steps
+            now_s[0] = 1000.0
             running[:] = [
                 max(0, min(digits(text) or 0, most - 2)) for text, most in zip(first[1:], ranges, strict=True)
             ]
@@ -295,6 +299,7 @@ def nvml_values() -> Iterator[Callable[[tuple[str, list[tuple[float, int]]]], No
 
         def check(told: tuple[str, list[tuple[float, int]]]) -> None:
             method, readings = told
+            now_s[0] = 1000.0  # far from zero a float knows time less well
             cards.value = 1 if readings[0][1] <= 0 else readings[0][1]
             sensor = nvml.Sensor({"method": method})
             sensor.open()
@@ -473,7 +478,7 @@ def ina2xx_hwmon() -> Iterator[Callable[[tuple[bytes | None, bytes | None, bytes
 
 def decimal(content: bytes | None) -> float | None:
     """The decimal number that a file says, by another way than the sensor's."""
-    whole, point, rest = (content or b"").strip(b" \t\n\r\x0b\x0c").partition(b".")
+    whole, point, rest = (content or b"").strip(WHITE).partition(b".")
     if digits(whole) is None or (point and not all(48 <= byte <= 57 for byte in rest)):
         return None
     return float(whole + point + rest)
