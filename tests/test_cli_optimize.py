@@ -65,7 +65,14 @@ def test_a_device_without_a_power_source_is_refused_for_a_power_target(environme
 @pytest.mark.slow
 def test_stopped_by_ctrl_c_it_resumes_and_ends_with_a_verdict_and_a_report(environment):
     command = [sys.executable, "-m", "rig.cli", "optimize", *TASK, *THREE_QUARTERS, *EPOCHS]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    child = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # background jobs inherit it as ignored
+    )
     lines = []
     for line in child.stderr:
         lines.append(line)

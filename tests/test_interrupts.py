@@ -11,8 +11,9 @@ import pytest
 SIGNAL = "import os, signal; os.kill(os.getpid(), signal.SIGINT)"
 
 PROGRAM = """
-import sys, time
-from rig import cli, errors
+import signal, sys, time
+from rig import cli
+signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored where the tests run in the background
 sys.argv = ["rig", "devices"]
 
 class Command:
