@@ -15,6 +15,17 @@ from device_agents.records import KernelSpec, MeasurePlan
 from rig.profiles import DeviceProfile, load_profile
 
 QUICK = MeasurePlan(warmup_s=0.05, warmup_max_s=0.2, window_s=0.05, min_windows=3, rel_ci=0.5, max_s=0.5, quiet_s=0.05)
+# The same for the profile of a simulated board: these tests are about the line, not about precision.
+QUICK_PLAN = """
+[plan]
+warmup_s = 0.1
+warmup_max_s = 0.5
+window_s = 0.25
+min_windows = 4
+max_s = 2.0
+quiet_s = 0.8
+rel_ci = 0.5
+"""
 LONG = QUICK._replace(min_windows=1000, rel_ci=1e-6, max_s=60.0)
 
 KERNELS = [KernelSpec("conv", 1, 16, 28, 28, 16, 28, 28, 3, 3, 1, 1, fused="relu")] * 4

@@ -21,18 +21,7 @@ from onnx import TensorProto, helper
 
 from rig import cli
 from rig.store import Store
-
-# Small windows: these tests are about the line, not about precision.
-QUICK_PLAN = """
-[plan]
-warmup_s = 0.1
-warmup_max_s = 0.5
-window_s = 0.25
-min_windows = 4
-max_s = 2.0
-quiet_s = 0.8
-rel_ci = 0.5
-"""
+from tests.agent_setup import QUICK_PLAN
 
 
 class Said(NamedTuple):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ from rig import sensor_limits, sensor_store
 from rig.errors import DeviceSetupError
 from rig.measurement import PARTS
 from rig.output import warning
+from rig.quality_stats import quadrature
 from rig.sensor_calibration import SensorCalibration
 from rig.units import Quantity
 
@@ -121,7 +121,7 @@ def show(
 def _total(parts: Mapping[str, float | None]) -> float | None:
     if any(value is None for value in parts.values()):
         return None
-    return math.sqrt(sum(value * value for value in parts.values() if value is not None))
+    return quadrature(*(value for value in parts.values() if value is not None))
 
 
 def _cell(value: float | None, total: float | None, name: str) -> str:

@@ -18,22 +18,11 @@ from typing import Any
 import pytest
 
 from rig.store import Store
-from tests.agent_setup import exists, wait_until
+from tests.agent_setup import QUICK_PLAN, exists, wait_until
 
 KILLS = 20
 SEED = 1
 KERNELS = 60
-
-PLAN = """
-[plan]
-warmup_s = 0.1
-warmup_max_s = 0.5
-window_s = 0.25
-min_windows = 4
-max_s = 2.0
-quiet_s = 0.8
-rel_ci = 0.5
-"""
 
 
 def entries(spool: Path) -> list[dict[str, Any]]:
@@ -69,7 +58,7 @@ def test_killed_at_twenty_random_points_it_measures_everything_once(tmp_path: Pa
     chance = random.Random(SEED)
     devices = tmp_path / "config" / "devices"
     devices.mkdir(parents=True)
-    (devices / "virtual-pi4.toml").write_text(PLAN)
+    (devices / "virtual-pi4.toml").write_text(QUICK_PLAN)
     home = tmp_path / "home"
     environment = {**os.environ, "RIG_HOME": str(home), "RIG_CONFIG": str(tmp_path / "config"), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "rig.cli", "calibrate", "--device", "virtual-pi4", "--kernels", str(KERNELS)]

@@ -25,20 +25,12 @@ from rig.collect_rows import read_campaign
 from rig.quality import assess
 from rig.store_run import Run
 from rig.units import Quantity
+from tests.agent_setup import QUICK_PLAN
 
 RUNS = Path(__file__).parent / "runs"
 KERNELS = {"virtual": 18, "local": 8, "board": 4}
 
-VIRTUAL = """
-[plan]
-warmup_s = 0.1
-warmup_max_s = 0.5
-window_s = 0.25
-min_windows = 4
-max_s = 2.0
-quiet_s = 0.8
-rel_ci = 0.5
-[grid]
+VIRTUAL = f"""{QUICK_PLAN}[grid]
 contexts = 0
 longest_s = 0.02
 """
