@@ -29,7 +29,7 @@ import numpy as np
 
 from device_agents.child import Child
 from device_agents.trace import LiveTrace
-from rig.agent_bundle import build_bundle
+from rig.connection.agent_bundle import build_bundle
 
 LIMITS = {"core_share": 0.02, "resident_bytes": 30e6, "jitter_p99_s": 2e-3, "missed": 0}
 DRAIN_S = 1.0

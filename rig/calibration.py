@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from power_models.kernel_cost import KernelCostModel, KernelRow
     from power_models.network_check import NetworkRow
     from power_models.validate import ErrorSummary, Prediction
-    from rig.calibration_networks import Networks
-    from rig.collect import Collected
-    from rig.collect_rows import MeasuredNetwork
+    from rig.collect.collector import Collected
+    from rig.collect.rows import MeasuredNetwork
     from rig.commands.options import CalibrateOptions
     from rig.profiles import DeviceProfile
-    from rig.store import Run, Store
+    from rig.store.store import Run, Store
+    from rig.workloads.calibration_networks import Networks
 
 Item = TypeVar("Item")
 
@@ -81,7 +81,7 @@ def kernel_count(profile: DeviceProfile, options: CalibrateOptions) -> int:
 
 def longest_kernel_s(profile: DeviceProfile) -> float:
     """The longest kernel worth measuring, in a small board's seconds: ``grid.longest_s`` of a slow device's profile."""
-    from rig.grid import LONGEST_S
+    from rig.workloads.grid import LONGEST_S
 
     longest_s = profile.grid.get("longest_s", LONGEST_S)
     if isinstance(longest_s, bool) or not isinstance(longest_s, int | float) or not longest_s > 0:
@@ -96,10 +96,10 @@ def choose_kernels(
 
     The kernels are as ``runtime`` executes them, so that what was held out is found again among what was measured.
     """
-    from rig.grid import LONGEST_S, design
+    from rig.workloads.grid import LONGEST_S, design
 
     if runtime != "virtual":
-        from rig.kernel_onnx import KINDS, as_executed
+        from rig.workloads.kernel_onnx import KINDS, as_executed
 
         # What cannot be put into a chain is a companion of what can, such as a change of layout.
         around = [spec for spec in around if spec.kind in KINDS]
@@ -204,7 +204,7 @@ def _predicted_networks(
 def _network_rows(model: KernelCostModel, networks: Sequence[MeasuredNetwork], runtime: str) -> list[NetworkRow]:
     """Measured networks as kernels and totals, those that the model can price."""
     from power_models.network_check import NetworkRow
-    from rig.network_file import read_kernels
+    from rig.workloads.network_file import read_kernels
 
     known, found = set(model.known_kinds), []
     for network in networks:

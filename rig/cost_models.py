@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from power_models.kernel_cost import KernelCostModel
     from power_models.kernels import KernelNode
     from power_models.network_cost import NetworkCost
-    from rig.store import Store
+    from rig.store.store import Store
 
 MODEL_FILE = "model.json"
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from rig.errors import StoreError
-from rig.store import Store
+from rig.store.store import Store
 
 run = Store().latest("optimize")
 if run is None:

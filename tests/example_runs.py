@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from device_agents.records import KernelSpec
-from rig.store import Store
+from rig.store.store import Store
 
 EXAMPLE = "EXAMPLE numbers, invented"
 SENSOR = {

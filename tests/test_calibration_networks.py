@@ -4,13 +4,14 @@ import pytest
 
 from device_agents.records import KernelSpec
 from power_models.kernel_cost import KernelRow
-from rig import calibration, calibration_networks
+from rig import calibration
 from rig.commands.calibrate import run
 from rig.commands.options import CalibrateOptions
-from rig.context_networks import FAMILIES, context_designs
 from rig.errors import BadInputError
-from rig.network_file import read_kernels
 from rig.profiles import load_profile
+from rig.workloads import calibration_networks
+from rig.workloads.context_networks import FAMILIES, context_designs
+from rig.workloads.network_file import read_kernels
 
 LOCAL = load_profile("local")
 CONV = KernelSpec("conv", 1, 32, 14, 14, 64, 14, 14, 3, 3, 1, 1)

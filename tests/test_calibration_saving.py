@@ -10,7 +10,7 @@ import pytest
 from device_agents.records import KernelSpec
 from power_models.kernel_cost import KernelCostModel, KernelRow
 from rig.calibration import Fitted, HeldOut, fit_and_check, save_better
-from rig.collect import Collected
+from rig.collect.collector import Collected
 
 sys.path.insert(0, str(Path(__file__).parent / "power_models"))
 from synthetic_device import CONFIGURATION, rows

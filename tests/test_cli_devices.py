@@ -20,7 +20,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from rig import cli
-from rig.store import Store
+from rig.store.store import Store
 from tests.agent_setup import QUICK_PLAN
 
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from synthetic_records import synthetic_record
 
-from rig.clock_check import edge_lag
-from rig.quality import assess
-from rig.quality_power import PowerCurve
+from rig.quality.clock_check import edge_lag
+from rig.quality.power import PowerCurve
+from rig.quality.verdict import assess
 
 
 def late(record, seconds):

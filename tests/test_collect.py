@@ -13,10 +13,10 @@ import pytest
 from fake_session import INVOKE_J, INVOKE_S, QUIET_W, FakeSession, kernel_cost
 
 from device_agents.records import KernelSpec, MeasurePlan
-from rig.collect import collect, read_campaign, rows_from_run
-from rig.collect_plan import chain_lengths, kinds_in_turn, plan_campaign
+from rig.collect.collector import collect, read_campaign, rows_from_run
+from rig.collect.plan import chain_lengths, kinds_in_turn, plan_campaign
 from rig.errors import BadInputError, StoreError, TransientDeviceError
-from rig.store import Store
+from rig.store.store import Store
 
 ROOT = Path(__file__).resolve().parent.parent
 PLAN = MeasurePlan(window_s=0.3, min_windows=10, quiet_s=0.5, rel_ci=0.02)
@@ -93,7 +93,7 @@ def test_without_power_there_is_latency_only(tmp_path, run):
 
 def test_a_result_left_in_the_spool_is_taken_not_measured(session, run):
     (block, *_) = plan_campaign(KERNELS, PLAN, "virtual", None).blocks()
-    from rig.session import Subject
+    from rig.connection.session import Subject
 
     job = block[3]
     session.measure(Subject(job.label, kernels=[job.kernel] * job.copies), PLAN, request_id=f"{job.identity}-0")
@@ -191,8 +191,8 @@ def test_a_run_without_a_campaign_says_so(run):
 
 CAMPAIGN = """
     import sys
-    from rig.collect import collect
-    from rig.store import Store
+    from rig.collect.collector import collect
+    from rig.store.store import Store
     from fake_session import FakeSession
     from test_collect import KERNELS, PLAN
     store = Store(sys.argv[1])

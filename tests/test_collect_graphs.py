@@ -13,16 +13,16 @@ from fake_session import FakeSession
 
 from device_agents.records import KernelSpec, MeasurePlan
 from power_models.kernels import kernel_graph
-from rig.collect import Context, collect, read_campaign
-from rig.collect_plan import plan_campaign
-from rig.collect_profile import own_shares, profiler_cost_s
-from rig.collect_rows import load_campaign
-from rig.collect_subjects import ExecutedGraph, ExecutedKernel, found_block
-from rig.context_networks import context_designs
+from rig.collect.collector import Context, collect, read_campaign
+from rig.collect.plan import plan_campaign
+from rig.collect.profile import own_shares, profiler_cost_s
+from rig.collect.rows import load_campaign
+from rig.collect.subjects import ExecutedGraph, ExecutedKernel, found_block
+from rig.connection.session import Session
 from rig.errors import DeviceBusyError
 from rig.profiles import load_profile
-from rig.session import Session
-from rig.store import Store
+from rig.store.store import Store
+from rig.workloads.context_networks import context_designs
 
 ROOT = Path(__file__).resolve().parent.parent
 PLAN = MeasurePlan(window_s=0.3, min_windows=10, quiet_s=0.5, rel_ci=0.02)
@@ -148,11 +148,11 @@ def test_on_this_computer_every_kernel_has_a_row_or_a_reason(tmp_path, monkeypat
 
 
 REAL_CAMPAIGN = """
-    from rig.collect import collect
-    from rig.grid import design
+    from rig.collect.collector import collect
+    from rig.workloads.grid import design
     from rig.profiles import load_profile
-    from rig.session import Session
-    from rig.store import Store
+    from rig.connection.session import Session
+    from rig.store.store import Store
     store = Store()
     run = store.latest() or store.new_run("calibrate", "virtual-pi4")
     profile = load_profile("virtual-pi4")

@@ -9,10 +9,10 @@ import pytest
 
 from device_agents.records import KernelSpec
 from power_models.kernels import kernel_graph
-from rig.context_networks import context_network
 from rig.errors import BadInputError
-from rig.grid import KINDS, design, resized
-from rig.grid_families import MAX_ELEMENTS, MAX_MACS
+from rig.workloads.context_networks import context_network
+from rig.workloads.families import MAX_ELEMENTS, MAX_MACS
+from rig.workloads.grid import KINDS, design, resized
 
 LIGHT = Path(onnx.__file__).parent / "backend/test/data/light"
 PRICED = ("resnet50", "squeezenet", "vgg19", "bvlc_alexnet", "zfnet512", "densenet121", "shufflenet")

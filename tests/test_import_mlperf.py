@@ -13,7 +13,7 @@ import pytest
 from rig import cli
 from rig.errors import BadInputError
 from rig.mlperf import power_run
-from rig.store import Store
+from rig.store.store import Store
 
 GOLDEN = Path(__file__).parent / "golden" / "mlperf"
 RUNS = ("mobilenet-v1-0.25-128-non-quantized", "mobilenet-v2-1.0-224-non-quantized")

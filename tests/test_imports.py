@@ -114,10 +114,10 @@ def test_agent_is_standard_library_only(imports: list[Import]) -> None:
             ("power_models/tables.py", "power_models/regularizer.py", "rig/compression/", "device_agents/runtimes/"),
         ),
         ("torch_pruning", ("rig/compression/",)),
-        ("matplotlib", ("rig/plots.py", "rig/report.py", "rig/plotting/")),
+        ("matplotlib", ("rig/plots.py", "rig/report/build.py", "rig/plotting/")),
         ("rich", ("rig/console.py",)),
         ("typer", ("rig/cli.py",)),
-        ("paramiko", ("rig/transport.py", "rig/ssh.py", "rig/transport_ssh.py")),
+        ("paramiko", ("rig/connection/transport.py", "rig/connection/ssh.py", "rig/transport_ssh.py")),
         ("sklearn", ("power_models/", "rig/compression/datasets.py")),
         ("onnxruntime", ("device_agents/runtimes/", "rig/compression/")),
         ("pyvisa", ("rig/meters/scpi.py",)),
@@ -163,7 +163,7 @@ def test_help_starts_without_heavy_libraries(arguments: list[str]) -> None:
 
 
 def test_local_device_needs_no_ssh_library() -> None:
-    loaded = loaded_by("import rig.session, rig.transport")
+    loaded = loaded_by("import rig.connection.session, rig.connection.transport")
     assert loaded & {"paramiko", "torch", "onnxruntime", "matplotlib", "sklearn"} == set()
 
 

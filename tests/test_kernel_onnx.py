@@ -8,11 +8,18 @@ import pytest
 
 from device_agents.records import KernelSpec
 from power_models.kernels import from_optimized, kernel_graph
-from rig.context_networks import FAMILIES, LEAST_MACS, MOST_MACS, context_network
 from rig.errors import BadInputError
-from rig.grid import design
-from rig.grid_families import convolution
-from rig.kernel_onnx import arrangement, as_executed, chain_model, expected_kernels, require_copies, unit_kernels
+from rig.workloads.context_networks import FAMILIES, LEAST_MACS, MOST_MACS, context_network
+from rig.workloads.families import convolution
+from rig.workloads.grid import design
+from rig.workloads.kernel_onnx import (
+    arrangement,
+    as_executed,
+    chain_model,
+    expected_kernels,
+    require_copies,
+    unit_kernels,
+)
 
 ort = pytest.importorskip("onnxruntime")
 

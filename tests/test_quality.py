@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from synthetic_records import synthetic_record
 
-from rig.quality import assess, compare, difference_chain, paced_line
-from rig.quality_power import PowerCurve
-from rig.quality_stats import batch_means, quantile
+from rig.quality.power import PowerCurve
+from rig.quality.stats import batch_means, quantile
+from rig.quality.verdict import assess, compare, difference_chain, paced_line
 
 
 def test_a_clean_record_gives_back_its_truth():

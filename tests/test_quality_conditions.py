@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rig.quality import assess
+from rig.quality.verdict import assess
 from tests.synthetic_records import synthetic_record
 
 

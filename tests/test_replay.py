@@ -12,10 +12,12 @@ import pytest
 from synthetic_records import synthetic_record
 
 from device_agents.sensors import raw, sysfs
-from rig import cli, evidence, replay
+from rig import cli
 from rig.profiles import load_profile, profile_names
-from rig.store import Run, Store
-from rig.store_run import TRACE_ARRAYS
+from rig.replay import analysis as replay
+from rig.store import evidence
+from rig.store.run import TRACE_ARRAYS
+from rig.store.store import Run, Store
 from tests.agent_setup import isolated, small_model
 
 __all__ = ["isolated"]  # a fixture

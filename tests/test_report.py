@@ -9,9 +9,9 @@ import pytest
 
 from rig.errors import BadInputError, StoreError
 from rig.plotting.pages import write_pdf
-from rig.report import build_report, html_text, read_input
-from rig.report_sections import sections
-from rig.report_summary import caveats, change_text, headline, points_text
+from rig.report.build import build_report, html_text, read_input
+from rig.report.sections import sections
+from rig.report.summary import caveats, change_text, headline, points_text
 from rig.results import parse_result
 from rig.units import Quantity
 

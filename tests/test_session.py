@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from device_agents.records import PowerTrace
+from rig.connection.session import Session, Subject
 from rig.errors import (
     BadInputError,
     DeviceBusyError,
@@ -21,7 +22,6 @@ from rig.errors import (
     TransientDeviceError,
 )
 from rig.profiles import load_profile
-from rig.session import Session, Subject
 from tests.agent_setup import (
     KERNELS,
     LONG,

@@ -11,7 +11,7 @@ import pytest
 
 from device_agents.records import Configuration
 from rig.errors import BadInputError, StoreError
-from rig.store import RunInfo, Store, capture_environment
+from rig.store.store import RunInfo, Store, capture_environment
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -233,7 +233,7 @@ def test_disk_full_keeps_nothing_half_written(store):
         """
         import resource, sys
         from rig.errors import StoreError
-        from rig.store import Store
+        from rig.store.store import Store
         run = Store(sys.argv[1]).open_run("c-0001")
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
         try:
@@ -259,7 +259,7 @@ def test_disk_full_while_a_trace_is_written(store):
         """
         import random, resource, sys
         from rig.errors import StoreError
-        from rig.store import Store
+        from rig.store.store import Store
         run = Store(sys.argv[1]).open_run("c-0001")
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
         values = [random.random() for _ in range(5000)]
@@ -294,7 +294,7 @@ def test_a_root_that_is_a_file_is_a_store_error(tmp_path):
 def test_processes_allocate_distinct_ids(store):
     code = """
         import sys
-        from rig.store import Store
+        from rig.store.store import Store
         for _ in range(8):
             print(Store(sys.argv[1]).new_run("measure", "local").id)
     """
@@ -311,7 +311,7 @@ def test_two_processes_append_to_one_run(store):
     run = store.new_run("calibrate", "pi4")
     code = """
         import sys
-        from rig.store import Store
+        from rig.store.store import Store
         run = Store(sys.argv[1]).open_run("c-0001")
         for number in range(20):
             run.add_measurement({"id": f"m-{number}", "phases": [], "trace": None, "note": "x" * 3000})
@@ -329,7 +329,7 @@ def test_environment_names_versions_without_importing_them():
     done = run_python(
         """
         import sys
-        from rig.store import capture_environment
+        from rig.store.store import capture_environment
         capture_environment()
         print([name for name in ("torch", "onnxruntime", "sklearn", "matplotlib") if name in sys.modules])
         """

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from rig.connection.session import Session, Subject
+from rig.connection.ssh import SshTransport
 from rig.errors import DeviceSetupError
 from rig.profiles import DeviceProfile, TransportSettings
-from rig.session import Session, Subject
-from rig.ssh import SshTransport
 from tests.agent_setup import QUICK, exists, isolated, local_profile, small_model, wait_until
 from tests.fakes.sshd import LoopbackSshd
 

@@ -12,8 +12,8 @@ import tempfile
 import time
 
 from device_agents.records import KernelSpec
+from rig.connection.session import Session, Subject
 from rig.profiles import load_profile
-from rig.session import Session, Subject
 
 KERNELS = [KernelSpec("conv", 1, 64, 28, 28, 64, 28, 28, 3, 3, 1, 1)] * 8
 

@@ -10,7 +10,7 @@ has its own 20 ms; ``heavy``: exponential with mean 10 ms; ``constant``: one way
 exchange can see (the bound must say so).
 
 Real: a server process whose clock is this machine's with a known offset and drift, asked over TCP through a proxy that
-holds each message back; ``rig.clock`` does the asking and fitting.
+holds each message back; ``rig.connection.clock`` does the asking and fitting.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from device_agents.clocks import ClockMap, Exchange, fit_clock
-from rig.clock import EXCHANGES, compare_clocks
+from rig.connection.clock import EXCHANGES, compare_clocks
 
 LIMIT_S = 2e-3
 MOST_JITTER_S = 20e-3

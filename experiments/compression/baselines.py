@@ -11,7 +11,7 @@ from rig.commands.optimize import USUAL_EPOCHS
 from rig.compression.baseline import trained_baseline
 from rig.compression.tasks import load_task
 from rig.compression.training import TrainingPlan, train
-from rig.store import Store
+from rig.store.store import Store
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from rig.compression.surgery import bare_network
 from rig.compression.tasks import load_task
 from rig.compression.template import make_template
 from rig.compression.training import load_state
-from rig.store import Store
+from rig.store.store import Store
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from rig.commands import optimize
 from rig.commands.options import OptimizeOptions, command_words
-from rig.store import Store
+from rig.store.store import Store
 
 HERE = Path(__file__).parent
 TARGETS = {"virtual-pi4": {"target_power": "50%", "fps": "60"}, "local": {"target_latency": "50%"}}

@@ -13,12 +13,12 @@ from device_agents.virtual_board.physics import BoardModel
 from power_models.kernel_cost import KernelRow
 from power_models.kernels import kernel_graph
 from power_models.network_check import NetworkRow
-from rig.collect import Context, collect, read_campaign
-from rig.collect_rows import MeasuredNetwork
-from rig.context_networks import ContextDesign, context_designs
+from rig.collect.collector import Context, collect, read_campaign
+from rig.collect.rows import MeasuredNetwork
+from rig.connection.session import Session
 from rig.profiles import load_profile
-from rig.session import Session
-from rig.store import Store
+from rig.store.store import Store
+from rig.workloads.context_networks import ContextDesign, context_designs
 
 LATENCY_NOISE, ENERGY_NOISE = 0.015, 0.02  # relative; what a campaign stops at
 

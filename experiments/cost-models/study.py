@@ -4,7 +4,7 @@ Everything here is SIMULATED (virtual-pi4 and siblings with perturbed constants)
 kernels of the calibration grid, which is not told of the networks that are predicted.
 
     python experiments/cost-models/study.py --direct             # the board's own cost plus noise: minutes
-    python experiments/cost-models/study.py --boards nominal     # through the agent, the virtual sensor and rig.collect
+    python experiments/cost-models/study.py --boards nominal     # through the agent, the sensor, rig.collect
 
 The boards of the reported table are the nominal one, perturbed seeds 0 to 9, and both again with the surprise effect.
 Everything was tuned on the nominal board and on seeds 101 to 104 only.
@@ -31,7 +31,7 @@ from device_agents.virtual_board.physics import BoardModel
 from power_models.kernel_cost import KernelCostModel
 from power_models.network_check import NetworkRow, learn_from_networks
 from power_models.validate import Prediction, by_family, predict_networks, predict_rows, summarize, to_json
-from rig.grid import design
+from rig.workloads.grid import design
 
 HERE = Path(__file__).parent
 REPORTED = ["nominal", *map(str, range(10)), "nominal+surprise", *(f"{seed}+surprise" for seed in range(10))]
@@ -96,7 +96,7 @@ def main() -> None:
     print(json.dumps(groups, indent=1))
     result = {
         "kind": "simulated",
-        "rows_from": "physics plus noise" if options.direct else "agent, virtual sensor, rig.collect",
+        "rows_from": "physics plus noise" if options.direct else "agent, virtual sensor, rig.collect.collector",
         "kernels_a_campaign": options.kernels,
         "networks_a_campaign": options.networks,
         "groups": groups,

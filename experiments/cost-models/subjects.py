@@ -38,7 +38,7 @@ def small_network(name: str) -> list[KernelSpec]:
 
 
 def stand_in_design(count: int, seed: int) -> list[KernelSpec]:
-    """Random kernels over the ranges of common CNNs; used until, and to compare with, ``rig.grid.design``."""
+    """Random kernels over the ranges of common CNNs; used until, and to compare with, ``rig.workloads.grid.design``."""
     rng = random.Random(f"stand-in-{seed}")
     kinds = ["conv1"] * 22 + ["convk"] * 27 + ["grouped"] * 5 + ["depthwise"] * 13 + ["fc"] * 9
     kinds += ["add", "max_pool", "avg_pool", "global_avg_pool", "concat", "batch_norm", "lrn", "softmax"] * 3

@@ -16,7 +16,7 @@ import onnx
 
 from rig.commands import doctor, measure
 from rig.commands.options import DoctorOptions, MeasureOptions
-from rig.onnx_builder import NetworkBuilder
+from rig.workloads.onnx_builder import NetworkBuilder
 
 TRUE = "{ gain_uncertainty = 0.0, step_w = 0.0, noise_w = 0.0, rate_hz = 1000.0, window_s = 0.001 }"
 WRONG = "{ gain_uncertainty = 0.0, window_s = 0.2, lag_s = 0.15, declared_window_s = 0.01, rate_hz = 50.0 }"

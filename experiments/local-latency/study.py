@@ -19,14 +19,14 @@ from typing import Any
 import onnx
 
 from power_models.validate import Prediction, summarize
-from rig.calibration_networks import plans_of
 from rig.configuration import configuration_of
+from rig.connection.session import Session, Subject
 from rig.cost_models import load_cost_model, price
-from rig.network_file import read_kernels
 from rig.profiles import load_profile
-from rig.quality import assess
-from rig.session import Session, Subject
-from rig.store import Store, utc_now
+from rig.quality.verdict import assess
+from rig.store.store import Store, utc_now
+from rig.workloads.calibration_networks import plans_of
+from rig.workloads.network_file import read_kernels
 
 HERE = Path(__file__).parent
 DEVICE = "local"

@@ -24,7 +24,7 @@ from device_agents.records import KernelSpec, MeasurePlan
 from device_agents.sensors.virtual_reference import DATA_SHEET, OTHER_SEED
 from device_agents.virtual_board.physics import BoardModel
 from device_agents.virtual_board.sensor import VirtualSensor
-from rig.quality_power import PowerCurve
+from rig.quality.power import PowerCurve
 
 GAIN_UNCERTAINTY = 0.02  # before calibration: a 1 % shunt and a chip, twice
 CLOCK_OFFSET_S, CLOCK_DRIFT_PPM = 0.3, 50.0

@@ -3,8 +3,8 @@
     python experiments/measurement-truth/study.py [--boards 100] [--kernels 4] [--out FILE]
     python experiments/measurement-truth/study.py --paced [--boards 100] [--out FILE]
 
-Production path: the agent's measurement with its runtime and sampler processes, ``rig.quality.assess``,
-``difference_chain``, ``rig.sensor_calibration.fit_sensor``; see boards.py for what each board draws and what the truth
+Production path: the agent's measurement with its runtime and sampler processes, ``rig.quality.verdict.assess``,
+``difference_chain``, ``rig.sensors.calibration.fit_sensor``; see boards.py for what each board draws and what the truth
 is. Everything is SIMULATED.
 
 Each board's meter is first calibrated against a reference of 0.1 % that watches the same load at the same time. Then
@@ -45,9 +45,9 @@ from device_agents.records import KernelSpec, MeasurePlan
 from device_agents.virtual_board.physics import BoardModel
 from device_agents.virtual_board.sensor import VirtualSensor
 from rig.measurement import Measurement
-from rig.quality import assess, difference_chain, paced_line
-from rig.quality_stats import NORMAL_975, quadrature
-from rig.sensor_calibration import SensorCalibration, fit_sensor
+from rig.quality.stats import NORMAL_975, quadrature
+from rig.quality.verdict import assess, difference_chain, paced_line
+from rig.sensors.calibration import SensorCalibration, fit_sensor
 
 LEVELS = (0.1, 0.25, 0.4, 0.55, 0.7, 0.85)  # share of time busy, beside flat out
 LEVEL_PLAN = MeasurePlan(rel_ci=0.002, max_s=20.0)

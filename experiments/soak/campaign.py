@@ -15,10 +15,10 @@ import onnx
 from onnx import TensorProto, helper
 
 from device_agents.records import KernelSpec, MeasurePlan
+from rig.connection.session import Session, Subject
 from rig.errors import DeviceError
 from rig.profiles import DeviceProfile, RuntimeSettings, TransportSettings, load_profile
-from rig.session import Session, Subject
-from rig.store import Run, Store
+from rig.store.store import Run, Store
 
 PLAN = MeasurePlan(warmup_s=0.05, warmup_max_s=0.2, window_s=0.05, min_windows=3, rel_ci=0.5, max_s=0.5, quiet_s=0.1)
 KERNELS = [KernelSpec("conv", 1, 16, 28, 28, 16, 28, 28, 3, 3, 1, 1, fused="relu")] * 4

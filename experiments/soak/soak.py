@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from rig.store import Store
+from rig.store.store import Store
 from tests.agent_setup import children_of, exists, wait_until
 from tests.fakes.sshd import LoopbackSshd
 from tests.faults.interpreters import with_rogue_sensor, wrapped

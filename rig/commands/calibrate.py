@@ -10,23 +10,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rig import calibration, calibration_networks, evidence
+from rig import calibration
 from rig.commands import replay
 from rig.commands.options import CalibrateOptions, command_words
 from rig.configuration import configuration_of, described
 from rig.errors import BadInputError, DeviceBusyError
-from rig.network_file import read_kernels
 from rig.output import Interrupted, warning
 from rig.profiles import DeviceProfile, load_profile
-from rig.store import Run, RunInfo, Store, utc_now
+from rig.store import evidence
+from rig.store.store import Run, RunInfo, Store, utc_now
 from rig.units import parse_duration
+from rig.workloads import calibration_networks
+from rig.workloads.network_file import read_kernels
 
 if TYPE_CHECKING:
     from device_agents.records import KernelSpec
-    from rig.collect import Collected
-    from rig.collect import Progress as Measured
+    from rig.collect.collector import Collected
+    from rig.collect.collector import Progress as Measured
+    from rig.connection.session import Session
     from rig.console import Console, Progress
-    from rig.session import Session
 
 BUSY_PAUSE_S = 1.0
 
@@ -108,8 +110,8 @@ def _collect(
     progress: Progress,
 ) -> Collected:
     """Measure what the run lacks."""
-    from rig.collect import collect, read_campaign
-    from rig.session import Session
+    from rig.collect.collector import collect, read_campaign
+    from rig.connection.session import Session
 
     began_s = time.monotonic()
     plans = calibration_networks.plans_of(profile)
@@ -145,8 +147,8 @@ def _fix_configuration(
     session: Session, profile: DeviceProfile, stored: Run, resumed: bool, kernel: KernelSpec, progress: Progress
 ) -> None:
     """Measure one kernel first, which tells under which configuration this run measures; another one is refused."""
-    from rig.collect_plan import ChainJob
-    from rig.collect_subjects import subject_of
+    from rig.collect.plan import ChainJob
+    from rig.collect.subjects import subject_of
 
     # A probe needs no precision: only what it says about device, runtime and power source is used.
     plan = profile.plan.to_plan()._replace(max_s=min(profile.plan.max_s, 3 * profile.plan.window_s), min_windows=3)
@@ -211,7 +213,7 @@ def _result(
     again: str,
 ) -> dict[str, Any]:
     model = fitted.model
-    from rig.collect_rows import load_campaign
+    from rig.collect.rows import load_campaign
 
     campaign = load_campaign(stored)
     asked = len(campaign.chains)

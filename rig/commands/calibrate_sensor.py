@@ -6,23 +6,23 @@ import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from rig import sensor_store
 from rig.commands.options import CalibrateSensorOptions, command_words
 from rig.errors import BadInputError
 from rig.output import Interrupted, warning
 from rig.profiles import DeviceProfile, load_profile
-from rig.quality_stats import NORMAL_975
-from rig.sensor_limits import needed_window_s
-from rig.store import utc_now
+from rig.quality.stats import NORMAL_975
+from rig.sensors import store as sensor_store
+from rig.sensors.limits import needed_window_s
+from rig.store.store import utc_now
 from rig.units import Quantity, parse_duration
 from rig.wording import boundary_words, figure, label
 
 if TYPE_CHECKING:
+    from rig.connection.session import Session
     from rig.console import Console, Progress
     from rig.doctor.levels import Levels
     from rig.doctor.load import Load
-    from rig.sensor_calibration import SensorCalibration
-    from rig.session import Session
+    from rig.sensors.calibration import SensorCalibration
 
 WORSE = 1.0  # a reference is better than the source by more than this factor in gain, or it is said
 BENT = 3.0  # scatter about the line, in 95 % half-widths of the levels: beyond it, the source is no straight line
@@ -47,10 +47,10 @@ def run(options: CalibrateSensorOptions) -> dict[str, Any]:
 
 def _by_hand(profile: DeviceProfile, options: CalibrateSensorOptions) -> dict[str, Any]:
     """From pairs typed in; the device is asked only for its serial number and what the source declares."""
+    from rig.connection.session import Session
     from rig.doctor.levels import read_points
     from rig.doctor.load import load_for
     from rig.doctor.source import drive
-    from rig.session import Session
 
     if options.points is None or options.reference_uncertainty is None:
         raise BadInputError(
@@ -74,10 +74,10 @@ def _by_load(profile: DeviceProfile, options: CalibrateSensorOptions) -> dict[st
 
 
 def _loaded(profile: DeviceProfile, options: CalibrateSensorOptions, progress: Progress) -> dict[str, Any]:
+    from rig.connection.session import Session
     from rig.doctor.levels import DUTY_PERIOD_S, compare_levels, curve_of, level_seconds
     from rig.doctor.load import duty_levels, load_for
     from rig.doctor.source import drive
-    from rig.session import Session
 
     with Session(profile, "rig calibrate-sensor") as session, load_for(profile) as load:
         names = [options.source, _reference_name(session, options)]

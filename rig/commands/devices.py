@@ -13,7 +13,7 @@ from rig.cost_models import calibrated_devices
 from rig.errors import BadInputError, DeviceBusyError, ProfileError, RigError
 from rig.output import warning, warning_of
 from rig.profiles import WITHOUT_A_BOARD, DeviceProfile, config_folder, load_profile, profile_names
-from rig.store import default_root
+from rig.store.store import default_root
 from rig.wording import label
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def _row(name: str, probe: bool, calibrated: set[str], root: Path) -> dict[str, 
 
 def _asked(profile: DeviceProfile) -> dict[str, Any]:
     """What the device's agent says it has."""
-    from rig.session import Session
+    from rig.connection.session import Session
 
     with Session(profile, getpass.getuser()) as session:
         hello = session.hello

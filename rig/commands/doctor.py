@@ -8,21 +8,22 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rig import sensor_limits, sensor_store
 from rig.commands.options import DoctorOptions, command_words
 from rig.errors import BadInputError, DeviceSetupError
 from rig.output import Interrupted, warning
 from rig.profiles import DeviceProfile, load_profile
-from rig.quality_stats import NORMAL_975, quadrature
+from rig.quality.stats import NORMAL_975, quadrature
+from rig.sensors import limits as sensor_limits
+from rig.sensors import store as sensor_store
 from rig.units import Quantity
 from rig.wording import boundary_words, figure, label
 
 if TYPE_CHECKING:
+    from rig.connection.session import Session
     from rig.console import Console, Progress
     from rig.doctor.device import Check
     from rig.doctor.load import Load
     from rig.doctor.source import Finding
-    from rig.session import Session
 
 OWN_CLOCKS = ("boottime", "monotonic")  # the device's: nothing to compare
 SIMULATED_SOURCES = ("virtual", "virtual_reference")  # no real device has them
@@ -30,9 +31,9 @@ SIMULATED_SOURCES = ("virtual", "virtual_reference")  # no real device has them
 
 def run(options: DoctorOptions) -> dict[str, Any]:
     """Examine the device; raises DeviceError where it cannot be reached, BadInputError for an unknown source."""
+    from rig.connection.session import Session
     from rig.console import Progress
     from rig.doctor.load import load_for
-    from rig.session import Session
 
     profile = load_profile(options.device)
     profile.require_host()
@@ -229,7 +230,7 @@ def _source_checks(profile: DeviceProfile, found: Finding) -> list[Check]:
 
 def describe(found: Finding) -> str:
     """A source in one line: rate, window, lag, step, noise."""
-    from rig.quality_power import TO_AND_FRO
+    from rig.quality.power import TO_AND_FRO
 
     response = found.response
     if response is None:

@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rig import sensor_limits, sensor_store
 from rig.errors import DeviceSetupError
 from rig.measurement import PARTS
 from rig.output import warning
-from rig.quality_stats import quadrature
-from rig.sensor_calibration import SensorCalibration
+from rig.quality.stats import quadrature
+from rig.sensors import limits as sensor_limits
+from rig.sensors import store as sensor_store
+from rig.sensors.calibration import SensorCalibration
 from rig.units import Quantity
 
 if TYPE_CHECKING:
+    from rig.connection.session import Session
     from rig.console import Console
     from rig.measurement import Measurement
     from rig.profiles import DeviceProfile
-    from rig.session import Session
 
 COLUMNS = {
     "power_w": "POWER",

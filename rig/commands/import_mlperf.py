@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rig.commands.options import ImportOptions
 from rig.errors import BadInputError
 from rig.output import warning
-from rig.store import Store, utc_now
+from rig.store.store import Store, utc_now
 from rig.wording import boundary_words, figure, label
 
 if TYPE_CHECKING:

@@ -7,22 +7,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rig import evidence
 from rig.commands import explain, replay
 from rig.commands.options import MeasureOptions, command_words
 from rig.configuration import configuration_of, described
 from rig.errors import BadInputError, TransientDeviceError
-from rig.network_file import check_onnx, parse_shape, read_kernels
 from rig.output import Interrupted, warning
 from rig.profiles import DeviceProfile, load_profile
-from rig.store import Run, RunInfo, Store, utc_now
+from rig.store import evidence
+from rig.store.store import Run, RunInfo, Store, utc_now
 from rig.units import parse_fps
 from rig.wording import boundary_words, figure, label
+from rig.workloads.network_file import check_onnx, parse_shape, read_kernels
 
 if TYPE_CHECKING:
+    from rig.connection.session import Session, Subject
     from rig.console import Console
     from rig.measurement import Measurement
-    from rig.session import Session, Subject
 
 ATTEMPTS = 3  # a rejected measurement is repeated
 
@@ -49,7 +49,7 @@ def run(options: MeasureOptions) -> dict[str, Any]:
 
 def subject_of(profile: DeviceProfile, options: MeasureOptions) -> Subject:
     """What the device is sent: the file, or for a simulated board the kernels it would run."""
-    from rig.session import Subject
+    from rig.connection.session import Subject
 
     name = options.model.stem
     if profile.simulated:
@@ -64,9 +64,9 @@ def _measure(
     profile: DeviceProfile, subject: Subject, fps: float | None, stored: Run
 ) -> tuple[dict[str, Any], Measurement]:
     """Measure until a record is not rejected, a bounded number of times; every record is stored."""
+    from rig.connection.session import Session
     from rig.console import Progress
-    from rig.quality import assess
-    from rig.session import Session
+    from rig.quality.verdict import assess
 
     with Progress() as progress, Session(profile, "rig measure") as session:
         for note in explain.at_once(profile, session, fps):

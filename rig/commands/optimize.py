@@ -7,14 +7,14 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rig import evidence
 from rig.commands.options import OptimizeOptions, command_words
 from rig.configuration import described
 from rig.cost_models import load_cost_model
 from rig.errors import BadInputError, StoreError
 from rig.output import Interrupted, plain
 from rig.profiles import load_profile
-from rig.store import Run, Store, utc_now
+from rig.store import evidence
+from rig.store.store import Run, Store, utc_now
 from rig.units import Limit, parse_fps, parse_limit
 
 if TYPE_CHECKING:

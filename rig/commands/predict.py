@@ -9,12 +9,12 @@ from rig.commands.options import PredictOptions
 from rig.configuration import described
 from rig.cost_models import load_cost_model, price
 from rig.errors import BadInputError
-from rig.network_file import read_kernels
 from rig.output import warning
 from rig.profiles import load_profile
-from rig.store import Store
+from rig.store.store import Store
 from rig.units import Quantity, parse_fps
 from rig.wording import count, figure, label
+from rig.workloads.network_file import read_kernels
 
 if TYPE_CHECKING:
     from power_models.kernels import KernelNode

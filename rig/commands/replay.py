@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rig.commands.options import ReplayOptions
 from rig.output import warning
-from rig.store import Run, Store
+from rig.store.store import Run, Store
 
 if TYPE_CHECKING:
     from rig.console import Console
@@ -20,7 +20,7 @@ SHOWN = 20
 
 def run(options: ReplayOptions) -> dict[str, Any]:
     """Replay; raises BadInputError (no such run), StoreError (a damaged one)."""
-    from rig import replay
+    from rig.replay import analysis as replay
 
     stored = _open(options.run)
     common = {"run_id": stored.id, "device": {"name": stored.manifest["device"]}, "kind": _kind(stored)}
@@ -51,8 +51,8 @@ def _kind(stored: Run) -> str | None:
 
 
 def _serve(stored: Run) -> dict[str, Any]:
-    from rig import replay
     from rig.profiles import config_folder
+    from rig.replay import analysis as replay
 
     path = replay.write_profile(stored, config_folder() / "devices")
     return {"profile": path.stem, "artifacts": {"profile": str(path)}, "next": _same_command(stored, path.stem)}

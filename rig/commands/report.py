@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 from rig.commands.options import ReportOptions
 from rig.errors import BadInputError
 from rig.output import warning
-from rig.store import Store
+from rig.store.store import Store
 
 if TYPE_CHECKING:
     from rig.console import Console
-    from rig.store import Run
+    from rig.store.store import Run
 
 FORMATS = ("html", "pdf", "png")
 
@@ -25,7 +25,7 @@ def run(options: ReportOptions) -> dict[str, Any]:
     store = Store()
     found, notes = _the_run(store, options.run)
     result = found.read_json("result.json")
-    from rig.report import build_report
+    from rig.report.build import build_report
 
     made = build_report(found.path, options.format, options.out)
     files = [str(path) for path in made] if isinstance(made, list) else [str(made)]

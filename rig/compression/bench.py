@@ -17,16 +17,16 @@ import numpy as np
 from scipy import stats
 
 from device_agents.records import Configuration
-from rig import evidence
 from rig.configuration import configuration_of
+from rig.connection.session import Session, Subject
 from rig.errors import DeviceBusyError, DeviceSetupError, TransientDeviceError
 from rig.measurement import Measurement
-from rig.network_file import read_kernels
 from rig.profiles import WITHOUT_A_BOARD, DeviceProfile
-from rig.quality import assess
-from rig.session import Session, Subject
-from rig.store import Run, RunInfo
+from rig.quality.verdict import assess
+from rig.store import evidence
+from rig.store.store import Run, RunInfo
 from rig.units import Quantity
+from rig.workloads.network_file import read_kernels
 
 ATTEMPTS = 4
 BUSY_PAUSE_S = 5.0

@@ -40,9 +40,9 @@ from rig.compression.template import Template
 from rig.compression.training import TrainingPlan, train
 from rig.compression.trial import Trial, judge
 from rig.compression.widths import WidthChooser
-from rig.network_file import read_kernels
 from rig.profiles import DeviceProfile
-from rig.store import Run
+from rig.store.store import Run
+from rig.workloads.network_file import read_kernels
 
 SHRINK_RATE, FINETUNE_RATE = 0.05, 0.05
 WELL_USED = 0.955  # of the active budget: below it there is room worth another round

@@ -11,9 +11,9 @@ from torch import nn
 
 from power_models.network_cost import price_network
 from rig.compression.trial import Trial
-from rig.network_file import read_kernels
 from rig.output import warning
 from rig.units import Quantity
+from rig.workloads.network_file import read_kernels
 
 if TYPE_CHECKING:
     from power_models.kernels import KernelNode

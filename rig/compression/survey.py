@@ -21,9 +21,9 @@ from rig.compression.tasks import Task
 from rig.compression.template import Template, make_template
 from rig.compression.trial import Trial
 from rig.errors import NoCostModelError, UnsupportedOperatorError
-from rig.network_file import read_kernels
-from rig.quality import paced_line
+from rig.quality.verdict import paced_line
 from rig.units import Limit
+from rig.workloads.network_file import read_kernels
 
 GROWTH = 1.5  # how much wider than the seed network a group may become
 PACEABLE = 0.97  # of a frame's time: a network that needs more cannot be paced

@@ -9,7 +9,7 @@ from typing import Any
 from rig.compression.bench import Bench, pooled
 from rig.compression.budget import Bound, Budget
 from rig.measurement import Measurement
-from rig.quality import compare
+from rig.quality.verdict import compare
 from rig.units import Quantity
 
 Found = dict[tuple[str, float | None], list[Measurement]]

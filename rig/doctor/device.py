@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rig.units import Quantity
 
 if TYPE_CHECKING:
-    from rig.clock import ClockMap
+    from rig.connection.clock import ClockMap
     from rig.profiles import DeviceProfile
 
 ENOUGH_DISK_BYTES = 200e6  # a campaign's spool and models

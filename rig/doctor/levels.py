@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rig.errors import BadInputError, DeviceError, TransientDeviceError
-from rig.quality_power import MIN_SAMPLES, PowerCurve, UnusableTrace
-from rig.quality_stats import NORMAL_975, quadrature
-from rig.sensor_calibration import SensorCalibration, fit_sensor
+from rig.quality.power import MIN_SAMPLES, PowerCurve, UnusableTrace
+from rig.quality.stats import NORMAL_975, quadrature
+from rig.sensors.calibration import SensorCalibration, fit_sensor
 
 LEVELS = 6
 MIN_LEVELS = 5

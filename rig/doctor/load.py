@@ -74,7 +74,7 @@ def _convolutions(path: Path) -> Path:
     """A chain of convolutions wide enough to fill a GPU."""
     import onnx
 
-    from rig.onnx_builder import NetworkBuilder
+    from rig.workloads.onnx_builder import NetworkBuilder
 
     network = NetworkBuilder(seed=0)
     x = network.input(1, 256, 56, 56)

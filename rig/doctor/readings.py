@@ -100,7 +100,7 @@ def _on_lattice(values: np.ndarray, step: float) -> bool:
 def step_error_w(step_w: float, dither_w: float) -> float:
     """95 % half-width of what rounding to steps leaves of a mean under Gaussian noise.
 
-    First harmonic of the rounding error (Widrow and Kollar, as in rig.quality_power), at most that of no noise at all.
+    First harmonic of the rounding error (Widrow and Kollar, as in rig.quality.power), at most that of no noise at all.
     """
     if step_w <= 0.0:
         return 0.0

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rig.quality_stats import NORMAL_975, quadrature
+from rig.quality.stats import NORMAL_975, quadrature
 
 # The coarse grid: windows up to so many mean half periods, delays up to so many.
 LONGEST_WINDOW, LONGEST_DELAY = 3.0, 2.5

@@ -16,11 +16,11 @@ import numpy as np
 from rig.doctor.load import Load, steps
 from rig.doctor.readings import fresh, noise_w, quantum, step_error_w, updates
 from rig.doctor.response import LoadCurve, StepResponse, fit_step_response
-from rig.quality_power import TO_AND_FRO, on_runtime_clock
-from rig.store import utc_now
+from rig.quality.power import TO_AND_FRO, on_runtime_clock
+from rig.store.store import utc_now
 
 if TYPE_CHECKING:
-    from rig.session import Session
+    from rig.connection.session import Session
 
 PASSES = 3
 SHORTEST_HALF_S, LONGEST_HALF_S = 0.2, 5.0
@@ -159,7 +159,7 @@ def drive(
     on_progress: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """Give the device a load while sources are sampled; the agent's answer."""
-    from rig.session import Subject
+    from rig.connection.session import Subject
 
     options, meter = session.profile.sensor_options, session.meter_name
     wanted = [{"name": name, "options": options.get(name, {})} for name in sources if name != meter]

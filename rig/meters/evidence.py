@@ -31,5 +31,5 @@ class Evidence:
         (self._first if len(self._first) < FIRST_LINES else self._last).append(entry)
 
     def to_json(self, identity: str) -> dict[str, Any]:
-        """Parts of a record's ``evidence`` (``rig.evidence``): ``meter``, ``meter_answers``."""
+        """Parts of a record's ``evidence`` (``rig.store.evidence``): ``meter``, ``meter_answers``."""
         return {"meter": [{"identity": identity, "count": self._count}], "meter_answers": [*self._first, *self._last]}

@@ -4,7 +4,7 @@
     host    ↕↕↕↕ clock ─────────────── samples ──────────────────────────── clock ↕↕↕↕   on the host's (``now_s``)
 
 The record comes from the device without watts; it gets ``trace`` (host's clock), ``sensor``, ``clock`` (device to host)
-and its ``evidence`` (what was said, word for word), so that ``rig.quality`` judges it as it does any other.
+and its ``evidence`` (what was said, word for word), so that ``rig.quality.verdict`` judges it as it does any other.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from rig.profiles import MeterSettings
 
 HOST_CLOCK = "host"
 
-# What rig.quality needs of a window and of a quiet phase, and room for readings that come late.
+# What rig.quality.verdict needs of a window and of a quiet phase, and room for readings that come late.
 WINDOW_AVERAGES = 2.0
 WINDOW_SAMPLES = 5.0
 ROOM = 1.1

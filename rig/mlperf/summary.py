@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from rig.mlperf.power_run import FEWEST_QUIET, SETTLING_S, PowerRun
-from rig.quality_stats import batch_means, quantile
+from rig.quality.stats import batch_means, quantile
 from rig.units import Quantity
 
 STRETCHES = 20  # of the run, whose means give the interval of its power

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rig.plotting.numbers import Interval
-from rig.sensor_calibration import SensorCalibration
+from rig.sensors.calibration import SensorCalibration
 
 MEAN_BIN_S = 0.1
 MAX_BINS = 1200

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import device_agents
-from rig.agent_bundle import build_bundle, bundle_bytes
+from rig.connection.agent_bundle import build_bundle, bundle_bytes
 
 PACKAGE = Path(device_agents.__file__).parent
 

@@ -13,7 +13,7 @@ from device_agents.measure import Measurement
 from device_agents.protocol import AgentError
 from device_agents.records import MeasurePlan
 from device_agents.sensors import nvml
-from rig.quality import assess
+from rig.quality.verdict import assess
 
 CPU = "sys/devices/system/cpu"
 

@@ -15,7 +15,7 @@ from device_agents.child import Child
 from device_agents.measure import Measurement, Runtime
 from device_agents.records import KernelSpec, MeasurePlan
 from device_agents.virtual_board.physics import BoardModel
-from rig.quality import assess
+from rig.quality.verdict import assess
 
 KERNELS = [KernelSpec("conv", 1, 64, 28, 28, 64, 28, 28, 3, 3, 1, 1)] * 4
 PLAN = MeasurePlan(window_s=0.5, quiet_s=1.0, min_windows=10, rel_ci=0.05)

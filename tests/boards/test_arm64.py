@@ -19,10 +19,10 @@ from typing import Any
 
 import pytest
 
-from rig.evidence import of_measurement
-from rig.quality import assess
-from rig.replay import differences
-from rig.store import Run, Store
+from rig.quality.verdict import assess
+from rig.replay.analysis import differences
+from rig.store.evidence import of_measurement
+from rig.store.store import Run, Store
 from tests.agent_setup import small_model, wait_until
 from tests.boards import arm64
 from tests.boards.arm64 import Arm64Board

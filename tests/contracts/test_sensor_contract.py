@@ -18,7 +18,7 @@ import pytest
 
 from device_agents.protocol import clock_domain, now_s
 from device_agents.sensors import SENSORS, make_sensor
-from rig.quality_power import PowerCurve
+from rig.quality.power import PowerCurve
 from tests.agent_setup import exists
 from tests.contracts.sampler_process import SamplerProcess
 from tests.contracts.sources import FAULTS, SOURCES, Source

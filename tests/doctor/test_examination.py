@@ -12,7 +12,7 @@ from device_agents import examination
 from device_agents.load import LoadPattern
 from device_agents.protocol import AgentError
 from device_agents.runtimes import cpu_load
-from rig.clock import ClockMap
+from rig.connection.clock import ClockMap
 from rig.doctor import device
 from rig.doctor.load import load_for
 from rig.profiles import load_profile

@@ -9,8 +9,8 @@ import pytest
 from synthetic_records import synthetic_record
 
 from rig.plotting.trace_data import trace_data
-from rig.quality import assess
-from rig.sensor_calibration import SensorCalibration, fit_sensor
+from rig.quality.verdict import assess
+from rig.sensors.calibration import SensorCalibration, fit_sensor
 
 LEVELS_W = np.linspace(2.9, 5.6, 6)
 

@@ -9,11 +9,12 @@ import pytest
 from synthetic_records import synthetic_record
 
 from device_agents.records import MeasurePlan
-from rig import sensor_limits, sensor_store
 from rig.errors import StoreError
 from rig.profiles import load_profile
-from rig.quality import assess
-from rig.sensor_calibration import fit_sensor
+from rig.quality.verdict import assess
+from rig.sensors import limits as sensor_limits
+from rig.sensors import store as sensor_store
+from rig.sensors.calibration import fit_sensor
 
 
 def declared(record: dict[str, Any]) -> dict[str, Any]:

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from rig import sensor_store
 from rig.commands import calibrate_sensor, doctor, measure
 from rig.commands.options import CalibrateSensorOptions, DoctorOptions, MeasureOptions
 from rig.errors import BadInputError, DeviceSetupError
 from rig.output import exit_code
+from rig.sensors import store as sensor_store
 from tests.agent_setup import isolated, small_model
 
 __all__ = ["isolated"]

@@ -12,11 +12,11 @@ import pytest
 
 from device_agents.records import KernelSpec
 from rig import cli
-from rig.collect import collect
+from rig.collect.collector import collect
+from rig.connection.session import Session, Subject, rig_home
 from rig.errors import DeviceSetupError, StoreError
 from rig.profiles import load_profile
-from rig.session import Session, Subject, rig_home
-from rig.store import Store
+from rig.store.store import Store
 from tests.agent_setup import KERNELS, QUICK, isolated, local_profile, small_model
 from tests.faults.interpreters import wrapped
 
@@ -100,7 +100,7 @@ def test_a_host_without_room_takes_the_result_from_the_device_later(isolated: Pa
 def test_a_home_that_may_only_be_read_is_named_with_the_way_round(
     isolated: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], variable: str
 ) -> None:
-    from rig.agent_bundle import installed_bundle
+    from rig.connection.agent_bundle import installed_bundle
 
     model = small_model(isolated / "m.onnx")
     installed_bundle.cache_clear()  # another home is another process, really

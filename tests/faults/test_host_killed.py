@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from rig.store import Store
+from rig.store.store import Store
 from tests.agent_setup import QUICK_PLAN, exists, wait_until
 
 KILLS = 20

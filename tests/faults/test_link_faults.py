@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from device_agents.protocol import LineWriter
+from rig.connection.session import Session, Subject
 from rig.profiles import DeviceProfile
-from rig.session import Session, Subject
 from tests.agent_setup import QUICK, children_of, exists, isolated, local_profile, small_model, wait_until
 from tests.fakes.sshd import LoopbackSshd
 from tests.faults.boards import board_profile, processes_of, sent_to

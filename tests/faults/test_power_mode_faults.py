@@ -15,8 +15,8 @@ import pytest
 
 from device_agents.state import PinnedState
 from rig.configuration import configuration_of
+from rig.connection.session import Session, Subject, rig_home
 from rig.profiles import DeviceProfile
-from rig.session import Session, Subject, rig_home
 from tests.agent_setup import QUICK, exists, isolated, local_profile, small_model, wait_until
 from tests.faults.boards import processes_of, sent_to
 from tests.faults.interpreters import wrapped

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from rig.connection.session import Session, Subject, rig_home
 from rig.errors import DeviceBusyError, TransientDeviceError
 from rig.profiles import DeviceProfile
-from rig.session import Session, Subject, rig_home
 from tests.agent_setup import (
     LONG,
     QUICK,

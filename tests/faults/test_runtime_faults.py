@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from device_agents.records import KernelSpec
-from rig.collect import collect
+from rig.collect.collector import collect
 from rig.configuration import configuration_of
+from rig.connection.session import Session, Subject
 from rig.errors import DeviceSetupError, ModelError, TransientDeviceError
-from rig.session import Session, Subject
-from rig.store import Run, RunInfo, Store
+from rig.store.store import Run, RunInfo, Store
 from tests.agent_setup import LONG, QUICK, children_of, exists, isolated, local_profile, signal_child, small_model
 from tests.faults.interpreters import ANCIENT, interpreter, with_onnxruntime
 

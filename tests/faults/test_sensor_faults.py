@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from device_agents.records import PowerTrace
+from rig.connection.session import Session, Subject
 from rig.profiles import DeviceProfile
-from rig.quality import assess
-from rig.session import Session, Subject
+from rig.quality.verdict import assess
 from tests.agent_setup import QUICK, isolated, local_profile, small_model
 from tests.faults.interpreters import STEPPING_CLOCK, with_rogue_sensor
 from tests.faults.monitor import BUSY_W, IDLE_W, PowerMonitor

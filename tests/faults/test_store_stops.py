@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from rig.store import Store
+from rig.store.store import Store
 
 ROOT = Path(__file__).resolve().parents[2]
 KILLS = 6
@@ -25,7 +25,7 @@ SEED = 3
 WRITER = textwrap.dedent(
     """
     import sys
-    from rig.store import Store
+    from rig.store.store import Store
     store = Store(sys.argv[1])
     run = store.latest() or store.new_run("calibrate", "pi4")
     print("ready", flush=True)

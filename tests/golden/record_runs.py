@@ -20,10 +20,12 @@ import tempfile
 from pathlib import Path
 
 from device_agents.board import serial
-from rig import calibration, evidence, replay
-from rig.collect_rows import read_campaign
-from rig.quality import assess
-from rig.store_run import Run
+from rig import calibration
+from rig.collect.rows import read_campaign
+from rig.quality.verdict import assess
+from rig.replay import analysis as replay
+from rig.store import evidence
+from rig.store.run import Run
 from rig.units import Quantity
 from tests.agent_setup import QUICK_PLAN
 

@@ -13,7 +13,7 @@ import pytest
 
 from rig.commands import devices
 from rig.commands.options import DevicesOptions
-from rig.store import Store
+from rig.store.store import Store
 from tests.agent_setup import isolated, small_model
 from tests.fakes.scpi_instrument import IDENTITY, ScpiInstrument, profile_text
 

@@ -16,11 +16,11 @@ import pytest
 
 from device_agents.clocks import Exchange
 from device_agents.protocol import now_s
+from rig.connection.session import Session, Subject
 from rig.errors import BadInputError, DeviceSetupError
 from rig.meters.host_meter import HostMeter
 from rig.profiles import MeterSettings, load_profile
-from rig.quality import assess
-from rig.session import Session, Subject
+from rig.quality.verdict import assess
 from tests.agent_setup import QUICK, isolated, local_profile, small_model
 from tests.fakes.scpi_instrument import ScpiInstrument, profile_text
 

@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from power_models.kernels import DynamicShape, InvalidModel, UnsupportedOperator, kernel_graph
-from rig.onnx_builder import NetworkBuilder
+from rig.workloads.onnx_builder import NetworkBuilder
 
 LIGHT = Path(onnx.__file__).parent / "backend/test/data/light"
 

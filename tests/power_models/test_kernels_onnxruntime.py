@@ -8,8 +8,8 @@ import onnx
 import pytest
 
 from power_models.kernels import InvalidModel, from_optimized, kernel_graph
-from rig.context_networks import FAMILIES, context_network
-from rig.onnx_builder import NetworkBuilder
+from rig.workloads.context_networks import FAMILIES, context_network
+from rig.workloads.onnx_builder import NetworkBuilder
 
 ort = pytest.importorskip("onnxruntime")
 

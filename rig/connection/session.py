@@ -1,0 +1,468 @@
+"""A conversation with the agent on a device: ship it, shake hands, ask, survive a broken link, hang up.
+
+    with Session(profile, "rig measure") as session:
+        record = session.measure(subject, plan, request_id="m-0001-1")
+        ...store and fsync...
+        session.ack([record["id"]])
+
+A result that was measured but not acknowledged stays on the device: ``pending()`` gives it, and asking for the same
+measurement under the same id returns it without measuring again.
+"""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import os
+import secrets
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import platformdirs
+
+from device_agents.protocol import now_s
+from device_agents.records import KernelSpec, MeasurePlan
+from rig.connection.agent_bundle import AgentBundle, installed_bundle
+from rig.connection.agent_link import AgentLink
+from rig.connection.clock import ClockMap, Exchange, compare_clocks, fit_clock
+from rig.connection.device_problems import device_problems, hello_problems
+from rig.connection.transport import LocalTransport, Transport, transport_for
+from rig.errors import BadInputError, DeviceBusyError, DeviceError, LinkLost, ModelError, UnreachableError
+from rig.profiles import DeviceProfile
+from rig.sensors.store import sensor_known, with_sensor_knowledge
+
+if TYPE_CHECKING:
+    from rig.meters.host_meter import HostMeter
+
+T = TypeVar("T")
+
+RECONNECTS = 3
+RECONNECT_PAUSE_S = 1.0
+
+# A device that answered before is waited for this long: it may be rebooting.
+REBOOT_S = 120.0
+
+# A runtime's step may take twice its nominal time and this much more before the agent ends it.
+SLACK_S = 120.0
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is measured: an ONNX file, or a list of kernels (virtual runtime).
+
+    ``shape``: of the inputs that the model leaves open: one shape, or input name → shape.
+    """
+
+    name: str
+    path: Path | None = None
+    kernels: list[KernelSpec] | None = None
+    shape: list[int] | dict[str, list[int]] | None = None
+
+
+class Session:
+    """One agent on one device.
+
+    ``holder``: who measures, as others are told. ``transport``, ``bundle``: the profile's and the installed one by
+    default. Raises DeviceSetupError, DeviceBusyError, TransientDeviceError (a broken link is retried first),
+    BadInputError.
+    """
+
+    def __init__(
+        self,
+        profile: DeviceProfile,
+        holder: str,
+        *,
+        transport: Transport | None = None,
+        bundle: AgentBundle | None = None,
+        heartbeat_s: float = 2.0,
+        lost_after_s: float = 20.0,
+        reboot_s: float = REBOOT_S,
+    ) -> None:
+        self.profile = profile
+        self.hello: dict[str, Any] = {}
+        self._holder = f"{holder} of {getpass.getuser()}@{socket.gethostname()} (session {secrets.token_hex(4)})"
+        self._transport = transport
+        self._bundle = bundle
+        self._heartbeat_s = heartbeat_s
+        self._lost_after_s = lost_after_s
+        self._reboot_s = reboot_s
+        self._link: AgentLink | None = None
+        self._requests = 0
+        self._spool_keys: dict[str, list[str]] = {}
+        self._sent_models: set[str] = set()
+        self._exchanges: list[Exchange] = []
+        self._meter: HostMeter | None = None
+        self._problems: dict[str, dict[str, str | None]] = {}
+
+    def __enter__(self) -> Session:
+        self.profile.require_host()
+        if self._transport is None:
+            self._transport = transport_for(self.profile.transport)
+        try:
+            self._again(lambda: None)
+        except BaseException:
+            self.close(abandon=True)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(abandon=error is not None)
+
+    @property
+    def source(self) -> str | None:
+        """The power source in use: the first of the profile's that works; None where none does."""
+        states = self.hello["sensors"]
+        return next((name for name in self.profile.sensors if states[name]["state"] == "ok"), None)
+
+    @property
+    def meter_name(self) -> str | None:
+        """The meter wired to the host, where the profile has one."""
+        meter = self._host_meter()
+        return None if meter is None else meter.name
+
+    @property
+    def power_source(self) -> str | None:
+        """What gives the watts: the profile's meter at the host, else ``source``."""
+        meter = self._host_meter()
+        return self.source if meter is None else meter.name
+
+    @property
+    def problems(self) -> list[dict[str, str | None]]:
+        """What went wrong beside the measurements, each once: code, message, fix (in the form of a warning)."""
+        return list(self._problems.values())
+
+    def measure(
+        self,
+        subject: Subject,
+        plan: MeasurePlan,
+        *,
+        request_id: str,
+        profile: bool = False,
+        on_progress: Callable[[dict[str, Any]], None] | None = None,
+    ) -> dict[str, Any]:
+        """Measure a subject and return its MeasureRecord; acknowledge it once stored."""
+        meter = self._host_meter()
+        plan = plan if meter is None else meter.plan_for(plan)
+        exchanges: list[Exchange] = []
+        longest_s = 2.0 * (plan.cooldown_s + 2.0 * plan.quiet_s + plan.warmup_max_s + plan.max_s) + 4.0 * SLACK_S
+
+        def ask() -> dict[str, Any]:
+            if meter is not None:
+                exchanges.extend(self._exchange_clocks())
+            request = {
+                "id": request_id,
+                "op": "measure",
+                "runtime": self.profile.runtime.name,
+                "options": self.profile.runtime.options,
+                "source": self.source if meter is None else None,
+                "external_source": None if meter is None else meter.request,
+                "source_options": self.profile.sensor_options.get(self.source or "", {}),
+                "sensor_known": sensor_known(self.profile, self.hello, self.source),
+                "power_mode": self.profile.power_mode,
+                "subject": self._sent_subject(subject),
+                "plan": plan.to_json(),
+                "profile": profile,
+                "slack_s": SLACK_S,
+            }
+            return self._connection.ask(request, longest_s, on_progress)
+
+        if meter is not None:
+            meter.begin()
+        answer = self._when_free(ask, longest_s)
+        if meter is not None:
+            exchanges += self._again(self._exchange_clocks)
+        return self._received(answer, exchanges)
+
+    def inspect(
+        self, path: Path, shape: list[int] | dict[str, list[int]] | None = None, runs: int = 30
+    ) -> dict[str, Any]:
+        """The runtime's optimized graph (``model_b64``), its nodes with their shares, and the unprofiled total."""
+
+        def ask() -> dict[str, Any]:
+            subject = self._sent_subject(Subject(path.stem, path=path, shape=shape))
+            request = {
+                "id": self._next_id(),
+                "op": "inspect",
+                "runtime": self.profile.runtime.name,
+                "options": self.profile.runtime.options,
+                "power_mode": self.profile.power_mode,
+                "subject": subject,
+                "runs": runs,
+                "slack_s": SLACK_S,
+            }
+            return self._connection.ask(request, 3.0 * SLACK_S)
+
+        return self._when_free(ask, SLACK_S)
+
+    def load(
+        self,
+        runtime: str,
+        options: dict[str, Any],
+        subject: Subject | None,
+        steps: Sequence[tuple[float, float]],
+        sources: Sequence[dict[str, Any]] = (),
+        lag_s: float = 0.0,
+        with_meter: bool = False,
+        on_progress: Callable[[dict[str, Any]], None] | None = None,
+    ) -> dict[str, Any]:
+        """Load the device on and off while ``sources`` are sampled at once (docs/agent.md, ``load``).
+
+        ``subject``: None for the plain CPU load; ``steps``: seconds on and off; ``sources``: name and options;
+        ``lag_s``: waited before and after; ``with_meter``: the host's meter is the last of the sources.
+        """
+        longest_s = 2.0 * sum(on_s + off_s for on_s, off_s in steps) + 2.0 * SLACK_S
+
+        def ask() -> dict[str, Any]:
+            request = {
+                "id": self._next_id(),
+                "op": "load",
+                "runtime": runtime,
+                "options": options,
+                "power_mode": self.profile.power_mode,
+                "subject": {"name": "load", "format": "load"} if subject is None else self._sent_subject(subject),
+                "steps": [list(step) for step in steps],
+                "sources": list(sources),
+                "lag_s": lag_s,
+                "slack_s": SLACK_S,
+            }
+            return self._connection.ask(request, longest_s, on_progress)
+
+        meter = self._host_meter() if with_meter else None
+        exchanges: list[Exchange] = []
+        if meter is not None:
+            meter.begin()
+            exchanges += self._again(self._exchange_clocks)
+        answer = self._when_free(ask, longest_s)
+        if meter is not None:
+            exchanges += self._again(self._exchange_clocks)
+            spans = answer["spans"]
+            whole = {"external_source": meter.request, "phases": [{"t0_s": spans[0][0], "t1_s": spans[-1][2]}]}
+            part = meter.attach({**whole, "trace": None, "clock": None, "trace_problem": None}, exchanges)
+            answer["sources"].append({**part, "name": meter.name, "usage": None})
+        return answer
+
+    def examine(self) -> dict[str, Any]:
+        """Governor, temperatures, free disk and library versions of the device; nothing is changed or locked."""
+        return self._again(lambda: self._connection.ask({"id": self._next_id(), "op": "examine"}, 60.0))
+
+    def ack(self, ids: Iterable[str]) -> None:
+        """Tell the device that the records with these ids are stored; it then forgets them."""
+        keys = [key for record_id in ids for key in self._spool_keys.pop(record_id, [])]
+        if keys:
+            answer = self._again(lambda: self._connection.ask({"id": self._next_id(), "op": "ack", "keys": keys}, 60.0))
+            self.hello["spool"] = answer["spool"]
+
+    def pending(self) -> list[dict[str, Any]]:
+        """Records that an earlier session measured and nobody acknowledged; store them, then ``ack``."""
+        known = {key for keys in self._spool_keys.values() for key in keys}
+        records = []
+        for key in self.hello["spool"]:
+            if key not in known:
+                request = {"op": "spooled", "key": key}
+                answer = self._again(
+                    lambda request=request: self._connection.ask({"id": self._next_id(), **request}, 60.0)
+                )
+                records.append(self._received(answer, self._again(self._exchange_clocks) if self._meter else ()))
+        return records
+
+    def clock(self) -> ClockMap:
+        """The device's clock against ``time.monotonic()`` here; call it at several moments to learn the drift."""
+
+        def ask() -> tuple[float, float]:
+            answer = self._connection.ask({"id": self._next_id(), "op": "clock"}, 30.0)
+            return answer["received_s"], answer["replied_s"]
+
+        self._exchanges.extend(self._again(lambda: compare_clocks(ask)))
+        return fit_clock(self._exchanges)
+
+    @property
+    def clock_exchanges(self) -> list[Exchange]:
+        """The exchanges of four time stamps behind ``clock()``."""
+        return list(self._exchanges)
+
+    def close(self, abandon: bool = False) -> None:
+        """Say goodbye; ``abandon`` ends a measurement in hand at its next window instead of finishing it."""
+        if self._meter is not None:
+            self._meter.close()
+        link, self._link = self._link, None
+        if link is not None:
+            link.close(abandon)
+        if self._transport is not None:
+            try:
+                for name in self._sent_models if link is not None else ():
+                    self._transport.remove(name)
+            except (DeviceError, OSError) as error:
+                sys.stderr.write(f"rig: models stay in the cache of {self.profile.name}: {error}\n")
+            self._transport.close()
+
+    @property
+    def _connection(self) -> AgentLink:
+        if self._link is None:
+            raise LinkLost(f"{self.profile.name}: not connected")
+        return self._link
+
+    def _host_meter(self) -> HostMeter | None:
+        """The meter wired to the host, where the profile has one (``rig.meters``)."""
+        if self._meter is None and self.profile.meter is not None:
+            if self.profile.simulated:
+                raise BadInputError(f"{self.profile.name} is simulated: no meter sees it", fix="remove its [meter]")
+            from rig.meters.host_meter import HostMeter
+
+            self._meter = HostMeter(self.profile.meter, secrets.token_hex(8))
+        return self._meter
+
+    def _exchange_clocks(self) -> list[Exchange]:
+        """The device's clock asked from the host's, on which a meter's samples are."""
+
+        def ask() -> tuple[float, float]:
+            answer = self._connection.ask({"id": self._next_id(), "op": "clock"}, 30.0)
+            return answer["received_s"], answer["replied_s"]
+
+        return compare_clocks(ask, now_s=now_s)
+
+    def _next_id(self) -> str:
+        self._requests += 1
+        return f"r{self._requests}"
+
+    def _received(self, answer: dict[str, Any], exchanges: Sequence[Exchange] = ()) -> dict[str, Any]:
+        record = answer["record"]
+        if record.get("external_source") and record["trace"] is None and record["trace_problem"] is None:
+            from rig.meters import host_meter
+
+            meter = self._host_meter()
+            record = host_meter.without_trace(record) if meter is None else meter.attach(record, exchanges)
+        self._note(device_problems(self.profile.name, answer))
+        record = with_sensor_knowledge(record, self.profile.name)
+        keys = self._spool_keys.setdefault(record["id"], [])
+        if answer["key"] not in keys:
+            keys.append(answer["key"])
+        return record
+
+    def _note(self, problems: Iterable[dict[str, str | None]]) -> None:
+        for problem in problems:
+            self._problems.setdefault(str(problem["message"]), problem)
+
+    def _again(self, action: Callable[[], T]) -> T:
+        """Do it, connecting first where there is no link, and again after a broken link, a bounded number of times."""
+        until_s: float | None = None
+        for attempt in range(RECONNECTS + 1):
+            try:
+                if self._link is None or not self._link.alive:
+                    self._reach(until_s or self._patience_s())
+                return action()
+            except (LinkLost, UnreachableError) as error:
+                self._drop_link()
+                until_s = until_s or self._patience_s()
+                too_late = isinstance(error, UnreachableError) and time.monotonic() >= until_s
+                if attempt == RECONNECTS or too_late:
+                    raise
+                time.sleep(RECONNECT_PAUSE_S * attempt)
+        raise AssertionError("unreachable")
+
+    def _patience_s(self) -> float:
+        """Until when a device that does not answer now is waited for; one that never answered is not."""
+        return time.monotonic() + (self._reboot_s if self.hello else 0.0)
+
+    def _reach(self, until_s: float) -> None:
+        """Connect; a device that answered before and does not now may be rebooting, and is waited for."""
+        told = False
+        while True:
+            try:
+                self._connect()
+                return
+            except (UnreachableError, LinkLost) as error:
+                self._drop_link()
+                left_s = until_s - time.monotonic()
+                if left_s <= 0.0:
+                    raise
+                if not told:
+                    sys.stderr.write(f"rig: {error.message}; waiting up to {left_s:.0f} s for it to come back\n")
+                told = True
+                time.sleep(RECONNECT_PAUSE_S)
+
+    def _drop_link(self) -> None:
+        """Let go of a broken link and of the connection under it, which may be half open: it would only cost time."""
+        link, self._link = self._link, None
+        if link is not None:
+            link.close(abandon=False)
+        if self._transport is not None:
+            self._transport.close()
+
+    def _when_free(self, action: Callable[[], dict[str, Any]], longest_s: float) -> dict[str, Any]:
+        """``_again``, waiting while it is this session's own former agent that still holds the device."""
+        deadline_s = time.monotonic() + longest_s
+        while True:
+            try:
+                return self._again(action)
+            except DeviceBusyError as error:
+                if self._holder not in error.message or time.monotonic() > deadline_s:
+                    raise
+                time.sleep(RECONNECT_PAUSE_S)
+
+    def _connect(self) -> None:
+        transport = self._transport
+        if transport is None:
+            raise BadInputError("the session was not entered", fix="use it in a with statement")
+        bundle = self._bundle or installed_bundle()
+        remote = transport.exists(bundle.remote_name) or transport.put(bundle.path, bundle.remote_name)
+        channel = transport.run([*self._interpreter(transport), "-I", remote, *self._arguments()])
+        self._link = AgentLink(channel, self.profile.name, self._heartbeat_s, self._lost_after_s)
+        self._link.shake_hands(bundle.sha256)
+        request = {"id": self._next_id(), "op": "hello", "sensors": list(self.profile.sensors)}
+        request["sensor_options"] = self.profile.sensor_options
+        self.hello = {**self._link.ask(request, 90.0), "agent": self._link.magic}
+        self._note(hello_problems(self.profile.name, self.hello))
+
+    def _interpreter(self, transport: Transport) -> list[str]:
+        # On this computer the interpreter that has the host's packages is this one, whatever the path says.
+        if isinstance(transport, LocalTransport) and self.profile.python == "python3":
+            return [sys.executable]
+        return [self.profile.python]
+
+    def _arguments(self) -> list[str]:
+        arguments = ["supervise", "--device", self.profile.name, "--holder", self._holder]
+        arguments += ["--heartbeat-s", str(self._heartbeat_s), "--lost-after-s", str(self._lost_after_s)]
+        if isinstance(self._transport, LocalTransport):
+            state = rig_home() / "agent" / self.profile.name
+            arguments += ["--state-dir", str(state)]
+            if self.profile.simulated:
+                # A simulated board disturbs nobody else's measurement: it is locked for this store alone.
+                arguments += ["--lock-path", str(state / "lock")]
+        return arguments
+
+    def _sent_subject(self, subject: Subject) -> dict[str, Any]:
+        if (subject.path is None) == (subject.kernels is None):
+            raise BadInputError(f"{subject.name}: give either a model file or a kernel list")
+        if subject.kernels is not None:
+            listed = [kernel.to_json() for kernel in subject.kernels]
+            return {"name": subject.name, "format": "kernels", "kernels": listed}
+        sent = {"name": subject.name, "format": "onnx", "path": self._send_model(Path(subject.path or ""))}
+        return {**sent, "shape": subject.shape} if subject.shape is not None else sent
+
+    def _send_model(self, path: Path) -> str:
+        transport = self._transport
+        if transport is None:
+            raise BadInputError("the session was not entered", fix="use it in a with statement")
+        try:
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        except OSError as error:
+            raise ModelError(
+                f"{path}: cannot be read: {error.strerror}", fix="give the path of an ONNX file"
+            ) from error
+        name = f"model-{digest}.onnx"
+        self._sent_models.add(name)
+        return transport.exists(name) or transport.put(path, name)
+
+
+def rig_home() -> Path:
+    """``$RIG_HOME``, or the platform's data folder for ``rig``."""
+    chosen = os.environ.get("RIG_HOME")
+    return Path(chosen).expanduser() if chosen else Path(platformdirs.user_data_dir("rig"))

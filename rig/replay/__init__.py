@@ -1,0 +1,1 @@
+"""A stored run read again: through today's analysis, and as a device that answers from its evidence."""

@@ -1,0 +1,1 @@
+"""A run folder as a report: HTML, PDF, or a PNG a figure."""

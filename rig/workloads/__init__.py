@@ -1,0 +1,1 @@
+"""What is measured: kernels on a grid, networks around them, and the ONNX files that hold them."""
