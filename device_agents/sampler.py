@@ -3,6 +3,13 @@
 tick        tick        tick        tick        ticks are at absolute times; a late reading does not move the next
 ──┼───────────┼───────────┼───────────┼──► time
   └ read      └─ read     missed      └ read    a tick whose successor has come too is not made up for, but counted
+                     ├─ not ready ─┤            a chip that has nothing new yet is waited for: a late reading costs
+                                                no other one
+
+Every sample has the time stamp of its own reading, so that a late one makes two stretches of the energy unequal and
+neither of them wrong. What a missed tick costs depends on the source: an energy counter loses nothing (the next
+reading holds it all), a chip that averages loses the conversions that nobody read, and energy goes over the gap by a
+straight line.
 """
 
 import gc
@@ -64,25 +71,23 @@ class Sampler(object):
     def open(self, request: Dict[str, Any]) -> Dict[str, Any]:
         """Open a sensor and start polling it; returns its description.
 
-        One that loses nothing between measurements (virtual time) stays open, and starts from its present.
+        One that loses nothing between measurements (virtual time) stays open, and starts from its present. Whatever
+        breaks on the way is an AgentError that names the source and what to do.
         """
         raw.start()
         wanted = [request["name"], request["options"]]
         if self._sensor is not None and self._opened == wanted and self._problem is None:
-            self._sensor.open()
-            description: Dict[str, Any] = self._sensor.describe()
+            sensor, self._sensor = self._sensor, None
+            description = _described(sensor, request["name"])
+            self._sensor = sensor
             return description
         self._close()
         sensor = make_sensor(request["name"], request["options"])
         state, reason, fix = sensor.probe()
         if state != "ok":
             raise AgentError("no-sensor", "power source %s: %s" % (request["name"], reason), fix)
-        try:
-            sensor.open()
-        except OSError as error:
-            raise AgentError("no-sensor", "power source %s cannot be opened: %s" % (request["name"], error)) from error
+        description = _described(sensor, request["name"])
         self._sensor, self._opened = sensor, wanted
-        description = sensor.describe()
         if not getattr(sensor, "polls_on_demand", False):
             gc.collect()  # none while sampling: main() turned the collector off
             self._period_s = 1.0 / description["rate_hz"]
@@ -94,13 +99,18 @@ class Sampler(object):
         if self._period_s is None or self._problem is not None:
             return None
         at_s = now_s()
-        if at_s >= self._next_s:
+        if at_s >= self._due_s():
             self._latest_s = max(self._latest_s, at_s - self._next_s)
             self._poll()
             behind = int((now_s() - self._next_s) / self._period_s)
             self._missed += behind
             self._next_s += (behind + 1) * self._period_s
-        return max(0.0, self._next_s - now_s())
+        return max(0.0, self._due_s() - now_s())
+
+    def _due_s(self) -> float:
+        """The next tick, or later where the source has nothing new before: a late reading does not cost the next."""
+        ready_s = getattr(self._sensor, "ready_s", 0.0)
+        return ready_s if ready_s > self._next_s else self._next_s
 
     def drain(self, request: Dict[str, Any]) -> Dict[str, Any]:
         """The oldest samples not fetched yet, and whether there are ``more``; ``problem`` once reading failed.
@@ -170,6 +180,23 @@ class Sampler(object):
             self._problem = "%s%s" % (error.message, "; " + error.fix if error.fix else "")
         if len(self._read_s) < 1000:
             self._read_s.append(now_s() - before_s)
+
+
+def _described(sensor: Any, name: str) -> Dict[str, Any]:
+    """Open a sensor and let it describe itself; one that breaks is closed, and named with what its probe then says."""
+    try:
+        sensor.open()
+        description: Dict[str, Any] = sensor.describe()
+        return description
+    except AgentError:
+        sensor.close()
+        raise
+    except (OSError, ValueError) as error:
+        sensor.close()
+        state, reason, fix = sensor.probe()
+        because = "" if state == "ok" else ": %s" % reason
+        message = "power source %s broke as it was opened: %s%s" % (name, error, because)
+        raise AgentError("no-sensor", message, fix or "look at it with rig doctor, then at its wiring") from error
 
 
 def main() -> None:

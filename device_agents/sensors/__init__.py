@@ -15,6 +15,7 @@ A sensor module offers ``Sensor(options)`` with
 - ``poll() -> list of (t_s, w)`` or ``(t_s, w, counter_j)``: every new sample, in order, on the sensor's own clock;
 - ``clock_exchange() -> (sent_s, received_s, replied_s, back_s)`` where that clock is not the device's own: the first
   and last on the runtime's clock, the middle two on the sensor's;
+- ``ready_s``: the time (``now_s``) before which nothing new can come, where that is known: it is not polled before;
 - ``polls_on_demand = True`` where nothing is lost by polling only when asked (virtual time).
 
 Reading fails by raising OSError or AgentError: a failed reading is never a number.

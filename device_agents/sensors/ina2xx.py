@@ -82,7 +82,7 @@ class Sensor(object):
                 "bad-request", "ina2xx: boundary is %r" % self._boundary, "one of %s" % ", ".join(sorted(_INCLUDES))
             )
         self._source: Any = None
-        self._ready_s = self._since_s = 0.0
+        self.ready_s = self._since_s = 0.0
 
     def probe(self) -> Tuple[str, str, str]:
         """Whether one chip is there and its power can be read now."""
@@ -132,7 +132,7 @@ class Sensor(object):
     def open(self) -> None:
         """Find the chip; its configuration is read and left as it is."""
         self.close()
-        self._source, self._ready_s, self._since_s = self._find(), 0.0, now_s()
+        self._source, self.ready_s, self._since_s = self._find(), 0.0, now_s()
 
     def poll(self) -> List[Tuple[float, float]]:
         """One sample (s, W); none before a new conversion.
@@ -140,7 +140,7 @@ class Sensor(object):
         OSError: no reading, or no conversion ended for a second; ValueError: not a number; AgentError: out of range.
         """
         source, before_s = self._source, now_s()
-        if before_s < self._ready_s:
+        if before_s < self.ready_s and not source.tells_ready:
             return []
         if not source.is_ready():
             if before_s - self._since_s > max(STALE_AT_LEAST_S, STALE_CYCLES * source.cycle_s):
@@ -148,8 +148,7 @@ class Sensor(object):
             return []
         watts = source.watts()
         after_s = self._since_s = now_s()
-        if not source.tells_ready:
-            self._ready_s = after_s + SLOWEST * source.cycle_s
+        self.ready_s = after_s + SLOWEST * source.cycle_s
         return [(0.5 * (before_s + after_s), watts)]
 
     def close(self) -> None:

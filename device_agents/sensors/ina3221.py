@@ -49,7 +49,7 @@ class Sensor(object):
         self._rails: List[_Channel] = []
         self._listed: List[str] = []
         self._left_out: List[str] = []
-        self._ready_s = 0.0
+        self.ready_s = 0.0
 
     def probe(self) -> Tuple[str, str, str]:
         """Whether the rail, or every rail of the sum, can be read now; channels left out are named in the reason."""
@@ -96,7 +96,7 @@ class Sensor(object):
         """Find the channels by address and label: hwmonN and iio:deviceN change from boot to boot."""
         self._listed = [channel.label for channel in self._channels()]
         self._rails, self._left_out = self._choose()
-        self._ready_s = 0.0
+        self.ready_s = 0.0
 
     def poll(self) -> List[Tuple[float, float]]:
         """One sample (s, W), stamped at the middle; none until every channel has converted since the last one.
@@ -105,11 +105,11 @@ class Sensor(object):
         flows backwards.
         """
         before_s = now_s()
-        if before_s < self._ready_s:
+        if before_s < self.ready_s:
             return []
         watts = sum(rail.watts() for rail in self._rails)
         after_s = now_s()
-        self._ready_s = after_s + SLOWEST * max(rail.cycle_s for rail in self._rails)
+        self.ready_s = after_s + SLOWEST * max(rail.cycle_s for rail in self._rails)
         return [(0.5 * (before_s + after_s), watts)]
 
     def close(self) -> None:

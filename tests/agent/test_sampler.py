@@ -15,7 +15,7 @@ import pytest
 
 from device_agents import sampler as sampler_module
 from device_agents.child import Child
-from device_agents.protocol import clock_domain
+from device_agents.protocol import AgentError, clock_domain
 from device_agents.sampler import MOST_SAMPLES, Sampler
 from device_agents.trace import LiveTrace
 
@@ -81,6 +81,102 @@ def test_a_tick_whose_successor_has_come_is_counted_as_missed(
     clock[0] += 0.0255
     opened.idle()
     assert opened.drain({})["latest_s"] == pytest.approx(0.0255, abs=1e-3)
+
+
+class Chip(SlowSensor):
+    """A chip that converts every 6.5 ms and tells when the next conversion can be read at the earliest."""
+
+    ready_s = 0.0
+
+    def poll(self) -> list[tuple[float, float]]:
+        if self.clock[0] < self.ready_s:
+            return []
+        samples = super().poll()
+        self.ready_s = self.clock[0] + 1.1 * 0.0065
+        return samples
+
+
+def test_a_late_reading_costs_no_other_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most of a period late, the chip has nothing new at the next tick: it is waited for, and every tick is served."""
+    clock = [100.0]
+    sensor = Chip(clock)
+    monkeypatch.setattr(sampler_module, "make_sensor", lambda name, options: sensor)
+    monkeypatch.setattr(sampler_module, "now_s", lambda: clock[0])
+    opened = Sampler()
+    opened.open({"name": "chip", "options": {}})
+    sensor.slow_s = [0.0005, 0.0005, 0.0005, 0.009, 0.0005]
+    run_until(opened, clock, 101.0)
+    answer = opened.drain({})
+    stamps = [sample[0] for sample in answer["samples"]]
+    assert answer["missed"] == 0
+    assert len(stamps) == 100
+    assert np.diff(stamps).max() < 0.02
+    assert stamps[-1] == pytest.approx(100.9905, abs=1e-3), "it has caught up with the ticks"
+
+
+@pytest.mark.parametrize(
+    ("method", "error", "words"),
+    [
+        ("describe", OSError(5, "Input/output error"), "Input/output error"),
+        ("describe", ValueError("in1_input holds 'x'"), "in1_input holds 'x'"),
+        ("open", OSError(121, "Remote I/O error"), "Remote I/O error"),
+    ],
+)
+def test_a_source_that_breaks_as_it_is_opened_is_named_with_the_fix(
+    monkeypatch: pytest.MonkeyPatch, method: str, error: Exception, words: str
+) -> None:
+    sensor = SlowSensor([100.0])
+    states = [("ok", "", ""), ("absent", "the chip does not answer", "i2cdetect -y 1")]
+    closed = []
+
+    def broken() -> None:
+        raise error
+
+    monkeypatch.setattr(sensor, method, broken)
+    monkeypatch.setattr(sensor, "probe", lambda: states.pop(0))
+    monkeypatch.setattr(sensor, "close", lambda: closed.append(True))
+    monkeypatch.setattr(sampler_module, "make_sensor", lambda name, options: sensor)
+    sampler = Sampler()
+    with pytest.raises(AgentError) as caught:
+        sampler.open({"name": "slow", "options": {}})
+    assert caught.value.code == "no-sensor"
+    assert "power source slow broke as it was opened" in caught.value.message
+    assert words in caught.value.message
+    assert "the chip does not answer" in caught.value.message
+    assert caught.value.fix == "i2cdetect -y 1"
+    assert closed == [True]
+    assert sampler.idle() is None, "nothing is polled"
+
+
+def test_a_source_that_breaks_and_then_looks_well_says_where_to_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    sensor = SlowSensor([100.0])
+
+    def broken() -> None:
+        raise OSError("gone")
+
+    monkeypatch.setattr(sensor, "describe", broken)
+    monkeypatch.setattr(sampler_module, "make_sensor", lambda name, options: sensor)
+    with pytest.raises(AgentError, match="gone") as caught:
+        Sampler().open({"name": "slow", "options": {}})
+    assert "rig doctor" in caught.value.fix
+
+
+def test_a_simulated_source_that_lost_its_board_is_named_too(tmp_path: Path) -> None:
+    """It stays open between measurements: opening it again is where it breaks."""
+    from device_agents.virtual_board.board import VirtualBoard
+    from device_agents.virtual_board.physics import BoardModel
+
+    path = tmp_path / "timeline.jsonl"
+    with path.open("w") as timeline:
+        VirtualBoard(BoardModel.load("pi4"), 0, timeline).idle(1.0)
+    asked = {"name": "virtual", "options": {"timeline": str(path)}}
+    sampler = Sampler()
+    sampler.open(asked)
+    path.unlink()
+    with pytest.raises(AgentError, match="has not been started"):
+        sampler.open(asked)
+    with pytest.raises(AgentError, match="has not been started"):
+        sampler.open(asked)
 
 
 def test_comparing_clocks_misses_nothing(sampling: tuple[Sampler, SlowSensor, list[float]]) -> None:
