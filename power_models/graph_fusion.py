@@ -1,23 +1,25 @@
 """From ONNX nodes to kernels: what is folded, fused, dropped, and what runs as a kernel of its own.
 
-Folded by both rule sets: batch normalization and constant per-channel scale and shift (Mul, Add, Sub, Div by a
+Folded by the rule sets here: batch normalization and constant per-channel scale and shift (Mul, Add, Sub, Div by a
 constant) into the convolution or fc before them; where none is before them, as in DenseNet, the whole run of them is
-one ``batch_norm`` kernel. ``x * sigmoid(x)`` and ``x * hard_sigmoid(x)`` are one activation (silu, hardswish).
+one ``batch_norm`` kernel. ``x * sigmoid(x)`` and ``x * hard_sigmoid(x)`` are one activation (silu, hardswish), and so
+is an exported gelu (``graph_patterns``). What another runtime does can be found by measurement (``fusion_rules``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 from typing import NamedTuple
 
 from device_agents.records import WEIGHTED_KINDS
+from power_models.graph_patterns import merge_gates, merge_gelu, merge_pads, merge_slices
 from power_models.kernel_builders import (
     ACTIVATIONS,
     BUILDERS,
     Kernel,
     activation_name,
     elementwise,
-    image_pads,
     require_channelwise,
 )
 from power_models.onnx_graph import Graph, Node, UnsupportedOperator, reader_counts
@@ -31,8 +33,11 @@ class FusionRules(NamedTuple):
     """What an engine does with a graph before any layout is chosen.
 
     ``keeps_views``: reshapes are executed. ``folds_affine``: kernel kinds into which batch normalization, scale and
-    shift are folded. ``activations``: of each kernel kind, the activations of which it takes one along.
-    ``fuses_pad``: convolutions and average pools do the zero padding before them.
+    shift are folded. ``activations``: of each kernel kind, the activations of which it takes one along; ``conv+add``
+    stands for a convolution that has taken an addition. ``fuses_pad``: convolutions and average pools do the zero
+    padding before them. ``adds``: kinds that take a following addition of two tensors along. ``merges_gates``: a
+    tensor times its own sigmoid is one kernel. ``merges_slices``: slices that share a tensor out are one split.
+    ``gelu_of_any_order``: an exported gelu is seen however its products are ordered.
     """
 
     name: str
@@ -40,6 +45,10 @@ class FusionRules(NamedTuple):
     folds_affine: frozenset[str]
     activations: Mapping[str, frozenset[str]]
     fuses_pad: bool
+    adds: frozenset[str] = frozenset()
+    merges_gates: bool = True
+    merges_slices: bool = False
+    gelu_of_any_order: bool = True
 
 
 _ANY_ACTIVATION = frozenset({*ACTIVATIONS.values(), "relu6"})
@@ -52,6 +61,19 @@ VIRTUAL = FusionRules(
     activations=dict.fromkeys((*WEIGHTED_KINDS, "add", "batch_norm"), _ANY_ACTIVATION),
     fuses_pad=False,
 )
+# Nothing at all is fused: what measured rules start from where a runtime is unknown.
+BARE = FusionRules("bare", False, frozenset(), {}, fuses_pad=False, merges_gates=False)
+# As the published kernel lists of the boards' public measurements have it: the activation in the kernel before it.
+TFLITE = VIRTUAL._replace(name="tflite")
+# Convolution, scale, addition and activation are one kernel. Source: TensorRT's developer guide, "Layer fusion".
+TENSORRT = FusionRules(
+    "tensorrt",
+    keeps_views=False,
+    folds_affine=frozenset({*WEIGHTED_KINDS, "batch_norm"}),
+    activations=dict.fromkeys((*WEIGHTED_KINDS, "conv+add", "depthwise+add", "add", "batch_norm"), _ANY_ACTIVATION),
+    fuses_pad=True,
+    adds=frozenset({"conv", "depthwise"}),
+)
 ONNXRUNTIME = FusionRules(
     "onnxruntime",
     keeps_views=True,
@@ -62,6 +84,8 @@ ONNXRUNTIME = FusionRules(
         "fc": frozenset({"relu", "leaky_relu", "sigmoid", "tanh", "hardsigmoid", "elu", "selu", "softplus"}),
     },
     fuses_pad=True,
+    merges_slices=True,
+    gelu_of_any_order=False,
 )
 
 
@@ -71,20 +95,24 @@ class Lowering:
     def __init__(self, graph: Graph, rules: FusionRules) -> None:
         self.graph = graph
         self.rules = rules
-        self.kernels: list[Kernel] = []
+        self._kernels: list[Kernel | None] = []  # None: gone to where its addition was
         self.source: dict[str, str] = {}  # tensor name → the tensor it is a view of
         self.producer: dict[str, int] = {}
         self.uses = reader_counts(graph)
 
     def run(self) -> list[Kernel]:
         """The kernels in execution order."""
-        swallowed = self._merge_gated_activations()
+        swallowed = merge_gelu(self.graph, self.uses, self.rules.gelu_of_any_order)
+        if self.rules.merges_gates:
+            swallowed |= merge_gates(self.graph, self.uses)
         if self.rules.fuses_pad:
-            swallowed |= self._merge_pads()
+            swallowed |= merge_pads(self.graph, self.uses)
+        if self.rules.merges_slices:
+            swallowed |= merge_slices(self.graph, self.uses)
         for node in self.graph.nodes:
             if id(node) not in swallowed:
                 self._lower(node)
-        return self.kernels
+        return [kernel for kernel in self._kernels if kernel is not None]
 
     def _lower(self, node: Node) -> None:
         live = self.graph.live_inputs(node)
@@ -95,7 +123,9 @@ class Lowering:
         elif node.op in ACTIVATIONS:
             self._activation(node, live[0])
         elif node.op in BUILDERS:
-            self._emit(BUILDERS[node.op](self.graph, node), node)
+            kernel = BUILDERS[node.op](self.graph, node)
+            if not self._taken_along(kernel, node):
+                self._emit(kernel, node)
         else:
             quantized = node.op in ("QuantizeLinear", "DequantizeLinear")
             why = "quantized (QDQ) graphs are not read yet" if quantized else "no fusion rule is known for it"
@@ -122,30 +152,35 @@ class Lowering:
 
     def _emit(self, kernel: Kernel, node: Node) -> None:
         kernel.reads = [self.resolve(name) for name in kernel.reads]
-        self.kernels.append(kernel)
+        self._kernels.append(kernel)
         for name in node.outputs:
-            self.producer[name] = len(self.kernels) - 1
+            self.producer[name] = len(self._kernels) - 1
 
-    def _absorber(self, name: str) -> int | None:
-        """Index of the kernel that writes ``name`` if nothing else reads what it wrote."""
+    def _absorber(self, name: str) -> tuple[int, Kernel] | None:
+        """The kernel that writes ``name``, with its index, if nothing else reads what it wrote."""
         base = self.resolve(name)
-        return self.producer.get(base) if self.uses[base] == 1 else None
+        index = self.producer.get(base) if self.uses[base] == 1 else None
+        kernel = None if index is None else self._kernels[index]
+        return None if index is None or kernel is None else (index, kernel)
 
-    def _absorb(self, index: int, node: Node) -> None:
+    def _absorb(self, index: int, kernel: Kernel, node: Node) -> None:
         """Let kernel ``index`` write what ``node`` wrote."""
-        self.kernels[index].writes = [node.outputs[0]]
+        kernel.writes = [node.outputs[0]]
         self.producer[node.outputs[0]] = index
 
     def _affine(self, node: Node, name: str) -> None:
         require_channelwise(self.graph, node, name)
-        index = self._absorber(name)
-        if index is not None and self._folds(self.kernels[index], node):
-            self._absorb(index, node)
+        found = self._absorber(name)
+        if found is not None and self._folds(found[1], node):
+            self._absorb(*found, node)
             return
         kind = "batch_norm"
         if node.op != "BatchNormalization" and "batch_norm" not in self.rules.folds_affine:
             kind = "mul" if node.op in ("Mul", "Div") else "add"
-        self._emit(elementwise(kind, self.graph, node, [name]), node)
+        kernel = elementwise(kind, self.graph, node, [name])
+        constants = [prod(self.graph.tensors[other].shape) for other in node.inputs if other != name]
+        kernel.blockable = node.op == "Mul" and len(kernel.in_shape) == 4 and constants == [kernel.in_shape[1]]
+        self._emit(kernel, node)
 
     def _folds(self, kernel: Kernel, node: Node) -> bool:
         if kernel.fused:
@@ -155,49 +190,32 @@ class Lowering:
 
     def _activation(self, node: Node, name: str) -> None:
         function = activation_name(self.graph, node)
-        index = self._absorber(name)
-        if index is not None:
-            kernel = self.kernels[index]
-            if function in self.rules.activations.get(kernel.kind, ()) and not kernel.fused:
+        found = self._absorber(name)
+        if found is not None:
+            kernel = found[1]
+            state = "+".join([kernel.kind, *kernel.fused])  # conv, conv+add; conv+relu takes nothing more
+            if function in self.rules.activations.get(state, ()):
                 kernel.fused.append(function)
-                self._absorb(index, node)
+                self._absorb(*found, node)
                 return
         kernel = elementwise("activation", self.graph, node, [name])
         kernel.fused.append(function)
         self._emit(kernel, node)
 
-    def _merge_gated_activations(self) -> set[int]:
-        """Rewrite x * sigmoid(x) and x * hard_sigmoid(x) into one node; returns the ids of the nodes swallowed."""
-        gates = {n.outputs[0]: n for n in self.graph.nodes if n.op in ("Sigmoid", "HardSigmoid")}
-        swallowed: set[int] = set()
-        for node in self.graph.nodes:
-            if node.op != "Mul" or len(self.graph.live_inputs(node)) != 2:
+    def _taken_along(self, kernel: Kernel, node: Node) -> bool:
+        """Let a kernel do the addition behind it, where the rules allow it and where that stands: its operand exists."""
+        if kernel.kind != "add" or len(kernel.reads) != 2 or kernel.inputs != 2:
+            return False
+        for name, other in (kernel.reads, kernel.reads[::-1]):
+            found = self._absorber(name)
+            if found is None or found[1].fused or found[1].kind not in self.rules.adds:
                 continue
-            for gate_name, other in (node.inputs, node.inputs[::-1]):
-                gate = gates.get(gate_name)
-                if gate is None or gate.inputs[0] != other or self.uses[gate_name] != 1:
-                    continue
-                swallowed.add(id(gate))
-                node.op = "Swish" if gate.op == "Sigmoid" else "HardSwish"
-                node.inputs = [other]
-                self.uses[other] -= 1
-                break
-        return swallowed
-
-    def _merge_pads(self) -> set[int]:
-        """Let convolutions and average pools do the zero padding before them; returns the ids of the pads swallowed."""
-        readers = {name: node for node in self.graph.nodes for name in node.inputs[:1]}
-        swallowed: set[int] = set()
-        for node in self.graph.nodes:
-            reader = readers.get(node.outputs[0])
-            if node.op != "Pad" or reader is None or self.uses[node.outputs[0]] != 1:
-                continue
-            pads = image_pads(self.graph, node)
-            counts = reader.op == "Conv" or (reader.op == "AveragePool" and reader.attributes.get("count_include_pad"))
-            if pads is None or not counts or reader.attributes.get("auto_pad", b"NOTSET") != b"NOTSET":
-                continue
-            own = reader.attributes.get("pads") or [0, 0, 0, 0]
-            reader.attributes["pads"] = [a + b for a, b in zip(own, pads, strict=True)]
-            reader.inputs = [node.inputs[0], *reader.inputs[1:]]
-            swallowed.add(id(node))
-        return swallowed
+            index, source = found
+            self._kernels[index] = None
+            source.reads.append(self.resolve(other))
+            source.fused.append("add")
+            source.writes = [node.outputs[0]]
+            self._kernels.append(source)
+            self.producer[node.outputs[0]] = len(self._kernels) - 1
+            return True
+        return False

@@ -16,7 +16,7 @@ from power_models.onnx_shapes import Shape, window
 ACTIVATIONS = {
     "Relu": "relu", "LeakyRelu": "leaky_relu", "PRelu": "prelu", "Sigmoid": "sigmoid", "HardSigmoid": "hardsigmoid",
     "HardSwish": "hardswish", "Tanh": "tanh", "Elu": "elu", "Selu": "selu", "Softplus": "softplus", "Gelu": "gelu",
-    "Swish": "silu", "Mish": "mish", "Clip": "clip",
+    "Swish": "silu", "Mish": "mish", "Clip": "clip", "Erf": "erf",
 }  # fmt: skip
 
 
@@ -36,6 +36,7 @@ class Kernel:
     fused: list[str] = field(default_factory=list)
     details: dict[str, Any] = field(default_factory=dict)
     inputs: int = 1
+    blockable: bool = False  # of a resize or a scale: whether ONNX Runtime has it for blocked channels
 
     def spec(self) -> KernelSpec:
         """The record that is measured and priced."""
@@ -134,13 +135,47 @@ def _global_pool(graph: Graph, node: Node) -> Kernel:
     return kernel
 
 
-def _reduce_mean(graph: Graph, node: Node) -> Kernel:
+def _reduce(graph: Graph, node: Node) -> Kernel:
+    """The mean over height and width of an image is a global pool; any other reduction a kernel of its own kind."""
     shape = graph.tensors[node.inputs[0]].shape
     axes = node.attributes.get("axes")
     axes = graph.constant(node, 1) if axes is None else axes
-    if axes is None or len(shape) != 4 or sorted(int(a) % 4 for a in axes) != [2, 3]:
-        raise UnsupportedOperator("ReduceMean", node.name, "only the mean over height and width of an image is known")
-    return _global_pool(graph, node)
+    image = len(shape) == 4 and axes is not None and sorted(int(a) % 4 for a in axes) == [2, 3]
+    if image and node.op == "ReduceMean":
+        return _global_pool(graph, node)
+    return elementwise("reduce", graph, node, node.inputs[:1])
+
+
+# How many neighbours a side an output of a Resize is made of.
+TAPS = {b"nearest": 1, b"linear": 2, b"cubic": 4}
+
+
+def _resize(graph: Graph, node: Node) -> Kernel:
+    """An image at another size; the window is that of the interpolation (1, 2 or 4 a side)."""
+    kernel = elementwise("resize", graph, node, node.inputs[:1])
+    mode = node.attributes.get("mode", b"nearest")
+    if len(kernel.in_shape) != 4 or mode not in TAPS:
+        raise UnsupportedOperator(node.op, node.name, f"mode {mode.decode()!r} of a {len(kernel.in_shape)}-d tensor")
+    kernel.details = {"kernel_h": TAPS[mode], "kernel_w": TAPS[mode]}
+    kernel.blockable = _blockable(node, mode, kernel)
+    return kernel
+
+
+def _blockable(node: Node, mode: bytes, kernel: Kernel) -> bool:
+    """Whole factors, and the coordinates that ONNX Runtime's blocked upsampling knows."""
+    whole = all(out % size == 0 for size, out in zip(kernel.in_shape[2:], kernel.out_shape[2:], strict=True))
+    coordinates = node.attributes.get("coordinate_transformation_mode", b"half_pixel")
+    if mode == b"nearest":
+        floors = node.attributes.get("nearest_mode", b"round_prefer_floor") == b"floor"
+        return whole and node.op == "Resize" and floors and coordinates == b"asymmetric"
+    return whole and mode == b"linear" and coordinates in (b"half_pixel", b"asymmetric", b"align_corners")
+
+
+def _gather(graph: Graph, node: Node) -> Kernel:
+    """Chosen channels or positions, copied; the indices must stand in the file."""
+    if not graph.tensors[node.inputs[1]].constant:
+        raise UnsupportedOperator(node.op, node.name, "its indices are computed by the network")
+    return elementwise("gather", graph, node, node.inputs[:1])
 
 
 def _gemm(graph: Graph, node: Node) -> Kernel:
@@ -216,7 +251,14 @@ BUILDERS: dict[str, Callable[[Graph, Node], Kernel]] = {
     "AveragePool": _pool,
     "GlobalAveragePool": _global_pool,
     "GlobalMaxPool": _global_pool,
-    "ReduceMean": _reduce_mean,
+    "ReduceMean": _reduce,
+    "ReduceSum": _reduce,
+    "ReduceMax": _reduce,
+    "Resize": _resize,
+    "Upsample": _resize,
+    "Gather": _gather,
+    "DepthToSpace": _one_input("transpose"),
+    "SpaceToDepth": _one_input("transpose"),
     "Gemm": _gemm,
     "MatMul": _gemm,
     "Add": _binary("add"),
@@ -226,6 +268,7 @@ BUILDERS: dict[str, Callable[[Graph, Node], Kernel]] = {
     "Div": _binary("mul"),
     "Concat": _concat,
     "Softmax": _one_input("softmax"),
+    "LogSoftmax": _one_input("softmax"),
     "LRN": _lrn,
     "Transpose": _one_input("transpose"),
     "Slice": _one_input("slice"),

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import onnx
 
 from device_agents.records import KernelSpec
-from power_models.graph_fusion import ONNXRUNTIME, VIRTUAL, Lowering
+from power_models.graph_fusion import ONNXRUNTIME, TENSORRT, TFLITE, VIRTUAL, FusionRules, Lowering
 from power_models.kernel_builders import Kernel
 from power_models.nchwc_layout import AVX512_BLOCK, onnxruntime_layout
 from power_models.onnx_graph import DynamicShape, InvalidModel, UnsupportedOperator, read_graph
@@ -18,6 +18,7 @@ from power_models.optimized_graph import optimized_kernels
 __all__ = [
     "RULES",
     "DynamicShape",
+    "FusionRules",
     "InvalidModel",
     "KernelNode",
     "UnsupportedOperator",
@@ -25,7 +26,7 @@ __all__ = [
     "kernel_graph",
 ]
 
-RULES = ("virtual", "onnxruntime")
+RULES: Mapping[str, FusionRules] = {rules.name: rules for rules in (VIRTUAL, ONNXRUNTIME, TFLITE, TENSORRT)}
 
 
 class KernelNode(NamedTuple):
@@ -44,24 +45,25 @@ class KernelNode(NamedTuple):
 
 def kernel_graph(
     model: onnx.ModelProto | str | Path,
-    rules: str = "virtual",
+    rules: str | FusionRules = "virtual",
     shape: Sequence[int] | None = None,
     block: int = AVX512_BLOCK,
 ) -> list[KernelNode]:
-    """The kernels of ``model`` in execution order, fused as ``rules`` ("virtual" or "onnxruntime") say.
+    """The kernels of ``model`` in execution order, fused as ``rules`` say: the name of a runtime in RULES, or its own.
 
     ``shape``: of the first network input, where the file leaves dimensions open. ``block``: channels in a block of
-    ONNX Runtime's NCHWc layout (16 with AVX-512, 8 with AVX2 and on Arm, 0: the layout is not used). Raises
-    InvalidModel (no ONNX file), DynamicShape (open dimensions), UnsupportedOperator (an operator without a rule:
-    nothing is skipped), all of them ValueErrors.
+    ONNX Runtime's NCHWc layout (16 with AVX-512, 8 with AVX2 and on Arm, 0: the layout is not used); other rules have
+    no layout. Raises InvalidModel (no ONNX file), DynamicShape (open dimensions), UnsupportedOperator (an operator
+    without a rule: nothing is skipped), all of them ValueErrors.
     """
-    if rules not in RULES:
-        raise ValueError(f"unknown kernel rules {rules!r}; known: {', '.join(RULES)}")
+    if isinstance(rules, str):
+        if rules not in RULES:
+            raise ValueError(f"unknown kernel rules {rules!r}; known: {', '.join(RULES)}")
+        rules = RULES[rules]
     graph = read_graph(model, shape)
-    if rules == "virtual":
-        kernels = Lowering(graph, VIRTUAL).run()
-    else:
-        kernels = onnxruntime_layout(Lowering(graph, ONNXRUNTIME).run(), graph.outputs, block)
+    kernels = Lowering(graph, rules).run()
+    if rules.name == ONNXRUNTIME.name:
+        kernels = onnxruntime_layout(kernels, graph.outputs, block)
     return kernel_nodes(kernels, graph.inputs)
 
 

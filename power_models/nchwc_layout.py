@@ -16,9 +16,10 @@ AVX512_BLOCK = 16
 GLOBAL_POOLS = ("GlobalAveragePool", "GlobalMaxPool")
 ALIGNMENT = 4  # the reorder of an input wants the channel count to be a multiple of this
 
-# Element-wise kernels that run on blocked tensors as they are; of these, all but silu are taken along by a blocked
-# convolution with a fused addition. A hardswish is taken along by any blocked convolution.
-BLOCKED_ACTIVATIONS = {"relu", "sigmoid", "tanh", "hardsigmoid", "silu"}
+# Element-wise kernels that run on blocked tensors as they are; of these, all but the last two are taken along by a
+# blocked convolution with a fused addition. A hardswish is taken along by any blocked convolution.
+BLOCKED_ACTIVATIONS = {"relu", "sigmoid", "tanh", "hardsigmoid", "silu", "gelu"}
+NEVER_FUSED = {"silu", "gelu"}
 # What a convolution in NCHW with a fused addition takes along.
 PLAIN_ACTIVATIONS = {"relu", "relu6", "clip", "leaky_relu", "sigmoid", "tanh", "hardsigmoid"}
 
@@ -146,12 +147,16 @@ class _Layout:
                 self._join(kernel)
         elif kernel.kind == "mul" and len(kernel.reads) > 1 and self._same_shapes(kernel):
             self._join(kernel)
-        elif kernel.kind == "batch_norm" or (kernel.kind == "mul" and len(kernel.reads) == 1):
+        elif kernel.kind == "batch_norm" or (kernel.kind == "mul" and len(kernel.reads) == 1 and kernel.blockable):
             self._as_convolution(kernel)
-        elif kernel.op in (*GLOBAL_POOLS, "Concat") and self._aligned(kernel):
+        elif (kernel.op in (*GLOBAL_POOLS, "Concat") and self._aligned(kernel)) or self._upsampling(kernel):
             self._join(kernel)
         else:
             self.kernels.append(kernel)
+
+    @staticmethod
+    def _upsampling(kernel: Kernel) -> bool:
+        return kernel.kind == "resize" and kernel.blockable
 
     def _same_shapes(self, kernel: Kernel) -> bool:
         return kernel.inputs == len(kernel.reads) and len(kernel.reads) > 1
@@ -186,7 +191,7 @@ class _Layout:
     def _fuse_activation(self, kernel: Kernel) -> bool:
         source = self.blocked[kernel.reads[0]]
         activated = set(source.writer.fused) - {"add"}
-        fusable = kernel.fused[0] != "silu" and source.writer.kind in ("conv", "depthwise")
+        fusable = kernel.fused[0] not in NEVER_FUSED and source.writer.kind in ("conv", "depthwise")
         if source.readers != 1 or not fusable or activated:
             return False
         self._absorb(source, kernel, kernel.fused[0])

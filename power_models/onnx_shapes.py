@@ -19,7 +19,7 @@ Shape = tuple[int, ...]
 ELEMENTWISE = {
     "Relu", "Clip", "LeakyRelu", "PRelu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Elu", "Selu", "Softplus",
     "Gelu", "Swish", "Mish", "Softmax", "LogSoftmax", "Dropout", "Identity", "BatchNormalization", "LRN", "Cast",
-    "QuantizeLinear", "DequantizeLinear",
+    "QuantizeLinear", "DequantizeLinear", "Erf",
 }  # fmt: skip
 BROADCAST = {"Add", "Sum", "Mul", "Sub", "Div"}
 # Nodes of constants whose result still is the weight they were given, seen from another side.
@@ -308,6 +308,38 @@ def _pad(graph: Graph, node: Node, shape: Shape) -> list[Shape]:
     return [tuple(result)]
 
 
+def _resize(graph: Graph, node: Node, shape: Shape) -> list[Shape]:
+    """By sizes or by scales, of all axes or (opset 18) of those in ``axes``; Upsample has its scales second."""
+    scales = graph.constant(node, 1 if node.op == "Upsample" or len(node.inputs) == 2 else 2)
+    sizes = graph.constant(node, 3)
+    given = node.attributes.get("scales") if scales is None or not np.size(scales) else scales
+    axes = [int(a) % len(shape) for a in node.attributes.get("axes") or range(len(shape))]
+    result = list(shape)
+    for i, axis in enumerate(axes):
+        if sizes is not None and np.size(sizes):
+            result[axis] = int(sizes[i])
+        elif given is not None:
+            result[axis] = floor(shape[axis] * float(given[i]))
+        else:
+            raise InvalidModel(f"node {node.name!r} ({node.op}): neither sizes nor scales are known from the file")
+    return [tuple(result)]
+
+
+def _gather(graph: Graph, node: Node, shape: Shape) -> list[Shape]:
+    axis = node.attributes.get("axis", 0) % len(shape)
+    return [(*shape[:axis], *graph.tensors[node.inputs[1]].shape, *shape[axis + 1 :])]
+
+
+def _depth_to_space(graph: Graph, node: Node, shape: Shape) -> list[Shape]:
+    block = node.attributes["blocksize"]
+    return [(shape[0], shape[1] // block**2, shape[2] * block, shape[3] * block)]
+
+
+def _space_to_depth(graph: Graph, node: Node, shape: Shape) -> list[Shape]:
+    block = node.attributes["blocksize"]
+    return [(shape[0], shape[1] * block**2, shape[2] // block, shape[3] // block)]
+
+
 _RULES: dict[str, Callable[[Graph, Node, Shape], list[Shape]]] = {
     "Conv": _conv,
     "MaxPool": _pool,
@@ -315,6 +347,13 @@ _RULES: dict[str, Callable[[Graph, Node, Shape], list[Shape]]] = {
     "GlobalAveragePool": lambda graph, node, shape: [(*shape[:2], *(1 for _ in shape[2:]))],
     "GlobalMaxPool": lambda graph, node, shape: [(*shape[:2], *(1 for _ in shape[2:]))],
     "ReduceMean": _reduced,
+    "ReduceSum": _reduced,
+    "ReduceMax": _reduced,
+    "Resize": _resize,
+    "Upsample": _resize,
+    "Gather": _gather,
+    "DepthToSpace": _depth_to_space,
+    "SpaceToDepth": _space_to_depth,
     "Concat": _concat,
     "Reshape": _reshape,
     "Flatten": _flatten,

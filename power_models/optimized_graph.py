@@ -20,7 +20,7 @@ from power_models.onnx_shapes import output_shapes
 NCHWC = "com.microsoft.nchwc"
 CONTRIB = "com.microsoft"
 REORDERS = {"ReorderInput": "reorder_in", "ReorderOutput": "reorder_out"}
-RENAMED = {"FusedConv": "Conv", "FusedGemm": "Gemm", "QuickGelu": "Swish"}
+RENAMED = {"FusedConv": "Conv", "FusedGemm": "Gemm", "QuickGelu": "Swish", "Gelu": "Gelu", "FastGelu": "Gelu"}
 # What leaves the channel count alone: the logical count on one side holds on the other.
 SAME_CHANNELS = {
     *ACTIVATIONS,

@@ -19,6 +19,8 @@ PASSES = {
     "reduce": 1.0,
     "concat": 1.0,
     "slice": 1.0,
+    "gather": 1.0,
+    "resize": 1.0,
     "pad": 1.0,
     "batch_norm": 2.0,
     "reorder_in": 1.5,
@@ -46,6 +48,9 @@ ACTIVATION_PASSES = {
     "swish": 13.0,
     "silu": 13.0,
     "elu": 12.0,
+    "selu": 12.0,
+    "erf": 12.0,
+    "softplus": 13.0,
     "gelu": 16.0,
     "mish": 20.0,
 }
@@ -188,7 +193,7 @@ def _elementwise(spec: KernelSpec, counts: Dict[str, float]) -> None:
         counts.update(activation_bytes=0.0, map_bytes=1.0)
         return
     elements = float(outputs)
-    if spec.kind in ("max_pool", "avg_pool"):
+    if spec.kind in ("max_pool", "avg_pool", "resize"):
         elements = float(outputs * spec.kernel_h * spec.kernel_w)
     elif spec.kind in ("global_avg_pool", "reduce"):
         elements = float(inputs)

@@ -19,6 +19,7 @@ MAX_ELEMENTS = 3_300_000  # 64 channels of 224 x 224 and a little more
 MAX_MACS = 2_000_000_000  # the largest layer of a VGG at 224 x 224 has 1.85 billion
 MAX_WEIGHT_BYTES = 420_000_000  # its first fully connected layer: 25088 x 4096 floats
 MIN_ELEMENTS = 64
+MAX_SIDE = 224
 TYPICAL_SIZES = (1, 2, 3, 4, 7, 8, 14, 16, 28, 32, 56, 64, 112, 128, 224)
 
 Point = Sequence[float]
@@ -309,9 +310,39 @@ def _pad(u: Point, dtype: str) -> KernelSpec | None:
     return _plain("pad", side, _channels(u[1], side, u[3]), dtype, out_height=grown, out_width=grown)
 
 
+def _gather(u: Point, dtype: str) -> KernelSpec | None:
+    """Some of the channels, chosen by indices: as many, a half or a quarter."""
+    side = _size(u[0])
+    channels = _channels(u[1], side, u[3])
+    share = int(choose(u[4], ((0.4, 1), (0.4, 2), (0.2, 4))))  # type: ignore[call-overload]
+    spec = _plain("gather", side, channels, dtype)
+    return None if spec is None or channels < 4 else spec._replace(out_channels=channels // share)
+
+
+def _reduce(u: Point, dtype: str) -> KernelSpec | None:
+    """The mean over the channels of an image."""
+    side = _size(u[0])
+    spec = _plain("reduce", side, _channels(u[1], side, u[3]), dtype)
+    return None if spec is None else spec._replace(out_channels=1)
+
+
+def _resize(u: Point, dtype: str) -> KernelSpec | None:
+    """Upsampling by 2 or 4, by the nearest pixel or between two a side."""
+    side = min(_size(u[0]), MAX_SIDE // 2)
+    factor = int(choose(u[4], ((0.8, 2), (0.2, 4))))  # type: ignore[call-overload]
+    taps = 1 if u[5] < 0.5 else 2
+    most = max(2, MAX_ELEMENTS // (side * factor) ** 2)
+    channels = min(_channels(u[1], side, u[3]), most)
+    fields = {"out_height": side * factor, "out_width": side * factor, "kernel_h": taps, "kernel_w": taps}
+    return _plain("resize", side, channels, dtype, **fields)
+
+
 _LARGE = ((0.45, (5, 1)), (0.2, (5, 2)), (0.2, (7, 1)), (0.1, (7, 2)), (0.05, (11, 1)))
 _RELU_OR_NOT = ((0.65, "relu"), (0.35, ""))
-_ACTIVATION = ((0.4, "relu"), (0.15, "relu6"), (0.2, "hardswish"), (0.1, "sigmoid"), (0.15, "hardsigmoid"))
+_ACTIVATION = (
+    (0.28, "relu"), (0.12, "relu6"), (0.14, "hardswish"), (0.12, "sigmoid"), (0.1, "hardsigmoid"), (0.12, "silu"),
+    (0.05, "gelu"), (0.03, "tanh"), (0.02, "leaky_relu"), (0.02, "erf"),
+)  # fmt: skip
 
 FAMILIES = (
     Family("conv_designed", "conv", 0.14, _designed),
@@ -337,4 +368,7 @@ FAMILIES = (
     Family("softmax", "softmax", 0.015, _softmax),
     Family("slice", "slice", 0.01, _slice),
     Family("pad", "pad", 0.01, _pad),
+    Family("gather", "gather", 0.006, _gather),
+    Family("reduce", "reduce", 0.006, _reduce),
+    Family("resize", "resize", 0.01, _resize),
 )  # fmt: skip

@@ -30,7 +30,10 @@ from rig.errors import BadInputError
 from rig.workloads.onnx_builder import NetworkBuilder
 
 CHAINED = ("activation", "add", "batch_norm", "lrn", "mul", "softmax")
-SEPARATE = ("avg_pool", "concat", "global_avg_pool", "max_pool", "pad", "slice", "transpose", "view")
+SEPARATE = (
+    "avg_pool", "concat", "gather", "global_avg_pool", "max_pool", "pad", "reduce", "resize", "slice", "transpose",
+    "view",
+)  # fmt: skip
 KINDS = tuple(sorted((*WEIGHTED_KINDS, *CHAINED, *SEPARATE)))
 # Kinds that the runtime fuses an activation into; elsewhere it is a kernel of its own.
 FUSED_ACTIVATIONS: dict[str, tuple[str, ...]] = {
@@ -246,6 +249,13 @@ def _weightless(network: NetworkBuilder, spec: KernelSpec, index: int) -> str:
         return network.node("GlobalAveragePool", x)
     if spec.kind == "view":
         return network.node("Flatten", x, axis=1)
+    if spec.kind == "reduce":
+        return network.node("ReduceMean", x, axes=[1], keepdims=1)
+    if spec.kind == "resize":
+        return _resized_image(network, spec, x)
+    if spec.kind == "gather":
+        chosen = np.arange(spec.in_channels, dtype=np.int64)[:: spec.in_channels // spec.out_channels]
+        return network.node("Gather", x, network.constant(chosen[: spec.out_channels]), axis=1)
     if spec.kind == "pad":
         below, right = spec.out_height - spec.in_height, spec.out_width - spec.in_width
         pads = np.array([0, 0, below // 2, right // 2, 0, 0, below - below // 2, right - right // 2], np.int64)
@@ -253,6 +263,14 @@ def _weightless(network: NetworkBuilder, spec: KernelSpec, index: int) -> str:
     starts, ends = np.zeros(3, np.int64), np.array([spec.out_channels, spec.out_height, spec.out_width], np.int64)
     axes = np.array([1, 2, 3], np.int64)
     return network.node("Slice", x, *(network.constant(values) for values in (starts, ends, axes)))
+
+
+def _resized_image(network: NetworkBuilder, spec: KernelSpec, x: str) -> str:
+    """Upsampling as torch exports it: nearest from the corner, linear about half pixels."""
+    scales = np.array([1, 1, spec.out_height / spec.in_height, spec.out_width / spec.in_width], np.float32)
+    mode = {1: "nearest", 2: "linear", 4: "cubic"}[spec.kernel_h]
+    how = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"} if mode == "nearest" else {}
+    return network.node("Resize", x, "", network.constant(scales), mode=mode, **how)
 
 
 def _shuffle(network: NetworkBuilder, spec: KernelSpec) -> str:

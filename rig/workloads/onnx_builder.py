@@ -87,8 +87,12 @@ class NetworkBuilder:
             return self.node("Clip", x, self.constant(np.float32(0.0)), self.constant(np.float32(top)))
         if name == "silu":
             return self.node("Mul", x, self.node("Sigmoid", x))
+        if name == "gelu":  # opset 17 has no operator for it: as torch's exporter writes it
+            scaled = self.node("Div", x, self.constant(np.float32(np.sqrt(2.0))))
+            shifted = self.node("Add", self.node("Erf", scaled), self.constant(np.float32(1.0)))
+            return self.node("Mul", self.node("Mul", x, shifted), self.constant(np.float32(0.5)))
         if name not in _OPERATORS:
-            known = sorted([*_OPERATORS, "relu6", "clip", "silu"])
+            known = sorted([*_OPERATORS, "relu6", "clip", "silu", "gelu"])
             raise ValueError(f"no ONNX operator for the activation {name!r}; known: {', '.join(known)}")
         operator, attributes = _OPERATORS[name]
         return self.node(operator, x, **attributes)
@@ -116,4 +120,5 @@ _OPERATORS: dict[str, tuple[str, dict[str, float]]] = {
     "elu": ("Elu", {}),
     "selu": ("Selu", {}),
     "softplus": ("Softplus", {}),
+    "erf": ("Erf", {}),
 }

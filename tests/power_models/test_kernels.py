@@ -200,8 +200,8 @@ def test_unsorted_graph_is_refused():
 
 
 def test_unknown_rules():
-    with pytest.raises(ValueError, match="known: virtual, onnxruntime"):
-        kernel_graph(LIGHT / "light_squeezenet.onnx", rules="tensorrt")
+    with pytest.raises(ValueError, match="known: virtual, onnxruntime, tflite, tensorrt"):
+        kernel_graph(LIGHT / "light_squeezenet.onnx", rules="openvino")
 
 
 def test_weights_in_a_missing_external_file_are_not_needed(tmp_path):

@@ -112,7 +112,7 @@ def test_groups_dilation_stride_and_activation_are_priced():
     [
         (conv()._replace(kind="fft"), "'fft'"),
         (conv(dtype="float16"), "'float16'"),
-        (conv(fused="relu+erf"), "'erf'"),
+        (conv(fused="relu+asinh"), "'asinh'"),
         (conv(channels_in=0), "in_channels"),
         (conv(30, 32, groups=4), "4 groups"),
     ],
