@@ -1,0 +1,245 @@
+"""The loop's answer: the same network compressed by FLOPs, and by joules (or seconds), measured on the same device.
+
+    python experiments/power-vs-flops/loop.py list  --device virtual-pi4          # the pieces, and which are done
+    python experiments/power-vs-flops/loop.py run   --device virtual-pi4 --seed 0 # every missing piece of a seed
+    python experiments/power-vs-flops/loop.py run   --device local --seed 1 --resource flops --share 25   # one piece
+    python experiments/power-vs-flops/study.py                                    # the README with what there is
+
+A piece is one ``rig optimize`` run: a seed, what is limited, and to which share of the baseline's. It is resumed if it
+was stopped and taken from the store if it is done. On virtual-pi4 the resources are FLOPs and active joules (costs
+SIMULATED, accuracies real), on local FLOPs and seconds (all real). ``--variant quick``: few epochs; ``tiny``: a small
+network on digits, to see that everything works. Results: ``loop-<variant>.json``, a row a piece.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rig.errors import RigError
+
+HERE = Path(__file__).resolve().parent
+VARIANTS = ("full", "quick", "tiny")
+SEEDS = (0, 1, 2)
+# What each device limits, and to which percentages: FLOPs reach further down, because joules and seconds do not follow
+# them all the way (half of the active joules of ResNet-20 left a fifth of its MACs: docs/figures.md).
+BUDGETS = {
+    "virtual-pi4": {"energy": (70, 55, 45), "flops": (45, 25, 15)},
+    "local": {"latency": (70, 50, 35), "flops": (45, 25, 12)},
+}
+MEASURED = {"virtual-pi4": "energy_active_j", "local": "latency_s"}
+TASKS: dict[str, dict[str, Any]] = {
+    "full": {"task": "fashion-mnist", "model": "resnet20"},
+    "quick": {
+        "task": "fashion-mnist",
+        "model": "resnet20",
+        "epochs_baseline": 2,
+        "epochs_shrink": 1,
+        "epochs_finetune": 2,
+    },
+    "tiny": {"task": "digits", "model": "resnet8", "epochs_baseline": 2, "epochs_shrink": 4, "epochs_finetune": 1},
+}
+
+
+class Piece(NamedTuple):
+    """One optimize run: ``share`` in percent of the baseline's ``resource``."""
+
+    device: str
+    resource: str
+    share: int
+    seed: int
+    variant: str
+
+
+def pieces(device: str, variant: str, seeds: tuple[int, ...] = SEEDS) -> list[Piece]:
+    """All pieces of a device, seed by seed, the two resources in turn."""
+    shares = BUDGETS[device]
+    count = max(len(several) for several in shares.values())
+    return [
+        Piece(device, resource, several[k], seed, variant)
+        for seed in seeds
+        for k in range(count)
+        for resource, several in shares.items()
+        if k < len(several)
+    ]
+
+
+def run_piece(piece: Piece) -> dict[str, Any]:
+    """The row of a piece: finished earlier, resumed, or new."""
+    from rig.commands import optimize
+    from rig.commands.options import OptimizeOptions, command_words
+    from rig.store.store import Store
+
+    target = {f"target_{piece.resource}": f"{piece.share}%"}
+    options = OptimizeOptions(piece.device, seed=piece.seed, **TASKS[piece.variant], **target)
+    words = command_words("optimize", options)
+    store = Store()
+    start = time.monotonic()
+    for manifest in reversed(store.runs()):
+        if manifest["command"] != "optimize" or manifest["argv"] != words:
+            continue
+        if manifest["state"] == "done":
+            return row_of(piece, dict(store.open_run(manifest["id"]).read_json("result.json")), None)
+        options = replace(options, resume=True)
+        break
+    return row_of(piece, optimize.run(options), time.monotonic() - start)
+
+
+def row_of(piece: Piece, result: dict[str, Any], seconds: float | None) -> dict[str, Any]:
+    """What the comparison needs of a run; costs as shares of the baseline measured in the same turns."""
+    before, after = result["baseline"], result["result"]
+    return {
+        **piece._asdict(),
+        "kind": result["kind"],
+        "verdict": result["verdict"],
+        "baseline_test": before["accuracy_test"]["value"],
+        "result_test": after["accuracy_test"]["value"],
+        "images": after["accuracy_test"]["n"],
+        "macs_share": after["macs"] / before["macs"],
+        "params_share": after["params"] / before["params"],
+        "latency_s": _share(before["latency_s"], after["latency_s"]),
+        "energy_active_j": _share(before["energy_active_j"], after["energy_active_j"]),
+        "blocks_removed": len(result["blocks"]["removed"]),
+        "seconds": seconds,
+    }
+
+
+def _share(before: dict[str, Any] | None, after: dict[str, Any] | None) -> dict[str, float] | None:
+    """After over before, with the interval of independent errors; None where it was not measured."""
+    if before is None or after is None or not before["value"] or after["value"] is None:
+        return None
+    ratio = after["value"] / before["value"]
+    halves = [(q["hi"] - q["lo"]) / 2 / q["value"] if q["hi"] is not None else math.nan for q in (before, after)]
+    half = ratio * math.hypot(*halves)
+    return {"value": ratio, "lo": ratio - half, "hi": ratio + half}
+
+
+def keep(path: Path, row: dict[str, Any]) -> None:
+    """Put a row into a results file, in place of one of the same piece."""
+    rows = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    rows = sorted([*(r for r in rows if _place(r) != _place(row)), row], key=_place)
+    path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+
+
+def _place(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[field] for field in ("device", "seed", "resource", "share"))
+
+
+# --- the comparison -----------------------------------------------------------------------------------------------
+
+
+def compare(rows: list[dict[str, Any]], measured: str) -> dict[str, Any] | None:
+    """FLOPs against the device's own resource over all pieces of one device and variant.
+
+    Least squares of test accuracy (points) on the log of the measured cost share, the resource, and the seed (so that
+    seeds are paired): ``points`` is what compressing by the device's resource gains at equal measured cost;
+    ``cost`` the factor on the measured cost at equal accuracy (Fieller's interval; None where the slope of accuracy
+    over cost is not told from zero). None before both resources have two pieces in each of two seeds.
+    """
+    told = [row for row in rows if row[measured] is not None]
+    seeds = sorted({row["seed"] for row in told})
+    full = [
+        seed
+        for seed in seeds
+        if all(
+            sum(r["seed"] == seed and (r["resource"] == "flops") == flops for r in told) >= 2 for flops in (True, False)
+        )
+    ]
+    if len(full) < 2:
+        return None
+    told = [row for row in told if row["seed"] in full]
+    y = np.array([100.0 * row["result_test"] for row in told])
+    cost = np.log([row[measured]["value"] for row in told])
+    own = np.array([float(row["resource"] != "flops") for row in told])
+    seed_columns = [[float(row["seed"] == seed) for row in told] for seed in full]
+    design = np.column_stack([own, cost, *seed_columns])
+    return {"seeds": len(full), "pieces": len(told), **_fit(design, y)}
+
+
+def _fit(design: np.ndarray, y: np.ndarray) -> dict[str, Any]:
+    from scipy import stats
+
+    beta, *_ = np.linalg.lstsq(design, y, rcond=None)
+    left = len(y) - design.shape[1]
+    noise = float(np.sum((y - design @ beta) ** 2) / left)
+    covariance = noise * np.linalg.inv(design.T @ design)
+    t = float(stats.t.ppf(0.975, left))
+    gain, slope = float(beta[0]), float(beta[1])
+    half = t * math.sqrt(covariance[0, 0])
+    shift = fieller(gain, slope, covariance[:2, :2], t)
+    cost = None
+    if shift is not None:
+        cost = {"value": math.exp(-gain / slope), "lo": math.exp(shift[0]), "hi": math.exp(shift[1])}
+    return {
+        "points": {"value": gain, "lo": gain - half, "hi": gain + half},
+        "cost": cost,
+        "points_per_halving": {"value": slope * math.log(0.5)},
+        "scatter_points": math.sqrt(noise),
+    }
+
+
+def fieller(gain: float, slope: float, covariance: np.ndarray, t: float) -> tuple[float, float] | None:
+    """Interval of −gain/slope: all θ with |gain + θ·slope| ≤ t·se; None where it is unbounded.
+
+    Source: Fieller 1954, Some problems in interval estimation.
+    """
+    a = slope**2 - t**2 * covariance[1, 1]
+    b = 2 * (gain * slope - t**2 * covariance[0, 1])
+    c = gain**2 - t**2 * covariance[0, 0]
+    inside = b * b - 4 * a * c
+    if a <= 0 or inside < 0:
+        return None
+    root = math.sqrt(inside)
+    return (-b - root) / (2 * a), (-b + root) / (2 * a)
+
+
+def main() -> int:
+    """List the pieces, or run those asked for that are not in the results yet."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["list", "run"])
+    parser.add_argument("--device", choices=list(BUDGETS), required=True)
+    parser.add_argument("--seed", type=int, action="append")
+    parser.add_argument("--resource", choices=["flops", "energy", "latency"])
+    parser.add_argument("--share", type=int)
+    parser.add_argument("--variant", choices=VARIANTS, default="full")
+    parser.add_argument("--out", type=Path, default=HERE)
+    asked = parser.parse_args()
+    path = asked.out / f"loop-{asked.variant}.json"
+    done = {_place(row): row for row in (json.loads(path.read_text(encoding="utf-8")) if path.exists() else [])}
+    chosen = [
+        piece
+        for piece in pieces(asked.device, asked.variant, tuple(asked.seed or SEEDS))
+        if asked.resource in (None, piece.resource) and asked.share in (None, piece.share)
+    ]
+    if not chosen:
+        shares = ", ".join(f"{name} {several}" for name, several in BUDGETS[asked.device].items())
+        print(f"no such piece; {asked.device} has {shares}", file=sys.stderr)
+        return 2
+    failed = 0
+    for piece in chosen:
+        name = f"seed {piece.seed}, {piece.resource} to {piece.share} %"
+        known = done.get(_place(piece._asdict()))
+        if asked.what == "list":
+            print(f"{name}: {'done, ' + known['verdict'] if known else 'missing'}")
+        elif known is None:
+            try:
+                row = run_piece(piece)
+            except RigError as error:
+                print(f"{name}: not measured: {error.message}. Fix: {error.fix}", file=sys.stderr, flush=True)
+                failed += 1
+                continue
+            keep(path, row)
+            print(f"{name}: {json.dumps(row)}", flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
