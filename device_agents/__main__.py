@@ -3,7 +3,6 @@
 import argparse
 import os
 import sys
-import tempfile
 from typing import List, Optional
 
 
@@ -19,17 +18,26 @@ def main(arguments: Optional[List[str]] = None) -> int:
     supervise.add_argument("--heartbeat-s", type=float, default=2.0, help="seconds between two signs of life")
     supervise.add_argument("--lost-after-s", type=float, default=20.0, help="silence after which the host is gone")
     supervise.add_argument("--root", default="/", help="root of the file system whose power mode is pinned")
+    supervise.add_argument("--source-patience-s", type=float, default=10.0, help="for a power source that hangs")
     roles.add_parser("runtime", help="run models (started by the supervisor)")
     roles.add_parser("sampler", help="read power (started by the supervisor)")
     chosen = parser.parse_args(arguments)
     if chosen.role == "supervise":
         from device_agents import supervisor
         from device_agents.link import Settings
+        from device_agents.lock import lock_folder
 
         state_dir = chosen.state_dir or _state_dir(chosen.device)
-        lock_path = chosen.lock_path or _lock_path()
+        lock_path = chosen.lock_path or os.path.join(lock_folder(), "rig-device.lock")
         settings = Settings(
-            chosen.device, chosen.holder, state_dir, lock_path, chosen.heartbeat_s, chosen.lost_after_s, chosen.root
+            chosen.device,
+            chosen.holder,
+            state_dir,
+            lock_path,
+            chosen.heartbeat_s,
+            chosen.lost_after_s,
+            chosen.root,
+            chosen.source_patience_s,
         )
         return supervisor.run(settings)
     if chosen.role == "runtime":
@@ -49,17 +57,6 @@ def main(arguments: Optional[List[str]] = None) -> int:
 def _state_dir(device: str) -> str:
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     return os.path.join(cache, "rig", "state", device)
-
-
-def _lock_path() -> str:
-    """One file for all users of this machine, since two measurements at once disturb each other."""
-    chosen = os.environ.get("RIG_LOCK_DIR")
-    if chosen:
-        return os.path.join(chosen, "rig-device.lock")
-    for folder in ("/run/lock", "/var/lock"):
-        if os.path.isdir(folder) and os.access(folder, os.W_OK):
-            return os.path.join(folder, "rig-device.lock")
-    return os.path.join(tempfile.gettempdir(), "rig-device.lock")
 
 
 if __name__ == "__main__":

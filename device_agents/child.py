@@ -15,6 +15,9 @@ _PR_SET_PDEATHSIG = 1
 # A killed process ends at once, unless a driver holds it in the kernel: then nobody can wait for it.
 _KILL_WAIT_S = 5.0
 
+# How long the sampler process may take for an answer; a sensor read that hangs longer is given up.
+PATIENCE_S = 10.0
+
 
 class ChildDied(Exception):
     """The child ended while an answer was awaited; ``how`` says by which signal or with which status."""
@@ -50,10 +53,14 @@ def own_command(role: str) -> List[str]:
 
 
 class Child(object):
-    """Starts on the first request, and is asked one thing at a time."""
+    """Starts on the first request, and is asked one thing at a time.
 
-    def __init__(self, role: str, command: Optional[List[str]] = None) -> None:
+    ``patience_s``: how long those wait for its answers who know no better.
+    """
+
+    def __init__(self, role: str, command: Optional[List[str]] = None, patience_s: float = PATIENCE_S) -> None:
         self.role = role
+        self.patience_s = patience_s
         self._command = command
         self._process: Optional[subprocess.Popen[bytes]] = None
         self._reader: Optional[LineReader] = None

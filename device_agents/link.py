@@ -3,15 +3,17 @@
 import json
 import queue
 import threading
-from typing import Any, Dict, NamedTuple, Optional
+from typing import Any, Dict, NamedTuple, Optional, Set
 
+from device_agents.child import PATIENCE_S
 from device_agents.protocol import AgentError, LineReader, LineWriter, encode
 
 
 class Settings(NamedTuple):
     """How this agent was started. ``state_dir``: spool and journal. ``lock_path``: one for all users of the device.
 
-    ``root``: of the file system whose power mode is pinned (another one only in tests).
+    ``root``: of the file system whose power mode is pinned (another one only in tests). ``source_patience_s``: how long
+    a power source may take for an answer.
     """
 
     device: str
@@ -21,6 +23,7 @@ class Settings(NamedTuple):
     heartbeat_s: float = 2.0
     lost_after_s: float = 20.0
     root: str = "/"
+    source_patience_s: float = PATIENCE_S
 
 
 class Link(object):
@@ -34,6 +37,7 @@ class Link(object):
         self._writer = LineWriter(fd_out, self.lost.is_set)
         self.abandoned = threading.Event()
         self._stopped = threading.Event()
+        self._enough: Set[str] = set()
 
     def start(self) -> None:
         """Start listening and beating."""
@@ -54,6 +58,10 @@ class Link(object):
             self._writer.send_bytes(data)
         except OSError:
             self._lose()
+
+    def is_enough(self, request_id: str) -> bool:
+        """Whether the host wants no more windows of that measurement, or nobody is there to want any."""
+        return self.lost.is_set() or request_id in self._enough
 
     def stop(self) -> None:
         """No more heartbeats."""
@@ -85,11 +93,16 @@ class Link(object):
             return
         if op == "heartbeat":
             return
+        if op == "enough":
+            self._enough.add(str(message.get("request")))
+            return
         if op == "bye":
             if message.get("abandon"):
                 self.abandoned.set()
             self.requests.put(None)
             return
+        if op == "measure":
+            self._enough.clear()  # said of the measurement before
         self.requests.put(message)
 
     def _beat(self) -> None:

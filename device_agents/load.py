@@ -14,7 +14,7 @@ from device_agents.board import conditions
 from device_agents.child import Child, ChildDied, ChildSilent
 from device_agents.measure import PROGRESS_PERIOD_S, Runtime, load_request
 from device_agents.protocol import AgentError, now_s
-from device_agents.trace import SAMPLER_DEADLINE_S, LiveTrace
+from device_agents.trace import LiveTrace
 
 # Steps of about this many seconds are run between two looks at the samples: a sampler holds them meanwhile.
 CHUNK_S = 0.5
@@ -65,7 +65,7 @@ class _Source(object):
 
     def _usage(self) -> Optional[Dict[str, Any]]:
         try:
-            return self.sampler.ask({"op": "usage"}, SAMPLER_DEADLINE_S)
+            return self.sampler.ask({"op": "usage"}, self.sampler.patience_s)
         except (AgentError, ChildDied, ChildSilent):
             return None  # the trace itself says what happened to the sampler
 

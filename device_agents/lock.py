@@ -4,17 +4,22 @@ import datetime
 import fcntl
 import json
 import os
+import tempfile
 from typing import Any, Dict, Optional
 
 from device_agents.protocol import NO_SPACE, AgentError
 
 
 class DeviceLock(object):
-    """Held by the kernel for as long as the process lives, so that a killed agent leaves no stale lock."""
+    """Held by the kernel for as long as the process lives, so that a killed agent leaves no stale lock.
 
-    def __init__(self, path: str, holder: str) -> None:
+    ``doing``: what a holder does, in words that follow its name.
+    """
+
+    def __init__(self, path: str, holder: str, doing: str = "is measuring on this device") -> None:
         self._path = path
         self._holder = holder
+        self._doing = doing
         self._fd: Optional[int] = None
 
     def acquire(self) -> None:
@@ -75,7 +80,23 @@ class DeviceLock(object):
             note = {}
         return AgentError(
             "busy",
-            "%s is measuring on this device since %s (process %s)"
-            % (note.get("holder", "somebody"), note.get("since_utc", "an unknown time"), note.get("pid", "unknown")),
+            "%s %s since %s (process %s)"
+            % (
+                note.get("holder", "somebody"),
+                self._doing,
+                note.get("since_utc", "an unknown time"),
+                note.get("pid", "unknown"),
+            ),
             "wait until it has finished (or end that process on the device: what it measured is kept)",
         )
+
+
+def lock_folder() -> str:
+    """One folder for all users of this machine, since two measurements at once disturb each other."""
+    chosen = os.environ.get("RIG_LOCK_DIR")
+    if chosen:
+        return chosen
+    for folder in ("/run/lock", "/var/lock"):
+        if os.path.isdir(folder) and os.access(folder, os.W_OK):
+            return folder
+    return tempfile.gettempdir()

@@ -4,7 +4,8 @@
      ─────┼─────────────┼──────────────────────┼────────────────────────┼──────────────┼────
      sampler on ───────────────────────────────────────────────────────────────────────────►
                                                  until the 95 % half-widths of latency and energy
-                                                 are within plan.rel_ci, or plan.max_s has passed
+                                                 are within plan.rel_ci, or plan.max_s has passed (a
+                                                 host with a meter of its own says when energy is)
 
 Without a power source there are no quiet phases.
 """
@@ -76,7 +77,10 @@ def _was(how: str) -> str:
 
 
 class Measurement(object):
-    """Runs one ``measure`` request; ``report`` gets progress dicts, ``abandoned()`` says whether to stop early."""
+    """Runs one ``measure`` request; ``report`` gets progress dicts, ``abandoned()`` says whether to stop early.
+
+    ``enough()``: whether the host, where it has the meter, finds the energy precise.
+    """
 
     def __init__(
         self,
@@ -85,6 +89,7 @@ class Measurement(object):
         sampler: Child,
         report: Callable[[Dict[str, Any]], None],
         abandoned: Callable[[], bool],
+        enough: Callable[[], bool] = lambda: True,
     ) -> None:
         self._request = request
         self._plan = _plan(request)
@@ -92,11 +97,13 @@ class Measurement(object):
         self._sampler = sampler
         self._report = report
         self._abandoned = abandoned
+        self._enough = enough
         self._conditions = Conditions(card=card_in_use(request))
         self._external = external_source(request)
         self._trace: Optional[LiveTrace] = None
         self._phases: List[Dict[str, Any]] = []
         self._reported_s = 0.0
+        self._untold: List[List[float]] = []  # windows of which a host that judges has not heard
 
     def run(self, run_dir: str) -> Dict[str, Any]:
         """Measure and return the part of the record that the measurement itself knows."""
@@ -174,11 +181,16 @@ class Measurement(object):
         self._phases.append(phase)
         if self._trace is not None:
             self._trace.drain()
+        if name == "window" and self._judged:
+            self._untold.append([phase["t0_s"], phase["t1_s"], phase["count"]])
         at_s = now_s()
         if at_s - self._reported_s >= PROGRESS_PERIOD_S:
             self._reported_s = at_s
             windows = sum(1 for one in self._phases if one["name"] == "window")
-            self._report({"phase": name, "windows": windows, "latency_mean_s": phase["latency_mean_s"]})
+            progress = {"phase": name, "windows": windows, "latency_mean_s": phase["latency_mean_s"]}
+            if self._judged:
+                progress["measured"], self._untold = self._untold, []
+            self._report(progress)
 
     def _warm_up(self) -> bool:
         """Run until neither latency nor power has a slope; False where warmup_max_s passed first."""
@@ -243,6 +255,7 @@ class Measurement(object):
                 len(used) >= plan.min_windows
                 and _narrow(latency, plan)
                 and (not self._sampling or (_narrow(energy, plan) and len(known) >= plan.min_windows - 1))
+                and (not self._judged or self._enough())
             ):
                 return "precise", precision
             if window["t1_s"] - windows[0]["t0_s"] >= plan.max_s:
@@ -266,6 +279,10 @@ class Measurement(object):
     def _averaging_s(self) -> float:
         watched = self._trace or self._external
         return watched.window_s if watched is not None else 0.0
+
+    @property
+    def _judged(self) -> bool:
+        return self._external is not None and self._external.judged
 
     @property
     def _sampling(self) -> bool:
@@ -307,6 +324,7 @@ class Measurement(object):
         record = {
             "format_version": RECORD_FORMAT_VERSION,
             "id": request["id"],
+            "asked_by": request.get("asked_by"),
             "subject": request["subject"]["name"],
             "fps": self._plan.fps,
             "plan": self._plan.to_json(),

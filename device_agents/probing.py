@@ -4,14 +4,12 @@ from typing import Any, Dict, List
 
 from device_agents.child import Child, ChildDied, ChildSilent
 
-DEADLINE_S = 10.0
-
 
 def probe_sources(sampler: Child, names: List[str], options: Dict[str, Any]) -> Dict[str, Any]:
     """State, reason and fix of each power source: all at once, or one by one where that ends the process."""
     sampler.start()
     try:
-        return sampler.ask({"op": "probe", "names": names, "options": options}, DEADLINE_S)
+        return sampler.ask({"op": "probe", "names": names, "options": options}, sampler.patience_s)
     except (ChildDied, ChildSilent):
         return {name: _probe_alone(sampler, name, options) for name in names}
 
@@ -21,7 +19,7 @@ def _probe_alone(sampler: Child, name: str, options: Dict[str, Any]) -> Dict[str
     request = {"op": "probe", "names": [name], "only": True, "options": options}
     fix = "leave %s out of the device profile's sensors, or mend its driver (dmesg)" % name
     try:
-        state: Dict[str, Any] = sampler.ask(request, DEADLINE_S)[name]
+        state: Dict[str, Any] = sampler.ask(request, sampler.patience_s)[name]
     except ChildSilent as silence:
         return {"state": "absent", "reason": "asking it hung for %.0f s" % silence.waited_s, "fix": fix}
     except ChildDied as death:

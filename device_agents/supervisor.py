@@ -14,13 +14,14 @@ import signal
 import sys
 from typing import Any, Dict, List, Optional
 
-from device_agents import board, model_files
+from device_agents import board
 from device_agents.child import Child, ChildDied, ChildSilent
 from device_agents.examination import examine
 from device_agents.link import Link, Settings, error_message
 from device_agents.load import LoadPattern
 from device_agents.lock import DeviceLock
 from device_agents.measure import PROFILED_RUNS, Measurement, Runtime, load_request
+from device_agents.model_files import SentModels
 from device_agents.power_modes import gpu_clocks
 from device_agents.probing import probe_sources
 from device_agents.protocol import (
@@ -54,11 +55,12 @@ class Supervisor(object):
         self._lock = DeviceLock(settings.lock_path, settings.holder)
         self._state = PinnedState(os.path.join(settings.state_dir, "journal.json"), settings.root)
         self._spool = Spool(os.path.join(settings.state_dir, "spool.jsonl"))
+        self._models = SentModels(settings.state_dir)
         self._pinned: Dict[str, Any] = {}
         self._gpu_clocks: Optional[List[str]] = None
         self._journal_problems: List[str] = []
         self._runtime = Child("runtime")
-        self._sampler = Child("sampler")
+        self._sampler = Child("sampler", patience_s=settings.source_patience_s)
 
     def serve(self) -> None:
         """Work until bye, a lost link or a signal; then restore and end both children."""
@@ -145,7 +147,12 @@ class Supervisor(object):
             self._link.send(dict(progress, id=request["id"], event="progress"))
 
         measurement = Measurement(
-            request, self._runtime_for(request), self._sampler, report, self._link.abandoned.is_set
+            request,
+            self._runtime_for(request),
+            self._sampler,
+            report,
+            self._link.abandoned.is_set,
+            lambda: self._link.is_enough(request["id"]),
         )
         try:
             record = measurement.run(self._run_dir)
@@ -158,7 +165,7 @@ class Supervisor(object):
     def load(self, request: Dict[str, Any]) -> Dict[str, Any]:
         """A known load with some power sources sampled under it: what ``rig doctor`` learns a sensor from."""
         self._begin(request)
-        extra = [Child("sampler") for _ in request.get("sources", [])[1:]]
+        extra = [Child("sampler", patience_s=self._settings.source_patience_s) for _ in request.get("sources", [])[1:]]
 
         def report(progress: Dict[str, Any]) -> None:
             self._link.send(dict(progress, id=request["id"], event="progress"))
@@ -204,11 +211,12 @@ class Supervisor(object):
 
     def _begin(self, request: Dict[str, Any]) -> None:
         """Lock the device for the rest of this session, and pin what the profile asks for."""
+        self._models.hold(request)
         if not self._lock.held:
             self._lock.acquire()
             # What the one before left changed, now that it is gone for certain.
             self._journal_problems = self._state.restore()
-            model_files.remove_abandoned(request)
+            self._models.remove_abandoned(request)
         wanted = request.get("power_mode")
         if wanted and wanted != self._pinned.get("wanted") and request.get("runtime") != "virtual":
             self._pinned = self._state.pin(str(wanted))
@@ -264,6 +272,7 @@ class Supervisor(object):
         self._link.stop()
         self._runtime.stop()
         self._sampler.stop()
+        self._models.release()
         problems = self._state.restore() if self._lock.held else []
         self._lock.release()
         try:

@@ -8,9 +8,6 @@ from device_agents.clocks import ClockMap, Exchange, exchanges_from, fit_clock
 from device_agents.protocol import AgentError, clock_domain
 from device_agents.records import PowerTrace
 
-# How long the sampler process may take for an answer; a sensor read that hangs longer is given up.
-SAMPLER_DEADLINE_S = 10.0
-
 # A sensor is called stale when nothing new came for this many of its periods, and at least this long.
 STALE_PERIODS = 5.0
 STALE_AT_LEAST_S = 2.0
@@ -43,7 +40,7 @@ class LiveTrace(object):
         self._stamp_uncertainty_s = 0.0
         self._kept: Dict[str, Any] = {"missed": 0, "latest_s": 0.0, "scheduling": None}
         sampler.start()
-        self.description = sampler.ask({"op": "open", "name": name, "options": options}, SAMPLER_DEADLINE_S)
+        self.description = sampler.ask({"op": "open", "name": name, "options": options}, sampler.patience_s)
         self._same_clock = self.description["clock"] == clock_domain()
         if self._known.get("declared_window_s") != self.description.get("window_s"):
             self._known = {}  # it was measured when the source was set up otherwise
@@ -171,7 +168,7 @@ class LiveTrace(object):
         kept: Dict[str, Any] = {}
         if self._sampler.running:
             try:
-                kept = self._sampler.ask({"op": "evidence"}, SAMPLER_DEADLINE_S)
+                kept = self._sampler.ask({"op": "evidence"}, self._sampler.patience_s)
             except (AgentError, ChildDied, ChildSilent) as error:
                 kept = {"lost": [{"text": "the sampler could not hand over what it read: %s" % error}]}
         return dict(kept, clock_exchanges=[dict(exchange._asdict()) for exchange in self._exchanges])
@@ -196,7 +193,7 @@ class LiveTrace(object):
 
     def _ask(self, request: Dict[str, Any]) -> Optional[Dict[str, Any]]:
         try:
-            return self._sampler.ask(request, SAMPLER_DEADLINE_S)
+            return self._sampler.ask(request, self._sampler.patience_s)
         except ChildSilent as silence:
             self.problem = "power source %s did not answer for %.1f s" % (self.name, silence.waited_s)
         except ChildDied as death:

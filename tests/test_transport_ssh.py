@@ -30,9 +30,8 @@ pytestmark = pytest.mark.skipif(
 def sshd(isolated: Path) -> Iterator[LoopbackSshd]:
     home = isolated / "device-home"
     home.mkdir()
-    # sftp-server starts in the account's home; the agent's own state follows XDG_CACHE_HOME.
     environment = {"XDG_CACHE_HOME": str(home / ".cache"), "RIG_LOCK_DIR": str(home), "OMP_NUM_THREADS": "1"}
-    with LoopbackSshd(isolated / "sshd", environment) as server:
+    with LoopbackSshd(isolated / "sshd", environment, home) as server:
         yield server
 
 

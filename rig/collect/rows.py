@@ -20,6 +20,7 @@ from rig.measurement import Measurement
 from rig.quality.comparison import ChainResult
 from rig.quality.stats import quadrature
 from rig.quality.verdict import assess, difference_chain
+from rig.workloads.calibration_networks import FOLDER, NAMED_FOLDER
 
 if TYPE_CHECKING:
     from rig.store.store import Run
@@ -72,9 +73,12 @@ def load_campaign(run: Run) -> Campaign:
 
 
 def _relocated(job: ContextJob, run: Run) -> ContextJob:
-    """With the run's own copy of a network that it drew: a run folder may have been moved, or be another computer's."""
-    own = run.path / "artifacts" / "contexts" / job.context.path.name
-    return job._replace(context=job.context._replace(path=own)) if own.exists() else job
+    """With the run's own copy of a network: a run folder may have been moved, or be another computer's."""
+    path = job.context.path
+    for own in (run.path / FOLDER / path.name, run.path / NAMED_FOLDER / path.parent.name / path.name):
+        if own.exists():
+            return job._replace(context=job.context._replace(path=own))
+    return job
 
 
 def assessed(run: Run, campaign: Campaign, pulse_fast_s: float | None = None) -> Iterator[Measurement]:

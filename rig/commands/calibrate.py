@@ -8,10 +8,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rig import calibration
-from rig.commands import replay
+from rig.commands import adaptive_words, recover, replay
 from rig.commands.options import CalibrateOptions, command_words
 from rig.configuration import configuration_of, described
 from rig.errors import BadInputError, DeviceBusyError
@@ -19,14 +19,16 @@ from rig.output import Interrupted, warning
 from rig.profiles import DeviceProfile, load_profile
 from rig.store import evidence
 from rig.store.store import Run, RunInfo, Store, utc_now
-from rig.units import parse_duration
+from rig.units import parse_duration, parse_share
 from rig.workloads import calibration_networks
 from rig.workloads.network_file import read_kernels
 
 if TYPE_CHECKING:
     from device_agents.records import KernelSpec
-    from rig.collect.collector import Collected
+    from power_models.kernel_cost import KernelCostModel
+    from rig.collect.collector import Collected, Context
     from rig.collect.collector import Progress as Measured
+    from rig.collect.targets import Targets
     from rig.connection.session import Session
     from rig.console import Console, Progress
 
@@ -41,35 +43,63 @@ def run(options: CalibrateOptions) -> dict[str, Any]:
     store = Store()
     words = shlex.join(command_words("calibrate", options))
     options = replace(options, around=(*options.around, *_task_network(options, store)))
-    around = _around(profile, options)
-    count = calibration.kernel_count(profile, options)
-    longest_s = calibration.longest_kernel_s(profile)
-    grid = calibration.choose_kernels(count, options.seed, around, profile.runtime.name, longest_s)
+    if options.error is not None:
+        parse_share(options.error, f"--error {options.error}")
     stored, resumed = _run_folder(store, profile, options, words)
-    networks = calibration_networks.draw_networks(profile, options.around, options.seed, stored.path)
-    held_out = calibration.held_out_of(grid, networks)
+    base = calibration.base_model(store, stored, options.base)
+    work = _work(profile, options, stored)
+    held_out = work.held_out
     from rig.console import Progress
 
     with Progress() as progress:
         try:
-            collected = _collect(profile, options, stored, resumed, grid, networks, limit_s, progress)
+            collected, design = _collect(profile, options, store, stored, resumed, work, base, limit_s, progress)
         except KeyboardInterrupt:
             stored.update(state="interrupted", finished_utc=utc_now())
             done = len(stored.measurement_ids())
             raise Interrupted(f"interrupted; {done} measurements are saved in {stored.id}", resume=words) from None
         progress.stage(f"fitting the cost model to {len(collected.rows)} kernels")
-        fitted = calibration.fit_and_check(collected, held_out, profile.name, profile.runtime.name)
+        fitted = calibration.fit_and_check(collected, held_out, profile.name, profile.runtime.name, base)
     folder = store.model_folder(profile.name)
     saved = calibration.save_better(fitted, collected, held_out, folder, profile.runtime.name)
     result = _result(profile, options.seed, stored, collected, fitted, saved, words)
+    result["base"] = options.base
+    result["design"] = design
+    result["warnings"] += adaptive_words.warnings(design, work.notes, words)
     result["artifacts"] = {"run": str(stored.path), "cost_model": str(folder)}
     stored.write_json("result.json", {**result, "schema": "rig.calibrate/1"})
     stored.update(state="done" if result["complete"] else "time-limit", finished_utc=utc_now())
     return {**result, "warnings": [*result["warnings"], *store.problems, *stored.problems]}
 
 
-def _around(profile: DeviceProfile, options: CalibrateOptions) -> list[KernelSpec]:
-    return [node.spec for path in options.around for node in read_kernels(path, profile.runtime.name)]
+class Work(NamedTuple):
+    """What is to be measured: a grid chosen beforehand and networks, or ``targets`` for which kernels are chosen."""
+
+    grid: calibration.Grid
+    contexts: list[Context]
+    held_out: calibration.HeldOut
+    targets: Targets | None
+    notes: list[str]
+
+
+def _work(profile: DeviceProfile, options: CalibrateOptions, stored: Run) -> Work:
+    runtime = profile.runtime.name
+    named = calibration_networks.keep_named(options.around, stored.path)
+    if options.error is not None:
+        from rig.collect.adaptive import HELD_OUT_FILE
+        from rig.collect.targets import draw_targets
+
+        targets = draw_targets(named, runtime, options.seed, stored.path)
+        held_out = calibration.HeldOut(frozenset(), frozenset(context.name for context in targets.held_out))
+        stored.write_json(HELD_OUT_FILE, {"networks": sorted(held_out.networks)})
+        contexts = calibration.interleaved(targets.fitted, targets.held_out)
+        return Work(calibration.Grid([], []), contexts, held_out, targets, targets.notes)
+    around = [node.spec for path in options.around for node in read_kernels(path, runtime)]
+    count, longest_s = calibration.kernel_count(profile, options), calibration.longest_kernel_s(profile)
+    grid = calibration.choose_kernels(count, options.seed, around, runtime, longest_s)
+    networks = calibration_networks.draw_networks(profile, named, options.seed, stored.path)
+    contexts = calibration.interleaved(networks.fitted, networks.held_out)
+    return Work(grid, contexts, calibration.held_out_of(grid, networks), None, [])
 
 
 def _task_network(options: CalibrateOptions, store: Store) -> list[Path]:
@@ -102,45 +132,72 @@ def _run_folder(store: Store, profile: DeviceProfile, options: CalibrateOptions,
 def _collect(
     profile: DeviceProfile,
     options: CalibrateOptions,
+    store: Store,
     stored: Run,
     resumed: bool,
-    grid: calibration.Grid,
-    networks: calibration_networks.Networks,
+    work: Work,
+    base: KernelCostModel | None,
     limit_s: float | None,
     progress: Progress,
-) -> Collected:
-    """Measure what the run lacks."""
+) -> tuple[Collected, dict[str, Any] | None]:
+    """Measure what the run lacks; with targets, round by round until their error is met (and how that ended)."""
     from rig.collect.collector import collect, read_campaign
     from rig.connection.session import Session
 
     began_s = time.monotonic()
     plans = calibration_networks.plans_of(profile)
-    contexts = calibration.interleaved(networks.fitted, networks.held_out)
     verb = f"going on with {stored.id}" if resumed else f"run {stored.id}"
     progress.stage(f"{verb}: asking {profile.name} what it is")
     with Session(profile, "rig calibrate") as session:
-        _fix_configuration(session, profile, stored, resumed, grid.fitted[0], progress)
+        for note in recover.take_left_behind(session, store):
+            stored.problems.append(note)
+            progress.stage(f"note: {note['message']}")
+        runtime, longest_s = profile.runtime.name, calibration.longest_kernel_s(profile)
+        probe = work.grid.fitted[0] if work.targets is None else work.targets.probe(longest_s)
+        _fix_configuration(session, profile, stored, resumed, probe, progress)
         evidence.keep_session(stored, session)
-        kernels = calibration.interleaved(grid.fitted, grid.held_out)
-        more = f" and {len(contexts)} networks" if contexts else ""
-        progress.stage(f"measuring {len(kernels)} kernels{more} on {profile.name}")
-        stored.update(state="running")
-        left_s = None if limit_s is None else max(limit_s - (time.monotonic() - began_s), 0.0)
-        collect(
-            session,
-            stored,
-            kernels,
-            plans.chains,
-            runtime=profile.runtime.name,
-            contexts=contexts,
-            context_plan=plans.networks,
-            seed=options.seed,
-            time_limit_s=left_s,
-            progress=_teller(progress),
-        )
+
+        def measure(kernels: list[KernelSpec]) -> tuple[Collected, bool]:
+            more = f" and {len(work.contexts)} networks" if work.contexts else ""
+            progress.stage(f"measuring {len(kernels)} kernels{more} on {profile.name}")
+            stored.update(state="running")
+            left_s = None if limit_s is None else max(limit_s - (time.monotonic() - began_s), 0.0)
+            told = len(stored.events())
+            collect(
+                session,
+                stored,
+                kernels,
+                plans.chains,
+                runtime=runtime,
+                contexts=work.contexts,
+                context_plan=plans.networks,
+                seed=options.seed,
+                time_limit_s=left_s,
+                progress=_teller(progress),
+            )
+            in_time = not any(event["event"] == "time-limit" for event in stored.events()[told:])
+            return read_campaign(stored), in_time
+
+        design = None
+        if work.targets is None or options.error is None:
+            collected, _ = measure(calibration.interleaved(work.grid.fitted, work.grid.held_out))
+        else:
+            from rig.collect.adaptive import measure_until
+
+            outcome = measure_until(
+                stored,
+                work.targets,
+                measure,
+                lambda found: calibration.fit_and_check(found, work.held_out, profile.name, runtime, base),
+                parse_share(options.error, f"--error {options.error}"),
+                calibration.kernel_count(profile, options),
+                longest_s,
+                progress.stage,
+            )
+            collected, design = read_campaign(stored), outcome.to_json(options.error, len(work.contexts))
         stored.problems += session.problems
         evidence.keep_session(stored, session)
-    return read_campaign(stored)
+    return collected, design
 
 
 def _fix_configuration(
@@ -277,7 +334,7 @@ def _warnings(
     if collected.idle_power_w is None:
         message = f"{profile.name} has no power source: the model knows time, not energy"
         found.append(warning("no-power", message, "rig devices says what is missing"))
-    if not fitted.summaries:
+    if not fitted.summaries and not fitted.network_summaries:
         found.append(warning("unchecked", "no held-out kernel was measured, so the model is unchecked", again))
     if not complete:
         found.append(warning("incomplete", "the time was up before every kernel was measured", again))
@@ -305,6 +362,7 @@ def show(result: Mapping[str, Any], console: Console) -> None:
             errors = f"median error {100 * summary['median']:.1f} %, P90 {100 * summary['p90']:.1f} %"
             covered = f"intervals cover {100 * summary['coverage']:.0f} % of {summary['n']} {what}"
             console.line(f"Held out  {names[quantity]}: {errors}, {covered}")
+    adaptive_words.show(result, console)
     console.line(
         f"Model     {'saved to' if result['saved'] else 'not saved; kept'} {result['artifacts']['cost_model']}"
     )

@@ -8,12 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rig.commands import recover
 from rig.commands.options import DevicesOptions
 from rig.cost_models import calibrated_devices
 from rig.errors import BadInputError, DeviceBusyError, ProfileError, RigError
 from rig.output import warning, warning_of
 from rig.profiles import WITHOUT_A_BOARD, DeviceProfile, config_folder, load_profile, profile_names
-from rig.store.store import default_root
+from rig.store.store import Store, default_root
 from rig.wording import label
 
 if TYPE_CHECKING:
@@ -63,30 +64,32 @@ def _row(name: str, probe: bool, calibrated: set[str], root: Path) -> dict[str, 
     if profile.transport.kind == "ssh" and not probe:
         return {**row, "state": "not asked"}
     try:
-        return {**row, **_asked(profile)}
+        return {**row, **_asked(profile, root)}
     except DeviceBusyError as error:
         return {**row, "state": "busy", "warnings": [warning_of(error)]}
     except RigError as error:
         return {**row, "state": "unreachable", "warnings": [warning_of(error)]}
 
 
-def _asked(profile: DeviceProfile) -> dict[str, Any]:
-    """What the device's agent says it has."""
+def _asked(profile: DeviceProfile, root: Path) -> dict[str, Any]:
+    """What the device's agent says it has; what it kept of a killed ``rig measure`` is taken into the store."""
     from rig.connection.session import Session
 
     with Session(profile, getpass.getuser()) as session:
         hello = session.hello
+        left_behind = recover.take_left_behind(session, Store(root))
     runtime = hello["runtimes"].get(profile.runtime.name)
     meter, sensors, without = _power_sources(profile, hello["sensors"])
-    notes = [] if without is None else [without]
+    notes = left_behind if without is None else [*left_behind, without]
     if runtime is None or runtime["state"] != "ok":
         reason = runtime["reason"] if runtime else f"this version has no runtime {profile.runtime.name}"
         notes.append(warning("no-runtime", f"{profile.name}: {reason}", runtime["fix"] if runtime else None))
     elif (provider := str(profile.runtime.options.get("provider", "cpu"))) not in runtime.get("providers", [provider]):
         message = f"{profile.name}: the {profile.runtime.name} there cannot use {provider}, only the CPU"
         notes.append(warning("no-runtime", message, "on the device: python3 -m pip install onnxruntime-gpu"))
+    codes = {note["code"] for note in notes}
     return {
-        "state": "not set up" if any(note["code"] in ("no-runtime", "no-meter") for note in notes) else "ready",
+        "state": "not set up" if codes & {"no-runtime", "no-meter"} else "busy" if "meter-busy" in codes else "ready",
         "serial": hello.get("serial"),
         "sensors": sensors,
         "meter": meter,
@@ -112,7 +115,8 @@ def _power_sources(
     sensors.insert(0, {"name": name, "state": state, "reason": reason, "fix": fix})
     if state == "ok":
         return name, sensors, None
-    return None, sensors, warning("no-meter", f"{profile.name}: its meter cannot be used: {reason}", fix)
+    code = "meter-busy" if state == "busy" else "no-meter"
+    return None, sensors, warning(code, f"{profile.name}: its meter cannot be used: {reason}", fix)
 
 
 def _no_meter(profile: DeviceProfile, sensors: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

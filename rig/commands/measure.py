@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rig.commands import explain, replay
+from rig.commands import explain, recover, replay
 from rig.commands.options import MeasureOptions, command_words
 from rig.configuration import configuration_of, described
 from rig.errors import BadInputError, TransientDeviceError
@@ -36,15 +36,29 @@ def run(options: MeasureOptions) -> dict[str, Any]:
     words = command_words("measure", options)
     store = Store()
     stored = store.new_run("measure", profile.name, argv=words, profile=evidence.profile_facts(profile))
-    try:
-        record, measurement = _measure(profile, subject, fps, stored)
-    except KeyboardInterrupt:
-        stored.update(state="interrupted", finished_utc=utc_now())
-        raise Interrupted(f"interrupted; {stored.id} has no result", resume=shlex.join(words)) from None
+    with stored.held():
+        try:
+            record, measurement = _measure(profile, subject, fps, stored, store)
+        except KeyboardInterrupt:
+            stored.update(state="interrupted", finished_utc=utc_now())
+            raise Interrupted(f"interrupted; {stored.id} has no result", resume=shlex.join(words)) from None
+        result = conclude(profile, options, stored, record, measurement)
+    return {**result, "warnings": [*result["warnings"], *store.problems, *stored.problems]}
+
+
+def conclude(
+    profile: DeviceProfile,
+    options: MeasureOptions,
+    stored: Run,
+    record: Mapping[str, Any],
+    measurement: Measurement,
+    **facts: Any,
+) -> dict[str, Any]:
+    """Write the run's result; ``facts`` go into its manifest."""
     result = _result(profile, options, stored, record, measurement)
     stored.write_json("result.json", {**result, "schema": "rig.measure/1"})
-    stored.update(state="done", finished_utc=utc_now())
-    return {**result, "warnings": [*result["warnings"], *store.problems, *stored.problems]}
+    stored.update(state="done", finished_utc=utc_now(), **facts)
+    return result
 
 
 def subject_of(profile: DeviceProfile, options: MeasureOptions) -> Subject:
@@ -61,15 +75,17 @@ def subject_of(profile: DeviceProfile, options: MeasureOptions) -> Subject:
 
 
 def _measure(
-    profile: DeviceProfile, subject: Subject, fps: float | None, stored: Run
+    profile: DeviceProfile, subject: Subject, fps: float | None, stored: Run, store: Store
 ) -> tuple[dict[str, Any], Measurement]:
     """Measure until a record is not rejected, a bounded number of times; every record is stored."""
     from rig.connection.session import Session
     from rig.console import Progress
-    from rig.quality.verdict import assess
 
     with Progress() as progress, Session(profile, "rig measure") as session:
         for note in explain.at_once(profile, session, fps):
+            stored.problems.append(note)
+            progress.stage(f"note: {note['message']}")
+        for note in recover.take_left_behind(session, store):
             stored.problems.append(note)
             progress.stage(f"note: {note['message']}")
         evidence.keep_session(stored, session)
@@ -78,11 +94,7 @@ def _measure(
             record = _one(session, subject, profile, fps, f"{stored.id}-{attempt}", progress)
             stored.add_measurement(record)
             session.ack([record["id"]])
-            configuration = configuration_of(profile, record)
-            agent = session.hello["agent"]["agent_hash"]
-            stored.set_info(RunInfo(configuration, agent, record["started_utc"], record["kind"]))
-            measurement = assess(record)
-            evidence.keep_assessment(stored, measurement)
+            measurement = assessed(stored, profile, record, session.hello["agent"]["agent_hash"])
             _check_rate(measurement, fps)
             if measurement.ok:
                 stored.problems += session.problems
@@ -93,6 +105,17 @@ def _measure(
         f"{profile.name}: no result after {ATTEMPTS} tries: {measurement.reason}; raw traces kept: {stored.id}",
         fix=f"remove the cause, or lower the load with --fps; the records are in {stored.path}",
     )
+
+
+def assessed(stored: Run, profile: DeviceProfile, record: Mapping[str, Any], agent_hash: str) -> Measurement:
+    """The verdict on a stored record, kept in its run with what the run is a measurement of."""
+    from rig.quality.verdict import assess
+
+    configuration = configuration_of(profile, record)
+    stored.set_info(RunInfo(configuration, agent_hash, record["started_utc"], record["kind"]))
+    measurement = assess(record)
+    evidence.keep_assessment(stored, measurement)
+    return measurement
 
 
 def _one(
@@ -160,7 +183,7 @@ def network_row(model: Path, found: Measurement) -> dict[str, Any]:
         "fps": found.fps,
         "missed_deadlines": found.missed,
         "frames": found.count + found.missed,
-        "size_bytes": model.stat().st_size,
+        "size_bytes": model.stat().st_size if model.is_file() else None,
         "measurement_id": found.id,
         "onnx": str(model),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,11 @@ class CalibrateSensorOptions:
 
 @dataclass(frozen=True)
 class CalibrateOptions:
-    """``rig calibrate``: ``kernels`` is how many to measure, ``around`` and ``task`` name networks to measure near."""
+    """``rig calibrate``: ``kernels`` is how many to measure, ``around`` and ``task`` name networks to measure near.
+
+    ``error``: measure until held-out networks are priced so well (``kernels`` at most). ``base``: a device whose cost
+    model to start from.
+    """
 
     device: str
     time: str | None = None
@@ -54,6 +59,8 @@ class CalibrateOptions:
     seed: int = 0
     resume: bool = True
     json: bool = False
+    error: str | None = None
+    base: str | None = None
 
 
 @dataclass(frozen=True)
@@ -76,6 +83,33 @@ class PredictOptions:
     device: str
     fps: str | None = None
     shape: str | None = None
+    json: bool = False
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """``rig fit``: ``tables`` are files or runs; ``boundary`` and ``runtime`` say what the tables do not."""
+
+    tables: tuple[str, ...]
+    device: str
+    boundary: str | None = None
+    runtime: str | None = None
+    replace: bool = False
+    json: bool = False
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """``rig evaluate``: ``folds`` None scores the stored model; ``group`` is a column whose levels are left out."""
+
+    tables: tuple[str, ...]
+    device: str
+    folds: int | None = None
+    repeats: int = 10
+    group: str | None = None
+    boundary: str | None = None
+    runtime: str | None = None
+    resume: bool = True
     json: bool = False
 
 
@@ -131,7 +165,15 @@ class ImportOptions:
     json: bool = False
 
 
-POSITIONAL = {"measure": "model", "predict": "model", "report": "run", "replay": "run"}
+SPELLED = {"base": "from"}  # what is a keyword of the language
+POSITIONAL = {
+    "measure": "model",
+    "predict": "model",
+    "report": "run",
+    "replay": "run",
+    "fit": "tables",
+    "evaluate": "tables",
+}
 
 
 def command_words(command: str, options: Any) -> list[str]:
@@ -142,12 +184,27 @@ def command_words(command: str, options: Any) -> list[str]:
         if value == field.default or field.name == "json":
             continue
         if field.name == POSITIONAL.get(command):
-            words.append(str(value))
+            words += [str(one) for one in value] if isinstance(value, tuple) else [str(value)]
         elif field.name == "resume" and not value:
             flags.append("--fresh")
         elif value is True:
             flags.append(f"--{field.name}")
         else:
+            name = SPELLED.get(field.name, field.name.replace("_", "-"))
             for one in value if isinstance(value, tuple) else (value,):
-                flags += [f"--{field.name.replace('_', '-')}", str(one)]
+                flags += [f"--{name}", str(one)]
     return words + flags
+
+
+def measure_options_of(words: Sequence[str]) -> MeasureOptions:
+    """The options of a ``rig measure`` command line that ``command_words`` wrote."""
+    given: dict[str, Any] = {}
+    rest = iter(words[2:])
+    for word in rest:
+        if word == "--explain":
+            given["explain"] = True
+        elif word.startswith("--"):
+            given[word[2:]] = next(rest)
+        else:
+            given["model"] = Path(word)
+    return MeasureOptions(**given)

@@ -59,11 +59,18 @@ def _serve(stored: Run) -> dict[str, Any]:
 
 
 def _same_command(stored: Run, device: str) -> str:
-    """The run's own command line, on the served device."""
+    """The run's own command line, on the served device and with the run's own copies of what was named."""
+    from rig.workloads.calibration_networks import NAMED_FOLDER
+
     words = list(stored.manifest["argv"]) or ["rig", stored.manifest["command"], "--device", ""]
+    named = 0
     for i, word in enumerate(words[:-1]):
         if word == "--device":
             words[i + 1] = device
+        elif word == "--around":
+            copy = stored.path / NAMED_FOLDER / str(named) / Path(words[i + 1]).name
+            words[i + 1] = str(copy) if copy.exists() else words[i + 1]
+            named += 1
     return shlex.join(words)
 
 

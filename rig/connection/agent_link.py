@@ -113,6 +113,10 @@ class AgentLink:
             else:
                 return message
 
+    def tell(self, message: dict[str, Any]) -> None:
+        """Send what no answer comes to; LinkLost where the link is known to be broken."""
+        self._send(message)
+
     def close(self, abandon: bool) -> None:
         """Say goodbye, wait a little, and let go; an agent with a measurement in hand ends by itself."""
         if not self._ended:

@@ -139,6 +139,12 @@ class Session:
         """What went wrong beside the measurements, each once: code, message, fix (in the form of a warning)."""
         return list(self._problems.values())
 
+    @property
+    def asked_by(self) -> str:
+        """Whose measurements these are, as their records say: a digest of this account, computer and store."""
+        asker = f"{getpass.getuser()}@{socket.gethostname()}:{rig_home()}"
+        return hashlib.sha256(asker.encode()).hexdigest()[:16]
+
     def measure(
         self,
         subject: Subject,
@@ -171,8 +177,10 @@ class Session:
                 "plan": plan.to_json(),
                 "profile": profile,
                 "slack_s": SLACK_S,
+                "asked_by": self.asked_by,
             }
-            return self._connection.ask(request, longest_s, on_progress)
+            heard = on_progress if meter is None else self._judging(meter, plan, exchanges, request_id, on_progress)
+            return self._connection.ask(request, longest_s, heard)
 
         if meter is not None:
             meter.begin()
@@ -260,12 +268,15 @@ class Session:
             answer = self._again(lambda: self._connection.ask({"id": self._next_id(), "op": "ack", "keys": keys}, 60.0))
             self.hello["spool"] = answer["spool"]
 
-    def pending(self) -> list[dict[str, Any]]:
-        """Records that an earlier session measured and nobody acknowledged; store them, then ``ack``."""
+    def pending(self, wanted: Callable[[str], bool] = lambda identity: True) -> list[dict[str, Any]]:
+        """Records that an earlier session measured and nobody acknowledged; store them, then ``ack``.
+
+        ``wanted``: of which ids; the others stay where they are.
+        """
         known = {key for keys in self._spool_keys.values() for key in keys}
         records = []
         for key in self.hello["spool"]:
-            if key not in known:
+            if key not in known and wanted(key.rpartition("@")[0]):
                 request = {"op": "spooled", "key": key}
                 answer = self._again(
                     lambda request=request: self._connection.ask({"id": self._next_id(), **request}, 60.0)
@@ -327,6 +338,29 @@ class Session:
             return answer["received_s"], answer["replied_s"]
 
         return compare_clocks(ask, now_s=now_s)
+
+    def _judging(
+        self,
+        meter: HostMeter,
+        plan: MeasurePlan,
+        exchanges: Sequence[Exchange],
+        request_id: str,
+        on_progress: Callable[[dict[str, Any]], None] | None,
+    ) -> Callable[[dict[str, Any]], None]:
+        """What hears of each window and tells the agent when the energy that the meter saw is precise enough."""
+        interval, told = meter.interval(plan, exchanges), False
+
+        def hear(progress: dict[str, Any]) -> None:
+            nonlocal told
+            if interval is not None:
+                interval.add(progress)
+            if not told and meter.is_enough(interval):
+                self._connection.tell({"op": "enough", "request": request_id})
+                told = True
+            if on_progress is not None:
+                on_progress(progress)
+
+        return hear
 
     def _next_id(self) -> str:
         self._requests += 1

@@ -2,7 +2,8 @@
 
 A meter module offers ``Meter(settings)`` (the device profile's ``[meter]``) with
 
-- ``name``; ``probe() -> (state, reason, fix)``: state is "ok", "absent" (not reachable, not there) or "denied";
+- ``name``; ``probe() -> (state, reason, fix)``: state is "ok", "absent" (not reachable, not there),
+  "denied" or "busy" (another process has it); nothing in it is changed;
 - ``describe() -> dict``: rate_hz, window_s, step_w, noise_w, gain_uncertainty (relative), boundary, rail, as a sensor
   on the device does (``device_agents/sensors/__init__.py``);
 - ``open()``, ``close()``; ``identity``: what the instrument or file says it is, once open;
@@ -11,7 +12,8 @@ A meter module offers ``Meter(settings)`` (the device profile's ``[meter]``) wit
 - ``stamp_uncertainty_s()``: of a sample's time once it is on the host's clock;
 - ``clear_evidence()``, ``evidence()``: what the meter said since, word for word (parts of a record's evidence).
 
-Opening fails by raising DeviceSetupError, reading by raising TransientDeviceError: a failed reading is never a number.
+Opening fails by raising DeviceSetupError, or DeviceBusyError (one process at a time has an instrument), reading by
+raising TransientDeviceError: a failed reading is never a number.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """A meter at the host beside a measurement on the device: sampled in a thread, its trace attached to the record.
 
     device   lead  quiet_before  warm-up  window window ...  quiet_after  lag     on the device's clock
+                                              │ "enough" ▲
     host    ↕↕↕↕ clock ─────────────── samples ──────────────────────────── clock ↕↕↕↕   on the host's (``now_s``)
 
 The record comes from the device without watts; it gets ``trace`` (host's clock), ``sensor``, ``clock`` (device to host)
@@ -18,9 +19,10 @@ from typing import Any
 from device_agents.clocks import ClockMap, Exchange, fit_clock
 from device_agents.protocol import now_s
 from device_agents.records import MeasurePlan, PowerTrace
-from rig.errors import DeviceError, DeviceSetupError
+from rig.errors import DeviceBusyError, DeviceError, DeviceSetupError
 from rig.meters import Meter, Sample, make_meter
 from rig.meters.clock import SteppedClock, offset_s
+from rig.meters.interval import EnergyInterval
 from rig.profiles import MeterSettings
 
 HOST_CLOCK = "host"
@@ -65,12 +67,13 @@ class HostMeter:
 
     @property
     def request(self) -> dict[str, Any]:
-        """What the agent is told: to run quiet phases, and to wait for the meter's lag around the measurement."""
+        """What the agent is told: run quiet phases, wait for the meter's lag, and let the host judge the energy."""
         return {
             "name": self.name,
             "rate_hz": self.description["rate_hz"],
             "window_s": self._window_s,
             "session": self.token,
+            "judged": True,
         }
 
     def plan_for(self, plan: MeasurePlan) -> MeasurePlan:
@@ -84,7 +87,7 @@ class HostMeter:
         )
 
     def begin(self) -> None:
-        """Sample from now on. Raises DeviceSetupError where the meter never worked in this session.
+        """Sample from now on. Raises DeviceSetupError or DeviceBusyError where the meter never worked in this session.
 
         One that worked before and fails now is noted in the record: what the device measures is kept.
         """
@@ -94,7 +97,7 @@ class HostMeter:
         self._halt()
         try:
             self._meter.open()
-        except DeviceSetupError as error:
+        except (DeviceSetupError, DeviceBusyError) as error:
             if not self._worked:
                 raise
             self._problem = _words(error)
@@ -102,6 +105,35 @@ class HostMeter:
         self._problem, self._worked, self._stop = None, True, threading.Event()
         self._thread = threading.Thread(target=self._sample, args=(self._stop,), name="meter", daemon=True)
         self._thread.start()
+
+    def interval(self, plan: MeasurePlan, exchanges: Sequence[Exchange]) -> EnergyInterval | None:
+        """What a measurement that begins now will know of its energy; None where the clocks could not be compared."""
+        try:
+            clock = inverse(fit_clock(exchanges))
+        except ValueError:
+            return None
+        begun_s = now_s()
+
+        def placed() -> list[tuple[float, float]]:
+            with self._lock:
+                heard = [one for one in self._samples if one.arrived_s >= begun_s]
+            return self._on_host_clock(heard)
+
+        return EnergyInterval(plan, clock, self._window_s, placed)
+
+    def is_enough(self, interval: EnergyInterval | None) -> bool:
+        """Whether more windows would serve nothing: it is narrow, or the meter failed and its watts will be refused."""
+        if interval is None or self._problem is not None:
+            return True
+        with self._lock:
+            last_s = self._samples[-1].arrived_s if self._samples else None
+        patience_s = max(STALE_PERIODS * self._period_s, STALE_AT_LEAST_S) + self._window_s + self._delay_s
+        if interval.last_s is not None and (last_s is None or now_s() - last_s > patience_s):
+            return True
+        try:
+            return interval.is_narrow
+        except SteppedClock:
+            return True
 
     def attach(self, record: Mapping[str, Any], exchanges: Sequence[Exchange]) -> dict[str, Any]:
         """The record with the meter's trace, or with the reason why it has none; ``exchanges``: host asks device."""
@@ -129,7 +161,19 @@ class HostMeter:
         made["clock"] = clock._replace(uncertainty_s=doubt_s).to_json()
         made["trace"] = self._trace(kept).to_json() if kept else None
         made["trace_problem"] = self._gap(kept, begin_s, end_s, problem)
+        made["precision"] = {**(record.get("precision") or {}), "energy_rel": self._reached(record, clock, kept)}
         return made
+
+    def _reached(
+        self, record: Mapping[str, Any], clock: ClockMap, placed: Sequence[tuple[float, float]]
+    ) -> float | None:
+        """Relative half-width of the energy of all windows, as the agent notes it of a source of its own."""
+        windows = [phase for phase in record["phases"] if phase.get("name") == "window"]
+        if not windows:
+            return None
+        interval = EnergyInterval(MeasurePlan(**record["plan"]), clock, self._window_s, lambda: placed)
+        interval.add({"measured": [[phase["t0_s"], phase["t1_s"], phase["count"]] for phase in windows]})
+        return interval.relative
 
     def close(self) -> None:
         """Stop sampling and let go of the meter."""

@@ -1,6 +1,7 @@
 """SCPI instruments through PyVISA and its pure-Python backend: TCP sockets, serial lines, USBTMC.
 
-open: *IDN? matches ── setup ── errors? none ── a first reading
+probe: lock ── *IDN? matches                                          nothing is sent that changes the instrument
+open:  lock ── *IDN? matches ── setup ── errors? none ── a first reading
 every 1/rate_hz:   query ─────────────► answer        the value is the one made last: its averaging window ended
                    before            after            within update_s before the middle of the exchange
 """
@@ -10,14 +11,16 @@ from __future__ import annotations
 import re
 import socket
 import threading
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from device_agents.protocol import now_s
-from rig.errors import DeviceSetupError, TransientDeviceError
+from rig.errors import DeviceBusyError, DeviceSetupError, TransientDeviceError
 from rig.meters import Sample
 from rig.meters.answers import BadAnswer, fields_of, number, pick, power_w
 from rig.meters.evidence import Evidence
 from rig.meters.instrument_files import LinkSettings, load_instrument
+from rig.meters.lock import InstrumentLock
 
 if TYPE_CHECKING:
     from rig.profiles import MeterSettings
@@ -38,6 +41,8 @@ class Meter:
         self.identity = ""
         self.own_clock = self._instrument.answer.time_field is not None
         self._resource: Any = None
+        self._lock = InstrumentLock(self._resource_name)
+        self._was_set_up = False
         self._due_s = 0.0
         self._trips_s: list[float] = []
         self._last_stamp_s: float | None = None
@@ -51,10 +56,12 @@ class Meter:
         return {name: getattr(sampling, name) if own[name] is None else own[name] for name in fields}
 
     def probe(self) -> tuple[str, str, str]:
-        """Open, read one value, close."""
+        """Ask it what it is, and close; "busy" where another process has it. Its settings stay as they are."""
         try:
-            self.open()
-        except DeviceSetupError as error:
+            self._connect()
+        except DeviceBusyError as busy:
+            return "busy", busy.message, busy.fix or ""
+        except (DeviceSetupError, TransientDeviceError) as error:
             state = "denied" if "permission" in error.message.lower() else "absent"
             return state, error.message, error.fix or ""
         finally:
@@ -62,12 +69,13 @@ class Meter:
         return "ok", "", ""
 
     def open(self) -> None:
-        """Connect, make sure that it is the instrument meant, set it up, and read a first value."""
-        self.close()
-        self._resource = _open_resource(self._resource_name, self._instrument.link)
+        """Connect, make sure that it is the instrument meant, set it up, and read a first value.
+
+        Raises DeviceSetupError, and DeviceBusyError where another process has the instrument.
+        """
         try:
-            self.identity = self._ask(self._instrument.commands.identity)
-            self._check_identity()
+            self._connect()
+            self._was_set_up = True
             for command in self._instrument.commands.setup:
                 self._send(command)
             self._check_errors()
@@ -82,14 +90,28 @@ class Meter:
         self._last_stamp_s = None
         self._due_s = now_s()
 
+    def _connect(self) -> None:
+        """Take the instrument's lock, open it, and make sure that it is the one meant; nothing in it is changed."""
+        self.close()
+        self._lock.acquire()
+        self._resource = _open_resource(self._resource_name, self._instrument.link)
+        self.identity = self._ask(self._instrument.commands.identity)
+        self._check_identity()
+
     def close(self) -> None:
         """Send what leaves the instrument usable by hand, and let go; a link that is gone already is no news."""
         resource, self._resource = self._resource, None
-        if resource is None:
-            return
+        was_set_up, self._was_set_up = self._was_set_up, False
+        try:
+            if resource is not None:
+                self._leave(resource, self._instrument.commands.leave if was_set_up else ())
+        finally:
+            self._lock.release()
+
+    def _leave(self, resource: Any, commands: Sequence[str]) -> None:
         errors = _visa_errors()
         try:
-            for command in self._instrument.commands.leave:
+            for command in commands:
                 resource.write(command)
         except errors as error:
             self._evidence.add(f"! leaving: {error}")

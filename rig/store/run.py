@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import fcntl
 import io
 import json
 import os
@@ -108,6 +110,21 @@ class Run:
             self.manifest = {**read_json(self.path / "manifest.json"), **facts}
             durable.write_atomic(self.path / "manifest.json", json.dumps(self.manifest, indent=1).encode(), action)
         self._on_change(self.manifest)
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[bool]:
+        """Hold the run for as long as the block lasts and the process lives; False where another process holds it."""
+        with disk_errors(f"holding {self.id}", self.path):
+            handle = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            yield True
+        finally:
+            os.close(handle)
 
     def add_measurement(self, record: dict[str, Any]) -> None:
         """Store a MeasureRecord durably before returning; one whose id is stored already changes nothing.

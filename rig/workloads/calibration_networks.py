@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rig.profiles import DeviceProfile
 
 FOLDER = "artifacts/contexts"
+NAMED_FOLDER = "artifacts/around"
 DEFAULT_CONTEXTS = 56
 DEFAULT_CONTEXTS_VIRTUAL = 28
 HELD_OUT_EVERY = 7  # prime to the turns in which families and image sides are drawn
@@ -52,6 +53,18 @@ def network_count(profile: DeviceProfile) -> int:
             f"{profile.name}: grid.contexts is {count!r}", fix="write a whole number, as contexts = 48; 0 for none"
         )
     return count
+
+
+def keep_named(around: Sequence[Path], run_folder: Path) -> tuple[Path, ...]:
+    """Copy the networks that were named into the run folder, so that it can be replayed without them; the copies."""
+    copies = []
+    for number, path in enumerate(around):
+        copy = run_folder / NAMED_FOLDER / str(number) / path.name  # the name stays: it is the network's
+        if not copy.exists():
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(copy, path.read_bytes(), "keeping a network to measure near")
+        copies.append(copy)
+    return tuple(copies)
 
 
 def draw_networks(profile: DeviceProfile, around: Sequence[Path], seed: int, run_folder: Path) -> Networks:

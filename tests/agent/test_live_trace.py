@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from device_agents import trace
 from device_agents.child import Child, ChildDied, how_it_ended
 from device_agents.clocks import ClockMap
 from device_agents.protocol import clock_domain, now_s
@@ -60,9 +59,10 @@ def test_energy_of_a_window(children: Children) -> None:
     assert live.problem is None
 
 
-def test_a_hanging_sensor_is_given_up(children: Children, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hanging_sensor_is_given_up(children: Children) -> None:
+    assert Child("sampler").patience_s == 10.0
     live = traced(children, "time.sleep(60)")
-    monkeypatch.setattr(trace, "SAMPLER_DEADLINE_S", 0.2)
+    live._sampler.patience_s = 0.2
     before_s = now_s()
     live.drain()
     live.drain()

@@ -50,8 +50,8 @@ class PowerMonitor:
         """From now on reading the power blocks, as a driver does whose bus hangs."""
         self._stop.set()
         self._thread.join()
-        (self.folder / "power1_input").unlink()
-        os.mkfifo(self.folder / "power1_input")
+        os.mkfifo(self.folder / ".fifo")
+        (self.folder / ".fifo").replace(self.folder / "power1_input")  # at once: the file is never missing
 
     def say(self, text: str) -> None:
         """From now on the power file holds this."""
