@@ -16,13 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from rig.quality.stale import Readings, frozen
 from rig.quality.stats import NORMAL_975, quadrature
 from rig.sensors.calibration import SensorCalibration
 
 MIN_SAMPLES = 5  # a window mean of fewer samples is no mean
 GAP_PERIODS = 5.0  # a hole in the trace longer than this many sample periods
-STALE_PROBABILITY = 1e-6
-MIN_STALE_RUN = 8
 TO_AND_FRO = 0.45  # of a step: less measured noise than that may be one step to and fro, and none elsewhere
 UNDISTURBED = 0.9  # share of the samples that noise alone spreads over the steps of a coarse sensor
 HALF_STEP = 0.475  # 95 % of what is anywhere within half a step
@@ -53,7 +52,9 @@ class PowerCurve:
         if len(stamps) < MIN_SAMPLES:
             raise UnusableTrace(f"the power trace has {len(stamps)} samples")
         steps = np.diff(stamps)
-        if steps.min() <= 0.0:
+        if steps.min() == 0.0:
+            raise UnusableTrace(f"stale sensor: {int((steps == 0.0).sum())} samples repeat the time stamp before them")
+        if steps.min() < 0.0:
             where = int(np.argmin(steps))
             raise UnusableTrace(
                 f"clock step: the sensor's time went back by {-steps[where]:.3g} s at sample {where + 1}"
@@ -181,8 +182,11 @@ class PowerCurve:
         first = int(np.argmax(explains))
         return float(spreads[first]) if first else 0.0
 
-    def problem(self, t0_s: float, t1_s: float) -> str | None:
-        """What is wrong with the trace between two times: a gap, or one value repeated for too long to be true."""
+    def problem(self, t0_s: float, t1_s: float, load: tuple[float, float] | None = None) -> str | None:
+        """What is wrong with the trace between two times: a gap, or one value repeated for too long to be true.
+
+        ``load``: from when to when the load ran, which a source that does not stand still has seen.
+        """
         inside = (self.times_s >= t0_s) & (self.times_s <= t1_s)
         times, power = self.times_s[inside], self.power_w[inside]
         if len(times) < 2:
@@ -190,21 +194,11 @@ class PowerCurve:
         gaps = np.diff(times)
         if gaps.max() > GAP_PERIODS * self.period_s:
             return f"stale sensor: no sample for {gaps.max():.3g} s (usual spacing {self.period_s:.3g} s)"
-        run = _longest_run(power)
-        if self._is_stale(run, len(power)):
-            seconds = run * self.period_s
-            return f"stale sensor: the same value {run} times in a row ({seconds:.3g} s), noise {self.noise_w:.2g} W"
-        return None
-
-    def _is_stale(self, run: int, n: int) -> bool:
-        """Whether equal values repeat too often for the sensor's noise; without known noise, only a frozen trace is."""
         # Samples that share an averaging window, or lie between two updates, are alike.
         overlap = max(1.0, self.window_s / self.period_s, self.update_s / self.period_s)
-        if self.noise_w <= 0.5 * self.step_w or self.noise_w == 0.0:
-            return run == n and n >= 4 * MIN_STALE_RUN * overlap
-        same = min(0.9, self.step_w / (2.0 * math.sqrt(math.pi) * self.noise_w)) or 1e-3
-        independent = run / overlap
-        return independent >= MIN_STALE_RUN and n * same ** (independent - 1.0) < STALE_PROBABILITY
+        reach_s = self.window_s + self.update_s + self.shift_s
+        readings = Readings(times - self.delay_s, power, self.step_w, self.noise_w, overlap, reach_s)
+        return frozen(readings, load)
 
 
 def _rounding_error(spread: float) -> float:
@@ -232,9 +226,3 @@ def on_runtime_clock(stamps: np.ndarray, clock: dict[str, Any]) -> np.ndarray:
     offset, drift = float(clock.get("offset_s") or 0.0), float(clock.get("drift") or 0.0)
     reference = float(clock.get("reference_s") or 0.0)
     return (stamps - offset + drift * reference) / (1.0 + drift)
-
-
-def _longest_run(values: np.ndarray) -> int:
-    changes = np.flatnonzero(np.diff(values) != 0.0)
-    ends = np.concatenate([changes, [len(values) - 1]])
-    return int(np.diff(np.concatenate([[-1], ends])).max())

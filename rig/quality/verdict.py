@@ -201,7 +201,8 @@ def _power(record: Mapping[str, Any], windows: Sequence[Mapping[str, Any]]) -> _
     curve = PowerCurve(trace, sensor, clock)
     span = (min(p["t0_s"] for p in record["phases"]), max(p["t1_s"] for p in record["phases"]))
     curve.mean_w(*span)  # raises where the trace does not reach over the measurement
-    wrong = curve.problem(*span)
+    load = [phase for phase in record["phases"] if phase["name"] in ("warmup", "window")]
+    wrong = curve.problem(*span, load=(load[0]["t0_s"], load[-1]["t1_s"]))
     if wrong:
         raise Rejected(wrong)
     notes = _check_edges(record, windows, curve)
