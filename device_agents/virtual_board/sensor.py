@@ -24,6 +24,7 @@ class SensorConfig(NamedTuple):
     exchange_delay_s: float = 0.0004  # mean one-way delay of a clock exchange
     lag_s: float = 0.0  # from the end of the window to the time stamp that the meter gives it
     declared_window_s: Optional[float] = None  # where the data sheet is wrong
+    time_constant_s: Optional[float] = None  # where it averages by forgetting exponentially, and not over the window
 
 
 class VirtualSensor:
@@ -49,6 +50,8 @@ class VirtualSensor:
         self._start_j = 0.0
         self._next_sample = 0
         self._position = 0
+        self._filtered_s: Optional[float] = None  # board time up to which the exponential average has come
+        self._filtered_w = 0.0
         self.board: Optional[Dict[str, Any]] = None
 
     @property
@@ -95,7 +98,10 @@ class VirtualSensor:
             begin_j = previous_j if abs(begin_s - previous_end_s) < 1e-12 else self._energy_at(begin_s)
             end_j = self._energy_at(end_s)
             previous_end_s, previous_j = end_s, end_j
-            watts = gain * (end_j - begin_j) / window_s + gauss(0.0, noise_w)
+            mean_w = (end_j - begin_j) / window_s
+            if self.config.time_constant_s is not None:
+                mean_w = self._forgetting(end_s, mean_w, self.config.time_constant_s)
+            watts = gain * mean_w + gauss(0.0, noise_w)
             if step_w > 0.0:
                 watts = round(watts / step_w) * step_w
             samples.append((self.sensor_time_s(end_s + lag_s), max(watts, 0.0)))
@@ -118,6 +124,24 @@ class VirtualSensor:
         if self._stream is not None:
             self._stream.close()
             self._stream = None
+
+    def _forgetting(self, board_s: float, first_w: float, time_constant_s: float) -> float:
+        """The exponential average at a board time that is not before the last one asked for; it starts at a mean."""
+        if self._filtered_s is None:
+            self._filtered_s, self._filtered_w = board_s, first_w
+        while self._filtered_s < board_s:
+            before_j = self._energy_at(self._filtered_s)
+            last = self._position
+            while last < len(self._ends) - 1 and self._ends[last] <= self._filtered_s:
+                last += 1
+            until_s = min(self._ends[last], board_s)
+            if until_s <= self._filtered_s:
+                break
+            seconds = until_s - self._filtered_s
+            watts = (self._energy_at(until_s) - before_j) / seconds
+            self._filtered_w = watts + (self._filtered_w - watts) * math.exp(-seconds / time_constant_s)
+            self._filtered_s = until_s
+        return self._filtered_w
 
     def _energy_at(self, board_s: float) -> float:
         ends, position = self._ends, self._position
@@ -174,6 +198,8 @@ class VirtualSensor:
     def _forget(self) -> None:
         """Drop segments that no later window can reach."""
         reach_s = self._next_sample / self.config.rate_hz / (1.0 + self._drift) - self.config.window_s
+        if self._filtered_s is not None:
+            reach_s = min(reach_s, self._filtered_s)
         keep = self._position
         while keep > 0 and self._ends[keep - 1] > reach_s:
             keep -= 1

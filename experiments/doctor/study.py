@@ -1,9 +1,10 @@
 """``rig doctor`` on simulated boards whose meters differ: how far off its window, lag, step and noise are.
 
-    python experiments/doctor/study.py [--boards 40] [--steps 16]     writes results.json beside this file
+    python experiments/doctor/study.py [--boards 100] [--exponential 40]     writes results.json beside this file
 
 Each board draws its meter's data sheet (window 10 ms to 1 s, lag, rate, step to 0.4 W, noise) from its seed; everything
-runs through the agent as on a real board. Simulated: no figure here is of a real sensor.
+runs through the agent as on a real board. The meters of ``--exponential`` further boards forget exponentially; their
+window is the time that holds 99 % of a sample's weight. Simulated: no figure here is of a real sensor.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import os
 import random
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +22,19 @@ import numpy as np
 
 from rig.commands import doctor
 from rig.commands.options import DoctorOptions
+from rig.doctor.load_curve import TIME_CONSTANTS
 
 PLACE = Path(__file__).parent
 
 
-def drawn_meter(seed: int) -> dict[str, float]:
+def drawn_meter(seed: int, exponential: bool = False) -> dict[str, float]:
     """A meter's data sheet: log-uniform where it spans decades."""
-    draw = random.Random(f"doctor-study-{seed}")
+    draw = random.Random(f"doctor-study-{seed}{'-exponential' if exponential else ''}")
     window_s = 0.010 * 100.0 ** draw.random()
     rate_hz = draw.choice([r for r in (5.0, 10.0, 20.0, 50.0, 100.0, 200.0) if 0.5 <= r * window_s <= 40.0])
+    more = {"time_constant_s": window_s / TIME_CONSTANTS} if exponential else {}
     return {
+        **more,
         "window_s": window_s,
         "rate_hz": rate_hz,
         "lag_s": window_s * draw.random() * 0.5,
@@ -39,9 +44,9 @@ def drawn_meter(seed: int) -> dict[str, float]:
     }
 
 
-def board(seed: int, steps: int, folder: Path) -> dict[str, Any]:
+def board(seed: int, steps: int, folder: Path, exponential: bool = False) -> dict[str, Any]:
     """One board: its truth and what the doctor said."""
-    meter = drawn_meter(seed)
+    meter = drawn_meter(seed, exponential)
     devices = folder / "config" / "devices"
     devices.mkdir(parents=True, exist_ok=True)
     table = ", ".join(f"{name} = {value!r}" for name, value in meter.items())
@@ -52,7 +57,18 @@ def board(seed: int, steps: int, folder: Path) -> dict[str, Any]:
     return {"seed": seed, "truth": meter, "found": {key: rounded(source[key]) for key in SHOWN}}
 
 
-SHOWN = ("window_s", "lag_s", "delay_s", "step_w", "noise_w", "spacing_s", "update_period_s", "passes")
+SHOWN = (
+    "shape",
+    "shape_told",
+    "window_s",
+    "lag_s",
+    "delay_s",
+    "step_w",
+    "noise_w",
+    "spacing_s",
+    "update_period_s",
+    "passes",
+)
 
 
 def rounded(value: Any) -> Any:
@@ -64,12 +80,15 @@ def rounded(value: Any) -> Any:
 
 def judged(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Errors over all boards: median, 95th percentile, worst; how often the stated interval holds the truth."""
-    figures: dict[str, Any] = {"boards": len(rows)}
+    shapes = Counter(row["found"]["shape"] for row in rows)
+    told = sum(row["found"]["shape_told"] for row in rows)
+    figures: dict[str, Any] = {"boards": len(rows), "shapes": dict(sorted(shapes.items())), "shape_told": told}
     for name in ("window_s", "lag_s", "delay_s"):
         errors, held = [], []
         for row in rows:
             truth = row["truth"]
-            true_s = truth["lag_s"] + 0.5 * truth["window_s"] if name == "delay_s" else truth[name]
+            centre_s = truth.get("time_constant_s", 0.5 * truth["window_s"])
+            true_s = truth["lag_s"] + centre_s if name == "delay_s" else truth[name]
             found = row["found"][name]
             if found["value"] is None:
                 continue
@@ -93,16 +112,18 @@ def spread(errors: list[float]) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--boards", type=int, default=40)
+    parser.add_argument("--boards", type=int, default=100)
+    parser.add_argument("--exponential", type=int, default=40)
     parser.add_argument("--steps", type=int, default=16)
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ.update(RIG_HOME=str(folder / "home"), RIG_CONFIG=str(folder / "config"))
         rows = [board(seed, chosen.steps, folder) for seed in range(chosen.boards)]
-    figures = judged(rows)
+        more = [board(seed, chosen.steps, folder, exponential=True) for seed in range(chosen.exponential)]
+    figures = {"boxcar": judged(rows), **({"exponential": judged(more)} if more else {})}
     head = json.dumps({"steps": chosen.steps, "figures": figures}, indent=1)[:-2]
-    lines = ",\n".join("  " + json.dumps(row) for row in rows)  # a board a line
+    lines = ",\n".join("  " + json.dumps(row) for row in [*rows, *more])  # a board a line
     (PLACE / "results.json").write_text(f'{head},\n "rows": [\n{lines}\n ]\n}}\n')
     print(json.dumps(figures, indent=1))
 

@@ -188,7 +188,10 @@ def _row(found: Finding) -> dict[str, Any]:
         "declared": facts["declared"],
         "spacing_s": found.spacing_s,
         "update_period_s": found.update_period_s,
+        "shape": facts.get("shape"),
+        "shape_told": facts.get("shape_told"),
         "window_s": q(facts.get("window_s"), facts.get("window_half_width_s", 0.0)),
+        "time_constant_s": facts.get("time_constant_s"),
         "lag_s": q(facts.get("lag_s"), facts.get("lag_half_width_s", 0.0)),
         "delay_s": q(facts.get("delay_s"), facts.get("delay_half_width_s", 0.0)),
         "active_w": q(facts.get("active_w"), facts.get("active_half_width_w", 0.0)),
@@ -239,8 +242,13 @@ def describe(found: Finding) -> str:
     words = [f"a new value every {Quantity(period_s).format('s')}" if found.update_period_s else "updates not told"]
     if found.counts_energy:
         words.append("counts energy")
+    elif response.time_constant_s is not None:
+        share = response.time_constant_s / response.window_s
+        constant = Quantity.around(response.time_constant_s, share * response.window_half_width_s)
+        words.append(f"forgets exponentially, time constant {constant.format('s')}")
     else:
-        words.append(f"averages over {Quantity.around(response.window_s, response.window_half_width_s).format('s')}")
+        window = Quantity.around(response.window_s, response.window_half_width_s).format("s")
+        words.append(f"averages over {window}{'' if response.shape_told else ' (or forgets exponentially: not told)'}")
     lag, doubt_s = Quantity.around(response.lag_s, response.lag_half_width_s), response.lag_half_width_s
     told = abs(response.lag_s) > doubt_s
     words.append(f"lag {lag.format('s')}" if told else f"no lag (± {Quantity(doubt_s).format('s')})")

@@ -1,11 +1,17 @@
-"""The step response of a power source: averaging window and lag, fitted to a load's known edges by least squares.
+"""The step response of a power source: averaging window, lag and shape, fitted to a load's known edges.
 
      load    ▁▁▁▁▁████████▁▁▁▁▁▁      a sample stamped t is the mean power over the window that ended ``lag`` before
      source  ▁▁▁▁▁▁▁▗▄▟███▙▄▖▁▁▁      t:  w(t) = quiet + active · ∫ load over [t − lag − window, t − lag] / window
-                  └lag┘└window┘
+                  └lag┘└window┘       or a filter that forgets exponentially, where that fits better (load_curve.py)
 
-Window and lag alone are told apart worse than their sum: the centre of the window, ``delay`` = lag + window / 2, is
-what a measurement needs most, and has an uncertainty of its own.
+Window and lag alone are told apart worse than their sum: the centre of the window, ``delay``, is what a measurement
+needs most, and has an uncertainty of its own.
+
+Something else that runs for some milliseconds takes power away and never adds any, mostly from samples that have seen
+nearly the whole step: by least squares every window came out too long. So samples count the less the further they
+are off (Cauchy's weights; Huber and Ronchetti, Robust Statistics, 2009). Samples of one edge are wrong together (the
+edge's own time, windows that overlap), so that an interval comes from the scatter between edges, of which few may
+have a sample in the middle (sandwich estimate by clusters: Cameron and Miller, J. Human Resources 50, 317, 2015).
 """
 
 from __future__ import annotations
@@ -17,6 +23,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from device_agents.intervals import student_t_975
+from rig.doctor.load_curve import BOXCAR, EXPONENTIAL, SHAPES, TIME_CONSTANTS, LoadCurve, Spans
 from rig.quality.stats import NORMAL_975, quadrature
 
 # The coarse grid: windows up to so many mean half periods, delays up to so many.
@@ -25,46 +33,21 @@ GRID_WINDOWS, GRID_DELAYS = 28, 64
 GRID_SAMPLES = 1500
 STARTS = 3  # grid points from which the search goes on
 MIN_SAMPLES = 12
-CONSTANT = 0.001  # share of a window that may be otherwise
-FAR_OFF, MOST_FAR_OFF = 6.0, 0.1  # in usual residuals; at most so many of the samples are disturbances
+CAUCHY = 2.385  # in usual residuals: 95 % efficiency where they are normal
+ROUNDS = 5  # of weights and fit
+ROUNDING = 0.29  # standard deviation of rounding, in steps
 SEEN = 4.0  # active power in standard errors: below it, the load is not seen
 SEEN_SHARE = 0.15  # of the trace's variance that the load must explain
-
-Spans = Sequence[Sequence[float]]
-
-
-class LoadCurve:
-    """Seconds of load up to any time, from the spans (t_on, t_off, t_end) of the steps."""
-
-    def __init__(self, spans: Spans) -> None:
-        edges = np.asarray([time for span in spans for time in span[:2]], dtype=float)
-        self.begin_s, self.end_s = float(spans[0][0]), float(spans[-1][2])
-        self.edges_s = edges
-        lengths = np.diff(edges)
-        lengths[1::2] = 0.0  # from off to the next on
-        self._loaded_s = np.concatenate([[0.0], np.cumsum(lengths)])
-        self.half_period_s = (self.end_s - self.begin_s) / (2.0 * len(spans))
-
-    def share(self, times_s: np.ndarray, window_s: float, delay_s: float) -> np.ndarray:
-        """Share of a window of ``window_s`` around ``delay_s`` before each time during which the load was on."""
-        ends = times_s - delay_s + 0.5 * window_s
-        late = np.interp(ends, self.edges_s, self._loaded_s)
-        early = np.interp(ends - window_s, self.edges_s, self._loaded_s)
-        return (late - early) / window_s
-
-    def stretches(self, on: bool, settle_s: float, delay_s: float) -> list[tuple[float, float]]:
-        """Times of samples that saw the load constantly on (or off), ``settle_s`` away from the edges."""
-        edges = [*self.edges_s, self.end_s]
-        pairs = zip(edges[0::2], edges[1::2], strict=False) if on else zip(edges[1::2], edges[2::2], strict=False)
-        shifted = ((a + delay_s + settle_s, b + delay_s - settle_s) for a, b in pairs)
-        return [(a, b) for a, b in shifted if b > a]
+SURER = 2.33  # the exponential fits better by so many standard errors (99 %), or it is a boxcar
 
 
 @dataclass(frozen=True)
 class StepResponse:
     """What was fitted, with 95 % half-widths; ``residual_w``: standard deviation of the samples about the fit.
 
-    ``explained``: share of the trace's variance that the load explains.
+    ``explained``: share of the trace's variance that the load explains. ``shape``: boxcar or exponential; of the latter
+    ``window_s`` is the time that holds 99 % of its weight. ``shape_told``: whether it fits better than the other one by
+    more than chance.
     """
 
     window_s: float
@@ -79,11 +62,23 @@ class StepResponse:
     residual_w: float
     explained: float
     samples: int
+    shape: str = BOXCAR
+    shape_told: bool = True
+
+    @property
+    def centre_s(self) -> float:
+        """From the end of what a sample averages over back to its middle."""
+        return self.window_s * CENTRE[self.shape]
+
+    @property
+    def time_constant_s(self) -> float | None:
+        """Of an exponential; None of a boxcar."""
+        return self.window_s / TIME_CONSTANTS if self.shape == EXPONENTIAL else None
 
     @property
     def lag_s(self) -> float:
         """From the end of the averaging window to the time stamp."""
-        return self.delay_s - 0.5 * self.window_s
+        return self.delay_s - self.centre_s
 
     def rounded(self, error_w: float) -> StepResponse:
         """The same with intervals that hold what rounding does to it: the levels before and after an edge are off by up
@@ -105,77 +100,134 @@ class StepResponse:
             lag_half_width_s=quadrature(self.lag_half_width_s, doubt_s),
         )
 
+    def risen(self, since_s: np.ndarray) -> np.ndarray:
+        """Share of a step of the load that samples show so long after it."""
+        after_s = np.maximum(since_s - self.lag_s, 0.0)
+        if self.shape == EXPONENTIAL:
+            return np.asarray(-np.expm1(-after_s * TIME_CONSTANTS / self.window_s))
+        return np.minimum(after_s / self.window_s, 1.0)
+
     @property
     def seen(self) -> bool:
         """Whether the source saw the load at all."""
         return self.explained >= SEEN_SHARE and self.active_w > SEEN / NORMAL_975 * self.active_half_width_w
 
 
-class _Linear(NamedTuple):
-    """Quiet power, slope and active power for a window and a delay that are given."""
+CENTRE = {BOXCAR: 0.5, EXPONENTIAL: 1.0 / TIME_CONSTANTS}  # in windows, from its end
 
+
+class _Samples(NamedTuple):
+    """Times and watts, how much each counts, and the smallest residual that is not called far off (W)."""
+
+    t: np.ndarray
+    y: np.ndarray
+    weights: np.ndarray
+    floor_w: float
+
+
+class _Fit(NamedTuple):
+    """One shape at its best: window, delay, the linear part (quiet, slope, active), residuals and weights."""
+
+    shape: str
+    window_s: float
+    delay_s: float
     coefficients: np.ndarray
-    residuals: np.ndarray
     columns: np.ndarray
+    residuals: np.ndarray
+    weights: np.ndarray
+    scale_w: float
 
 
-def fit_step_response(spans: Spans, times_s: np.ndarray, power_w: np.ndarray, spacing_s: float) -> StepResponse | None:
-    """Fit window and delay to the samples (on the runtime's clock); None where there are too few of them.
+def fit_step_response(
+    spans: Spans,
+    times_s: np.ndarray,
+    power_w: np.ndarray,
+    spacing_s: float,
+    step_w: float | None = None,
+    shapes: Sequence[str] = SHAPES,
+) -> StepResponse | None:
+    """Fit window, delay and shape to the samples (on the runtime's clock); None where there are too few of them.
 
-    ``spacing_s``: between two samples; a window much shorter than it cannot be told from none.
+    ``spacing_s``: between two samples; a window much shorter than it cannot be told from none. ``step_w``: to which the
+    source rounds. ``shapes``: the first of them is taken where another one does not fit clearly better.
     """
     load = LoadCurve(spans)
     inside = (times_s >= load.begin_s) & (times_s <= load.end_s + LONGEST_DELAY * load.half_period_s)
     t, y = times_s[inside], power_w[inside]
     if len(t) < MIN_SAMPLES or float(np.ptp(y)) == 0.0:
         return None
-    window_s, delay_s = _best(load, t, y, spacing_s, _coarse(load, t, y, spacing_s))
-    steady = _undisturbed(load, t, y, window_s, delay_s)
-    if not steady.all():
-        t, y = t[steady], y[steady]
-        window_s, delay_s = _best(load, t, y, spacing_s, [np.array([math.log(window_s), delay_s])])
-    return _described(load, t, y, window_s, delay_s, spacing_s)
+    samples = _Samples(t, y, np.ones(len(t)), ROUNDING * (step_w or 0.0))
+    chosen, *others = (_robust(load, samples, spacing_s, shape) for shape in shapes)
+    told = True
+    for other in others:
+        better = _better(load, t, other, chosen)
+        told = told and abs(better) > SURER
+        chosen = other if better > SURER else chosen
+    return replace(_described(load, t, y, chosen, spacing_s), shape_told=told)
 
 
-def _best(
-    load: LoadCurve, t: np.ndarray, y: np.ndarray, spacing_s: float, starts: Sequence[np.ndarray]
-) -> tuple[float, float]:
-    """Window and delay of the least sum of squares, searched for from each of the starts."""
+def _robust(load: LoadCurve, samples: _Samples, spacing_s: float, shape: str) -> _Fit:
+    """The best window and delay of one shape, weights and fit by turns."""
+    starts = _coarse(load, samples, spacing_s, shape)
+    fit = _best(load, samples, spacing_s, shape, starts)
+    for _ in range(ROUNDS):
+        samples = samples._replace(weights=fit.weights)
+        before = fit
+        fit = _best(load, samples, spacing_s, shape, [np.array([math.log(fit.window_s), fit.delay_s])])
+        if abs(fit.window_s - before.window_s) < 1e-4 * fit.window_s:
+            break
+    return fit
+
+
+def _best(load: LoadCurve, samples: _Samples, spacing_s: float, shape: str, starts: Sequence[np.ndarray]) -> _Fit:
+    """Window and delay of the least weighted sum of squares, searched for from each of the starts."""
     shortest_s = 0.05 * spacing_s
 
     def cost(point: np.ndarray) -> float:
         window_s, delay_s = math.exp(point[0]), float(point[1])
         if window_s < shortest_s or window_s > 2.0 * LONGEST_WINDOW * load.half_period_s:
             return math.inf
-        return _cost(load.share(t, window_s, delay_s), y, t)
+        return _cost(load.share(samples.t, window_s, delay_s, shape), samples)
 
     found = min((_refined(cost, start, spacing_s) for start in starts), key=lambda one: one[1])
-    return math.exp(found[0][0]), float(found[0][1])
+    return _fitted(load, samples, math.exp(found[0][0]), float(found[0][1]), shape)
 
 
-def _undisturbed(load: LoadCurve, t: np.ndarray, y: np.ndarray, window_s: float, delay_s: float) -> np.ndarray:
-    """Which samples to keep: of those that saw the load constantly on or off, not the ones far off the others.
+def _fitted(load: LoadCurve, samples: _Samples, window_s: float, delay_s: float, shape: str) -> _Fit:
+    """The linear part for a window and a delay that are given, and what each sample counts after it."""
+    t, y = samples.t, samples.y
+    columns = np.column_stack([np.ones_like(t), t - t.mean(), load.share(t, window_s, delay_s, shape)])
+    root = np.sqrt(samples.weights)
+    coefficients, *_ = np.linalg.lstsq(columns * root[:, None], y * root, rcond=None)
+    residuals = y - columns @ coefficients
+    scale_w = max(1.4826 * float(np.median(np.abs(residuals))), samples.floor_w, 1e-9 * float(np.ptp(y)))
+    weights = 1.0 / (1.0 + (residuals / (CAUCHY * scale_w)) ** 2)
+    return _Fit(shape, window_s, delay_s, coefficients, columns, residuals, weights, scale_w)
 
-    Something else ran on the device then, or the load was kept from running; samples of an edge are all kept.
+
+def _better(load: LoadCurve, t: np.ndarray, one: _Fit, other: _Fit) -> float:
+    """By how many standard errors ``one`` fits better, from the difference at each edge.
+
+    Source: Q. Vuong, Econometrica 57, 307, 1989, for the test; the likelihood is that of Cauchy's weights.
     """
-    share = load.share(t, window_s, delay_s)
-    residuals = np.abs(_linear(share, y, t).residuals)
-    constant = (share < CONSTANT) | (share > 1.0 - CONSTANT)
-    usual = 1.4826 * float(np.median(residuals[constant])) if constant.any() else 0.0
-    far = constant & (residuals > FAR_OFF * usual)
-    return ~far if usual > 0.0 and float(np.mean(far)) <= MOST_FAR_OFF else np.ones(len(t), dtype=bool)
+    scale_w = CAUCHY * min(one.scale_w, other.scale_w)
+    gained = np.log1p((other.residuals / scale_w) ** 2) - np.log1p((one.residuals / scale_w) ** 2)
+    by_edge = np.bincount(load.nearest_edge(t - one.delay_s), weights=gained)
+    error = float(np.std(by_edge, ddof=1)) * math.sqrt(len(by_edge)) if len(by_edge) > 1 else 0.0
+    return float(by_edge.sum()) / error if error > 0.0 else 0.0
 
 
-def _coarse(load: LoadCurve, t: np.ndarray, y: np.ndarray, spacing_s: float) -> list[np.ndarray]:
+def _coarse(load: LoadCurve, samples: _Samples, spacing_s: float, shape: str) -> list[np.ndarray]:
     """The best points of a grid over window and delay; a part of the samples is enough for it."""
-    every = max(1, len(t) // GRID_SAMPLES)
-    t, y = t[::every], y[::every]
+    every = max(1, len(samples.t) // GRID_SAMPLES)
+    samples = _Samples(samples.t[::every], samples.y[::every], samples.weights[::every], samples.floor_w)
     windows = np.geomspace(0.2 * spacing_s, LONGEST_WINDOW * load.half_period_s, GRID_WINDOWS)
     found = []
     for window_s in windows:
-        last_s = 0.5 * window_s + LONGEST_DELAY * load.half_period_s * 0.5
+        last_s = CENTRE[shape] * window_s + LONGEST_DELAY * load.half_period_s * 0.5
         for delay_s in np.linspace(-0.25 * load.half_period_s, last_s, GRID_DELAYS):
-            found.append((_cost(load.share(t, window_s, delay_s), y, t), math.log(window_s), delay_s))
+            cost = _cost(load.share(samples.t, window_s, delay_s, shape), samples)
+            found.append((cost, math.log(window_s), delay_s))
     found.sort()
     starts = [np.array(point[1:]) for point in found[:1]]
     for _, log_window, delay_s in found[1:]:
@@ -195,67 +247,75 @@ def _refined(cost: object, start: np.ndarray, spacing_s: float) -> tuple[np.ndar
     return found.x, float(found.fun)
 
 
-def _cost(share: np.ndarray, y: np.ndarray, t: np.ndarray) -> float:
-    """Sum of squares about the best line and load for one window and delay."""
-    tau = t - t.mean()
-    spread = float(tau @ tau)
-    x, z = share - share.mean(), y - y.mean()
-    x, z = x - tau * (float(tau @ x) / spread), z - tau * (float(tau @ z) / spread)
-    power = float(x @ x)
-    total = float(z @ z)
-    return total if power <= 1e-9 * len(t) else total - float(x @ z) ** 2 / power
+def _cost(share: np.ndarray, samples: _Samples) -> float:
+    """Weighted sum of squares about the best line and load for one window and delay."""
+    w, y = samples.weights, samples.y
+    total_weight = float(w.sum())
+    tau = samples.t - float(w @ samples.t) / total_weight
+    x, z = share - float(w @ share) / total_weight, y - float(w @ y) / total_weight
+    heavy = w * tau
+    spread = float(heavy @ tau)
+    x, z = x - tau * (float(heavy @ x) / spread), z - tau * (float(heavy @ z) / spread)
+    heavy = w * x
+    power, total = float(heavy @ x), float((w * z) @ z)
+    return total if power <= 1e-9 * total_weight else total - float(heavy @ z) ** 2 / power
 
 
-def _linear(share: np.ndarray, y: np.ndarray, t: np.ndarray) -> _Linear:
-    columns = np.column_stack([np.ones_like(t), t - t.mean(), share])
-    coefficients, *_ = np.linalg.lstsq(columns, y, rcond=None)
-    return _Linear(coefficients, y - columns @ coefficients, columns)
-
-
-def _described(
-    load: LoadCurve, t: np.ndarray, y: np.ndarray, window_s: float, delay_s: float, spacing_s: float
-) -> StepResponse:
-    """The linear part at the optimum, and every parameter's half-width from the model's slopes there."""
-    at = _linear(load.share(t, window_s, delay_s), y, t)
-    active_w = float(at.coefficients[2])
-    step_w_s, step_d_s = max(0.05 * window_s, 0.02 * spacing_s), max(0.02 * window_s, 0.05 * spacing_s)
-    wider = load.share(t, window_s + step_w_s, delay_s) - load.share(t, max(window_s - step_w_s, 1e-9), delay_s)
-    later = load.share(t, window_s, delay_s + step_d_s) - load.share(t, window_s, delay_s - step_d_s)
-    by_window = active_w * wider / (step_w_s + min(step_w_s, window_s))
-    by_delay = active_w * later / (2.0 * step_d_s)
-    jacobian = np.column_stack([at.columns, by_window, by_delay])
+def _described(load: LoadCurve, t: np.ndarray, y: np.ndarray, fit: _Fit, spacing_s: float) -> StepResponse:
+    """What was found, and every parameter's half-width from the scatter between edges."""
+    active_w = float(fit.coefficients[2])
+    jacobian = np.column_stack([fit.columns, *_slopes(load, t, fit, spacing_s)])
+    half_width = _HalfWidths(jacobian, fit, load.nearest_edge(t - fit.delay_s))
     free = max(1, len(t) - jacobian.shape[1])
-    variance = float(at.residuals @ at.residuals) / free * _correlation_factor(at.residuals)
-    covariance = np.linalg.pinv(jacobian.T @ jacobian, rcond=1e-12) * variance
-    error = np.sqrt(np.clip(np.diag(covariance), 0.0, None))
-    lag_variance = covariance[4, 4] + 0.25 * covariance[3, 3] - covariance[3, 4]
+    residual_power = float(fit.residuals @ fit.residuals)
     total = float(np.sum((y - y.mean()) ** 2))
     return StepResponse(
-        window_s=window_s,
-        window_half_width_s=NORMAL_975 * float(error[3]),
-        delay_s=delay_s,
-        delay_half_width_s=NORMAL_975 * float(error[4]),
-        lag_half_width_s=NORMAL_975 * math.sqrt(max(float(lag_variance), 0.0)),
-        quiet_w=float(at.coefficients[0]),
+        window_s=fit.window_s,
+        window_half_width_s=half_width.of([0.0, 0.0, 0.0, 1.0, 0.0]),
+        delay_s=fit.delay_s,
+        delay_half_width_s=half_width.of([0.0, 0.0, 0.0, 0.0, 1.0]),
+        lag_half_width_s=half_width.of([0.0, 0.0, 0.0, -CENTRE[fit.shape], 1.0]),
+        quiet_w=float(fit.coefficients[0]),
         active_w=active_w,
-        active_half_width_w=NORMAL_975 * float(error[2]),
-        slope_w_per_s=float(at.coefficients[1]),
-        residual_w=math.sqrt(float(at.residuals @ at.residuals) / free),
-        explained=max(0.0, 1.0 - float(at.residuals @ at.residuals) / total) if total > 0.0 else 0.0,
+        active_half_width_w=half_width.of([0.0, 0.0, 1.0, 0.0, 0.0]),
+        slope_w_per_s=float(fit.coefficients[1]),
+        residual_w=math.sqrt(residual_power / free),
+        explained=max(0.0, 1.0 - residual_power / total) if total > 0.0 else 0.0,
         samples=len(t),
+        shape=fit.shape,
     )
 
 
-def _correlation_factor(residuals: np.ndarray) -> float:
-    """How much larger the variance of a mean is for the residuals' autocorrelation (at least 1)."""
-    centred = residuals - residuals.mean()
-    power = float(centred @ centred)
-    if power == 0.0:
-        return 1.0
-    factor = 1.0
-    for lag in range(1, len(centred) // 4):
-        correlation = float(centred[:-lag] @ centred[lag:]) / power
-        if correlation < 0.05:
-            break
-        factor += 2.0 * correlation
-    return factor
+def _slopes(load: LoadCurve, t: np.ndarray, fit: _Fit, spacing_s: float) -> tuple[np.ndarray, np.ndarray]:
+    """How the model moves with the window and with the delay (W/s)."""
+    window_s, delay_s, shape = fit.window_s, fit.delay_s, fit.shape
+    step_w_s, step_d_s = max(0.05 * window_s, 0.02 * spacing_s), max(0.02 * window_s, 0.05 * spacing_s)
+    least_s = max(window_s - step_w_s, 1e-9)
+    wider = load.share(t, window_s + step_w_s, delay_s, shape) - load.share(t, least_s, delay_s, shape)
+    later = load.share(t, window_s, delay_s + step_d_s, shape) - load.share(t, window_s, delay_s - step_d_s, shape)
+    active_w = float(fit.coefficients[2])
+    return active_w * wider / (window_s + step_w_s - least_s), active_w * later / (2.0 * step_d_s)
+
+
+class _HalfWidths:
+    """95 % half-widths of the parameters and of sums of them, by the scatter between edges.
+
+    Student's t has as many degrees of freedom as there are edges that say something of the parameter, less one.
+    """
+
+    def __init__(self, jacobian: np.ndarray, fit: _Fit, edge: np.ndarray) -> None:
+        x = (fit.residuals / (CAUCHY * fit.scale_w)) ** 2
+        weights = 1.0 / (1.0 + x)
+        slopes = (1.0 - x) * weights**2  # of the weighted residual: how much a change of the parameters moves it
+        self._jacobian, self._edge, self._weights = jacobian, edge, weights
+        self._inverse = np.linalg.pinv((jacobian * weights[:, None]).T @ jacobian, rcond=1e-12)
+        self._inverse *= float(weights.sum() / max(slopes.sum(), 0.1 * weights.sum()))
+        self._pull = jacobian * (weights * fit.residuals)[:, None]
+
+    def of(self, combination: Sequence[float]) -> float:
+        """Of one sum of the parameters."""
+        towards = self._inverse @ np.asarray(combination)
+        pull = np.bincount(self._edge, weights=self._pull @ towards)
+        says = np.bincount(self._edge, weights=self._weights * (self._jacobian @ towards) ** 2)
+        edges = max(2.0, float(says.sum()) ** 2 / max(float(says @ says), 1e-300))
+        return student_t_975(max(1, round(edges) - 1)) * math.sqrt(float(pull @ pull) * edges / (edges - 1.0))

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rig.doctor.load import Load, steps
+from rig.doctor.load_curve import BOXCAR, SHAPES, LoadCurve
 from rig.doctor.readings import fresh, noise_w, quantum, step_error_w, updates
-from rig.doctor.response import LoadCurve, StepResponse, fit_step_response
+from rig.doctor.response import StepResponse, fit_step_response
 from rig.quality.power import TO_AND_FRO, on_runtime_clock
 from rig.store.store import utc_now
 
@@ -105,7 +106,8 @@ class Finding:
         low_s, high_s = declared_s / WINDOW_RATIO - doubt_s, declared_s * WINDOW_RATIO + doubt_s
         if low_s <= response.window_s <= high_s:
             return None
-        return f"it averages over {response.window_s:.3g} s, and declares {declared_s:.3g} s"
+        how = "" if response.time_constant_s is None else " (99 % of what it forgets exponentially)"
+        return f"it averages over {response.window_s:.3g} s{how}, and declares {declared_s:.3g} s"
 
     def to_json(self) -> dict[str, Any]:
         """What is stored by serial number, and put into later records."""
@@ -136,7 +138,10 @@ def _response_json(response: StepResponse, finding: Finding) -> dict[str, Any]:
     delay_s = response.lag_s if finding.counts_energy else response.delay_s
     half_width_s = response.lag_half_width_s if finding.counts_energy else response.delay_half_width_s
     return {
+        "shape": None if finding.counts_energy else response.shape,
+        "shape_told": None if finding.counts_energy else response.shape_told,
         "window_s": 0.0 if finding.counts_energy else response.window_s,
+        "time_constant_s": None if finding.counts_energy else response.time_constant_s,
         "window_half_width_s": response.window_half_width_s,
         "lag_s": response.lag_s,
         "lag_half_width_s": response.lag_half_width_s,
@@ -255,10 +260,12 @@ def _read(spans: Sequence[Sequence[float]], trace: SourceTrace, values: np.ndarr
     update = updates(trace.times_s, values)
     times_s, power_w = _news(trace, values) if update.held else (trace.times_s, trace.power_w)
     spacing_s = update.period_s if update.held and update.period_s else update.spacing_s
-    response = fit_step_response(spans, times_s, power_w, spacing_s)
     step_w = quantum(values)
     if trace.counter_j is not None and step_w is not None:
         step_w /= spacing_s  # the counter's joules, over one update
+    # Between two readings of a counter every instant counts alike.
+    shapes = SHAPES if trace.counter_j is None else (BOXCAR,)
+    response = fit_step_response(spans, times_s, power_w, spacing_s, step_w, shapes)
     found: dict[str, Any] = {
         "response": response,
         "spacing_s": update.spacing_s,
@@ -270,13 +277,13 @@ def _read(spans: Sequence[Sequence[float]], trace: SourceTrace, values: np.ndarr
     }
     if response is not None and response.seen:
         load = LoadCurve(spans)
-        settle_s = 0.5 * response.window_s + update.spacing_s
+        settle_s = max(response.centre_s, response.window_s - response.centre_s) + update.spacing_s
         for name, on in (("noise_w", False), ("busy_noise_w", True)):
             stretches = load.stretches(on, settle_s, response.delay_s)
             found[name] = noise_w(times_s, power_w, stretches, step_w)
         if step_w:
             # Less noise than that may be one step to and fro at this level, and none at the next.
-            noise = found["noise_w"] or 0.0
+            noise = min(found["noise_w"] or 0.0, found["busy_noise_w"] or 0.0)
             error_w = step_error_w(step_w, noise if noise > TO_AND_FRO * step_w else 0.0)
             response = response.rounded(error_w)
         found["response"] = response.timed(float(trace.clock.get("uncertainty_s") or 0.0))

@@ -74,7 +74,7 @@ def draw_edge(finding: Finding, rising: bool, ax: Axes) -> Axes:
         **{**marks(simulated, BLUE), "markeredgewidth": 0.6},
     )
     t = np.linspace(-before_s, after_s, 400)
-    share = np.clip((t - response.lag_s) / response.window_s, 0.0, 1.0)
+    share = response.risen(t)
     fitted_w = response.quiet_w + response.active_w * (share if rising else 1.0 - share)
     ax.plot(scale * t, fitted_w, color=VERMILLION, label="fit", linestyle="--" if simulated else "-")
     ax.axvline(0.0, color=INK, linewidth=0.9)
@@ -111,6 +111,8 @@ def step_response_figure(finding: Finding, device: str) -> ReportFigure:
         raise ValueError(f"power source {finding.name} has no step response")
     simulated = "SIMULATED: " if finding.kind == "simulated" else ""
     window = Quantity.around(response.window_s, response.window_half_width_s).format("s")
+    if response.time_constant_s is not None:
+        window += f" (99 % of what it forgets exponentially, time constant {response.time_constant_s:.3g} s)"
     lag = Quantity.around(response.lag_s, response.lag_half_width_s).format("s")
     caption = (
         f"{simulated}{finding.name} of {device} averages over {window} and stamps its samples {lag} later; fitted to "

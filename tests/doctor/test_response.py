@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from rig.doctor.load import duty_levels, steps
+from rig.doctor.load_curve import EXPONENTIAL, TIME_CONSTANTS, LoadCurve
 from rig.doctor.readings import noise_w, quantum, updates
-from rig.doctor.response import LoadCurve, fit_step_response
+from rig.doctor.response import fit_step_response
 
 QUIET_W, ACTIVE_W = 2.9, 2.4
 
@@ -155,3 +156,71 @@ def test_levels_come_up_and_go_down_again() -> None:
     assert pairs[0] == (0.0, 0.1)
     assert pairs[45] == pytest.approx((0.1, 0.0))
     assert pairs == pairs[::-1]
+
+
+def forgetting(
+    spans: list[tuple[float, float, float]], time_constant_s: float, rate_hz: float, noise: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """What a source delivers that forgets exponentially, worked out by small steps and not by the fit's own formula."""
+    fine = np.arange(spans[0][0] - 0.5, spans[-1][2] + 1.0, 2e-5)
+    edges = np.asarray([time for span in spans for time in span[:2]])
+    on = np.searchsorted(edges, fine, side="right") % 2
+    kept, level, levels = np.exp(-2e-5 / time_constant_s), 0.0, np.empty(len(fine))
+    for i, load in enumerate(on.tolist()):
+        level = load + (level - load) * kept
+        levels[i] = level
+    every = round(1.0 / rate_hz / 2e-5)
+    watts = QUIET_W + ACTIVE_W * levels[::every]
+    return fine[::every], watts + noise * np.random.default_rng(7).standard_normal(len(watts))
+
+
+@pytest.mark.parametrize(("time_constant_s", "rate_hz"), [(0.02, 100.0), (0.1, 20.0)])
+def test_a_source_that_forgets_exponentially_is_recognized(time_constant_s: float, rate_hz: float) -> None:
+    spans = spans_of(count=10, half_s=max(0.3, 8.0 * time_constant_s))
+    times, watts = forgetting(spans, time_constant_s, rate_hz, 0.01)
+    found = fit_step_response(spans, times, watts, 1.0 / rate_hz)
+    assert found is not None
+    assert (found.shape, found.shape_told) == (EXPONENTIAL, True)
+    assert found.time_constant_s == pytest.approx(time_constant_s, rel=0.03)
+    assert found.window_s == pytest.approx(TIME_CONSTANTS * time_constant_s, rel=0.03)
+    assert found.delay_s == pytest.approx(time_constant_s, rel=0.05)
+    assert abs(found.lag_s) <= 2.0 * found.lag_half_width_s + 1e-4
+    assert found.risen(np.asarray([-1.0, found.lag_s + time_constant_s])) == pytest.approx([0.0, 0.632], abs=0.01)
+
+
+def test_a_boxcar_stays_one_and_a_counter_is_nothing_else() -> None:
+    spans = spans_of()
+    times, watts = seen(spans, 0.1, 0.02, 50.0, 0.02)
+    found = fit_step_response(spans, times, watts, 0.02)
+    assert found is not None
+    assert (found.shape, found.shape_told, found.time_constant_s) == ("boxcar", True, None)
+    assert found.risen(np.asarray([0.0, found.lag_s + 0.05, 1.0])) == pytest.approx([0.0, 0.5, 1.0], abs=0.02)
+    times, watts = forgetting(spans, 0.05, 50.0, 0.01)
+    counted = fit_step_response(spans, times, watts, 0.02, shapes=("boxcar",))
+    assert counted is not None
+    assert counted.shape == "boxcar"
+
+
+def test_a_source_too_slow_and_coarse_for_its_shape_says_so() -> None:
+    spans = spans_of(count=8)
+    times, watts = seen(spans, 0.05, 0.0, 10.0, 0.2, step_w=0.4)
+    found = fit_step_response(spans, times, watts, 0.1, 0.4)
+    assert found is not None
+    assert (found.shape, found.shape_told) == ("boxcar", False)
+
+
+def test_what_takes_power_away_for_moments_makes_no_window_longer() -> None:
+    """Interruptions of the load hit samples that have seen most of a step more than those that have seen little."""
+    errors = []
+    for seed in range(6):
+        spans = spans_of(count=16, half_s=0.2, seed=seed)
+        draw = np.random.default_rng(seed)
+        load, times = LoadCurve(spans), np.arange(spans[0][0], spans[-1][2], 0.02)
+        watts = QUIET_W + ACTIVE_W * load.share(times, 0.019, 0.0165) + 0.007 * draw.standard_normal(len(times))
+        # One sample in eight has lost up to a fifth of the load's own watts.
+        lost = draw.random(len(times)) < 0.125
+        watts -= lost * 0.2 * draw.random(len(times)) * (watts - QUIET_W)
+        found = fit_step_response(spans, times, watts, 0.02)
+        assert found is not None
+        errors.append((found.window_s - 0.019) / 0.019)
+    assert abs(float(np.mean(errors))) < 0.004
