@@ -179,6 +179,7 @@ class _Files(object):
 
     def __init__(self, found: Tuple[str, str, str], options: Dict[str, Any]) -> None:
         self.chip, where, self._folder = found
+        self._open = sysfs.OpenAttributes()
         self.rail = "%s@%s" % (self.chip, where)
         self._iio = os.path.basename(self._folder).startswith("iio")
         self._data = CHIPS[self.chip]
@@ -227,7 +228,7 @@ class _Files(object):
         return max(step_a, 1e-3) * self._volts()
 
     def close(self) -> None:
-        pass
+        self._open.close()
 
     def _amperes(self) -> float:
         if not self._iio:
@@ -258,8 +259,8 @@ class _Files(object):
         return self._number(name) if self._has(name) else None
 
     def _number(self, name: str, signed: bool = False) -> float:
-        path = os.path.join(self._folder, name)
-        text = sysfs.text(path)
+        path = self._folder + "/" + name
+        text = self._open.text(path)
         if not _NUMBER.match(text) or (text.startswith("-") and not signed):
             raise ValueError("%s holds %.40r, not a number%s" % (path, text, "" if signed else " of at least 0"))
         return float(text)

@@ -218,6 +218,8 @@ class Ina226Hwmon(Source):
         current = self.chip / "curr1_input"
         return {
             **self._content_faults(self.chip / "power1_input"),
+            # Open attributes stay readable, and what they give is the chip's own reading.
+            "denied": Fault(lambda: (self.chip / "power1_input").chmod(0), None),
             "missing": Fault(current.unlink, "curr1_input"),
             "reversed": Fault(lambda: put(current, "-400\n"), "swap IN+ and IN-"),
             "overflow": Fault(lambda: put(current, "8192\n"), "overflows"),
@@ -257,6 +259,8 @@ class Ina219Iio(Source):
         current = self.chip / "in_current3_raw"
         return {
             **self._content_faults(self.chip / "in_power2_raw"),
+            # Open attributes stay readable, and what they give is the chip's own reading.
+            "denied": Fault(lambda: (self.chip / "in_power2_raw").chmod(0), None),
             "reversed": Fault(lambda: put(current, "-1000\n"), "swap IN+ and IN-"),
             "overflow": Fault(lambda: put(current, "32767\n"), "overflows"),
             "no VBUS": Fault(lambda: put(self.chip / "in_power2_raw", "0\n"), "wire VBUS"),
