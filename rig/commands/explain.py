@@ -50,15 +50,12 @@ def at_once(profile: DeviceProfile, session: Session, fps: float | None) -> list
     return [warning(limit.code, limit.message, limit.fix) for limit in limits]
 
 
-def limits(found: Measurement, rel_ci: float) -> list[dict[str, Any]]:
+def limits(found: Measurement, record: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The figures whose asked interval was not reached: which part limits each, and what would help."""
-    rows = []
-    for name in ("energy_j", "latency_s"):
-        quantity = getattr(found, name)
-        row = sensor_limits.explained(name, quantity.value if quantity else None, found.budget.get(name, {}), rel_ci)
-        if row is not None:
-            rows.append(row)
-    return rows
+    from rig.quality.limits import shortfalls
+    from rig.quality.verdict import plan_of
+
+    return [row.to_json() for row in shortfalls(found, plan_of(record), record)]
 
 
 def known_source(record: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -111,12 +108,11 @@ def show(
     console.table(["PART", *(COLUMNS[name] for name in names)], table, right=[COLUMNS[name] for name in names])
     for row in rows:
         console.line(
-            f"{row['quantity']}: ±{100 * row['wanted_rel']:.2g} % wanted, ±{100 * row['reached_rel']:.2g} % reached "
-            f"without the gain; {row['limited_by']} limits it ({100 * row['share']:.0f} % of the square). "
-            f"What helps: {row['fix']}"
+            f"{row['quantity']}: ±{100 * row['wanted_rel']:.2g} % wanted, ±{100 * row['reached_rel']:.2g} % reached; "
+            f"{row['limited_by']} is {100 * row['share']:.0f} % of the square. What helps: {row['fix']}"
         )
     if not rows:
-        console.line("The asked interval was reached (the gain apart, which measuring longer does not change)")
+        console.line("The asked interval was reached")
 
 
 def _total(parts: Mapping[str, float | None]) -> float | None:

@@ -160,7 +160,7 @@ def _result(
         "explain": {name: dict(parts) for name, parts in found.to_json()["budget"].items()}
         if options.explain
         else None,
-        "limits": explain.limits(found, record["plan"]["rel_ci"]),
+        "limits": explain.limits(found, record),
         "source": explain.known_source(record),
         "validity": _validity(record, found),
         "measurements": [found.id],

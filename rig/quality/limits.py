@@ -1,15 +1,15 @@
 """Why a figure is not as sure as was asked, and what would make it so: a longer measurement, or another source.
 
      asked ± 2 %     reached ± 3.9 % = sampling 0.6, quantization 3.8, gain 0.6 ...    (half-widths, in quadrature)
-                     the largest part is named; where it alone exceeds what was asked, no time would help
+                     the largest part is named; where no time would bring it down, that is said
 
-The gain of the source is told apart: it is not in the ratio of two networks measured by the same source.
+The warnings of a measurement and ``rig measure --explain`` say the same by this one function.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from device_agents.records import MeasurePlan
 from rig.measurement import Measurement
@@ -19,8 +19,35 @@ TOLERANCE = 1.05  # what was asked and a little: half-widths are themselves know
 CHECKED = ("latency_s", "energy_j")
 
 
-def shortfalls(made: Measurement, plan: MeasurePlan, record: Mapping[str, Any]) -> list[str]:
-    """One sentence for each of latency and energy whose interval is wider than ``plan.rel_ci``, with the remedy."""
+class Shortfall(NamedTuple):
+    """One figure whose interval is wider than was asked (relative half-widths of 95 %).
+
+    ``limited_by``: the largest part of its budget, with its ``share`` of the square; ``why``: that in words;
+    ``certain``: no longer measurement helps; ``fix``: what would.
+    """
+
+    quantity: str
+    wanted_rel: float
+    reached_rel: float
+    limited_by: str
+    share: float
+    why: str
+    certain: bool
+    fix: str
+
+    @property
+    def sentence(self) -> str:
+        """The whole in one line."""
+        head = f"{self.quantity}: ±{100 * self.reached_rel:.2g} % reached, ±{100 * self.wanted_rel:.2g} % was wanted"
+        return f"{head}; {self.why}; {self.fix}"
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as a plain dict."""
+        return self._asdict()
+
+
+def shortfalls(made: Measurement, plan: MeasurePlan, record: Mapping[str, Any]) -> list[Shortfall]:
+    """Each of latency and energy whose interval is wider than ``plan.rel_ci``, with the remedy."""
     found = []
     for name in CHECKED:
         quantity = getattr(made, name)
@@ -32,39 +59,40 @@ def shortfalls(made: Measurement, plan: MeasurePlan, record: Mapping[str, Any]) 
         ):
             continue
         shares = {part: value / abs(quantity.value) for part, value in parts.items()}
-        found.append(_sentence(name, shares, plan, record, made))
+        found.append(_shortfall(name, shares, plan, record, made))
     return found
 
 
-def _sentence(
+def _shortfall(
     name: str, shares: Mapping[str, float], plan: MeasurePlan, record: Mapping[str, Any], made: Measurement
-) -> str:
+) -> Shortfall:
     reached, asked = quadrature(*shares.values()), plan.rel_ci
     limiting = max(shares, key=lambda part: shares[part])
     others = quadrature(*(value for part, value in shares.items() if part != limiting))
     room = (asked**2 - others**2) ** 0.5 if others < asked else 0.0
-    head = f"{name}: ±{100 * reached:.2g} % reached, ±{100 * asked:.2g} % was wanted; "
+    certain = limiting not in ("sampling", "drift")
     if limiting == "sampling":
-        return head + _more_time(shares["sampling"], room, record)
-    what = f"limited by {limiting} (±{100 * shares[limiting]:.2g} %)"
-    if limiting != "drift":
-        what += ", which no longer measurement lowers: this source cannot reach it"
-    return f"{head}{what}; {_remedy(limiting, shares[limiting], room or 0.7 * asked, record, made, name)}"
+        why, fix = _more_time(shares["sampling"], room, record)
+    else:
+        why = f"limited by {limiting} (±{100 * shares[limiting]:.2g} %)"
+        if certain:
+            why += ", which no longer measurement lowers: this source cannot reach it"
+        fix = _remedy(limiting, shares[limiting], room or 0.7 * asked, record, made, name)
+    return Shortfall(name, asked, reached, limiting, (shares[limiting] / reached) ** 2, why, certain, fix)
 
 
-def _more_time(sampling: float, room: float, record: Mapping[str, Any]) -> str:
+def _more_time(sampling: float, room: float, record: Mapping[str, Any]) -> tuple[str, str]:
     """Windows that would do: the half-width falls with the root of their number."""
     windows = [phase for phase in record["phases"] if phase["name"] == "window"]
     spent_s = windows[-1]["t1_s"] - windows[0]["t0_s"]
-    why = {"max_s": " in the time given", "temperature": " before the board was too hot"}.get(
+    when = {"max_s": " in the time given", "temperature": " before the board was too hot"}.get(
         str(record.get("stopped")), ""
     )
     if room <= 0.0:
-        return f"limited by sampling{why}, and by the other parts too (--explain lists them)"
+        return f"limited by sampling{when}, and by the other parts too", "see them with rig measure --explain"
     needed_s = spent_s * (sampling / room) ** 2
-    return (
-        f"limited by sampling{why}: about {needed_s:.3g} s of windows instead of {spent_s:.3g} s would do (plan.max_s)"
-    )
+    longer = f"about {needed_s:.3g} s of windows instead of {spent_s:.3g} s would do (plan.max_s)"
+    return f"limited by sampling{when}", longer
 
 
 def _remedy(part: str, share: float, room: float, record: Mapping[str, Any], made: Measurement, name: str) -> str:

@@ -62,7 +62,7 @@ def assess(record: Mapping[str, Any], pulse_fast_s: float | None = None) -> Meas
     A rejected record still carries whatever could be computed from it. ``pulse_fast_s``: of the record's campaign
     (``device_agents.pulse``), where that saw faster pulses than the session had when the record was made.
     """
-    plan = MeasurePlan(**{k: v for k, v in (record.get("plan") or {}).items() if k in MeasurePlan._fields})
+    plan = plan_of(record)
     windows = [phase for phase in record["phases"] if phase["name"] == "window" and phase["count"]]
     kind = record.get("kind", "measured")
     if not windows:
@@ -81,6 +81,11 @@ def assess(record: Mapping[str, Any], pulse_fast_s: float | None = None) -> Meas
     disturbed = sum(not is_quiet(window, pulse_fast_s) for window in windows) / len(windows)
     notes = power.notes if power else ()
     return _with_warnings(replace(made, disturbed_share=disturbed, warnings=notes), record, plan, len(measured))
+
+
+def plan_of(record: Mapping[str, Any]) -> MeasurePlan:
+    """The plan that a record was measured by; of what an older rig did not store, the default."""
+    return MeasurePlan(**{k: v for k, v in (record.get("plan") or {}).items() if k in MeasurePlan._fields})
 
 
 def _undisturbed(
@@ -178,7 +183,7 @@ def _with_warnings(made: Measurement, record: Mapping[str, Any], plan: MeasurePl
         warnings.append(
             f"the sampler missed {missed_ticks} of {missed_ticks + ticks} readings: the device is overloaded"
         )
-    warnings.extend(shortfalls(made, plan, record))
+    warnings.extend(one.sentence for one in shortfalls(made, plan, record))
     if made.missed:
         warnings.append(f"{made.missed} deadlines missed, {made.count} frames run")
     return Measurement(**{**made.__dict__, "warnings": tuple(warnings)})

@@ -1,4 +1,4 @@
-"""What a power source cannot do, whatever the time: said before measuring, and by ``--explain`` afterwards.
+"""What a power source cannot do, whatever the time: said before measuring (afterwards: ``rig.quality.limits``).
 
 step      a step with less noise than half of itself leaves every mean off by up to half a step: time does not help
 windows   a window shorter than the source's averaging cannot be told from its neighbours: it has to be longer
@@ -16,15 +16,6 @@ from rig.quality.power import MIN_SAMPLES
 
 MIN_WINDOWS = 3
 FINER = 0.5  # of the wanted half-width: what a step that does not matter leaves
-
-REMEDIES = {
-    "sampling": "longer or more windows (plan.window_s, plan.max_s), nothing else running on the device",
-    "quantization": "a source with a finer step (a smaller range or a larger shunt); longer windows do not help",
-    "gain": "rig calibrate-sensor against a better meter; ratios of two networks are free of it",
-    "clock": "a quicker link or a source on the device's own clock; longer windows make it smaller",
-    "idle": "longer quiet phases (plan.quiet_s)",
-    "drift": "cooling, a pinned clock (power_mode), a longer warm-up (plan.warmup_max_s)",
-}
 
 
 class Limit(NamedTuple):
@@ -94,36 +85,6 @@ def step_floor(known: Mapping[str, Any], sensor: Mapping[str, Any]) -> float | N
         return None
     step_w = _step_w(known, sensor)
     return step_error_w(step_w, _noise_w(known)) / level_w
-
-
-def limiting_part(parts: Mapping[str, float | None], without: tuple[str, ...] = ()) -> str | None:
-    """The part of a budget that makes most of its interval; None where there is none."""
-    known = {part: value for part, value in parts.items() if value and math.isfinite(value) and part not in without}
-    return max(known, key=lambda part: known[part]) if known else None
-
-
-def explained(
-    name: str, value: float | None, parts: Mapping[str, float | None], rel_ci: float
-) -> dict[str, Any] | None:
-    """Which part keeps a figure from the asked interval, and what would help; None where the interval was reached.
-
-    The gain does not count: it is not what measuring longer was asked to bring down.
-    """
-    known = [part for name_, part in parts.items() if part is not None and name_ != "gain"]
-    if not value or not known:
-        return None
-    reached = math.sqrt(sum(part * part for part in known)) / abs(value)
-    limiting = limiting_part(parts, without=("gain",))
-    if reached <= rel_ci or limiting is None:
-        return None
-    return {
-        "quantity": name,
-        "wanted_rel": rel_ci,
-        "reached_rel": reached,
-        "limited_by": limiting,
-        "share": (parts[limiting] or 0.0) ** 2 / sum(part * part for part in known),
-        "fix": REMEDIES[limiting],
-    }
 
 
 def _step_w(known: Mapping[str, Any], sensor: Mapping[str, Any]) -> float:

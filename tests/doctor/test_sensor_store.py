@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ import pytest
 from synthetic_records import synthetic_record
 
 from device_agents.records import MeasurePlan
+from rig.commands import explain
 from rig.errors import StoreError
 from rig.profiles import load_profile
+from rig.quality.limits import Shortfall
 from rig.quality.verdict import assess
 from rig.sensors import limits as sensor_limits
 from rig.sensors import store as sensor_store
@@ -169,11 +172,16 @@ def test_what_a_source_cannot_reach_is_said_before(record: dict[str, Any]) -> No
     assert "plan.max_s = 80" in codes(window_s=4.0)["few-windows"].fix
 
 
-def test_the_part_that_limits_a_figure_is_named_with_what_helps() -> None:
-    parts = {"sampling": 0.05, "quantization": 0.3, "gain": 2.0, "clock": 0.01, "drift": 0.0}
-    row = sensor_limits.explained("energy_j", 5.0, parts, 0.02)
-    assert row is not None
-    assert (row["limited_by"], row["share"] > 0.9) == ("quantization", True)
-    assert "finer step" in row["fix"]
-    assert sensor_limits.explained("energy_j", 50.0, parts, 0.02) is None
-    assert sensor_limits.explained("energy_j", None, parts, 0.02) is None
+def test_explain_and_the_warnings_say_the_same(record: dict[str, Any]) -> None:
+    coarse = copy.deepcopy(record)
+    coarse["sensor"] |= {"step_w": 0.5, "gain_uncertainty": 0.0}
+    coarse["trace"]["power_w"] = [0.5 * round(watts / 0.5) for watts in coarse["trace"]["power_w"]]
+    made = assess(coarse)
+    (row,) = [row for row in explain.limits(made, coarse) if row["quantity"] == "energy_j"]
+    assert (row["limited_by"], row["share"] > 0.9, row["certain"]) == ("quantization", True, True)
+    (said,) = [warning for warning in made.warnings if warning.startswith("energy_j")]
+    assert said == Shortfall(**row).sentence
+    assert row["fix"] in said
+    fine = copy.deepcopy(record)
+    fine["sensor"]["gain_uncertainty"] = 0.0
+    assert explain.limits(assess(fine), fine) == []
