@@ -203,7 +203,7 @@ class Lowering:
         self._emit(kernel, node)
 
     def _taken_along(self, kernel: Kernel, node: Node) -> bool:
-        """Let a kernel do the addition behind it, where the rules allow it and where that stands: its operand exists."""
+        """Let a kernel do the addition behind it, where the rules allow it and in its place: its operand exists then."""
         if kernel.kind != "add" or len(kernel.reads) != 2 or kernel.inputs != 2:
             return False
         for name, other in (kernel.reads, kernel.reads[::-1]):

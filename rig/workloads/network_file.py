@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rig.errors import BadInputError, ModelError, UnsupportedOperatorError
 
 if TYPE_CHECKING:
-    from power_models.kernels import KernelNode
+    from power_models.kernels import FusionRules, KernelNode
 
 
 def check_file(path: Path) -> None:
@@ -55,8 +55,10 @@ def parse_shape(text: str) -> tuple[int, ...]:
     return shape
 
 
-def read_kernels(path: Path, runtime: str, shape_text: str | None = None, block: int | None = None) -> list[KernelNode]:
-    """The kernels that ``runtime`` executes for the ONNX file, in order.
+def read_kernels(
+    path: Path, runtime: str | FusionRules, shape_text: str | None = None, block: int | None = None
+) -> list[KernelNode]:
+    """The kernels that ``runtime`` (a name, or measured rules) executes for the ONNX file, in order.
 
     ``block``: channels in a block of the runtime's layout on the device (a cost model's ``layout_block``), where known.
     Raises ModelError (no file, corrupt, open dimensions without a shape), UnsupportedOperatorError (names operator and
