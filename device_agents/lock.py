@@ -5,9 +5,15 @@ import fcntl
 import json
 import os
 import tempfile
+import time
 from typing import Any, Dict, Optional
 
 from device_agents.protocol import NO_SPACE, AgentError
+
+# A lock without a note is looked at again: between taking it and writing the note, and between the reverse, lie
+# microseconds; on a full disk there is never one.
+LOOKS = 5
+LOOK_PERIOD_S = 0.02
 
 
 class DeviceLock(object):
@@ -30,14 +36,20 @@ class DeviceLock(object):
         if not os.path.isdir(folder):
             os.makedirs(folder)
         fd = self._open()
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            text = os.read(fd, 4096)
-            os.close(fd)
-            raise self._busy(text) from None
-        self._fd = fd
-        self._note()
+        for _ in range(LOOKS):
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                text = os.pread(fd, 4096, 0)
+                if text:
+                    break
+                time.sleep(LOOK_PERIOD_S)  # its holder is just coming or going
+            else:
+                self._fd = fd
+                self._note()
+                return
+        os.close(fd)
+        raise self._busy(text)
 
     @property
     def held(self) -> bool:

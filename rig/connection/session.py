@@ -35,7 +35,7 @@ from rig.connection.device_problems import device_problems, hello_problems
 from rig.connection.transport import LocalTransport, Transport, transport_for
 from rig.errors import BadInputError, DeviceBusyError, DeviceError, LinkLost, ModelError, UnreachableError
 from rig.profiles import DeviceProfile
-from rig.sensors.store import sensor_known, with_sensor_knowledge
+from rig.sensors.store import SOURCES_FILE, InForce, sensor_known, serial_of, with_sensor_knowledge
 
 if TYPE_CHECKING:
     from rig.meters.host_meter import HostMeter
@@ -99,6 +99,7 @@ class Session:
         self._exchanges: list[Exchange] = []
         self._meter: HostMeter | None = None
         self._problems: dict[str, dict[str, str | None]] = {}
+        self._in_force = InForce(profile.name)
 
     def __enter__(self) -> Session:
         self.profile.require_host()
@@ -133,6 +134,18 @@ class Session:
         """What gives the watts: the profile's meter at the host, else ``source``."""
         meter = self._host_meter()
         return self.source if meter is None else meter.name
+
+    def measures_for(self, run_folder: Path) -> None:
+        """Records are from now on of this run: all of them are read by the characterization and calibration of the power
+        source that were in force when the run began (``rig.sensors.store.InForce``)."""
+        self._in_force.keep_in(run_folder / SOURCES_FILE)
+        if self.power_source is None:
+            return
+        serial = serial_of(self.profile, self.hello)
+        for words in self._in_force.superseded(serial, self.power_source):
+            message = f"{run_folder.name} began with what was known then: the {words}"
+            fix = "go on, or begin a run of its own (rig calibrate: --fresh)"
+            self._note([{"code": "older-calibration", "message": message, "fix": fix}])
 
     @property
     def problems(self) -> list[dict[str, str | None]]:
@@ -171,7 +184,7 @@ class Session:
                 "source": self.source if meter is None else None,
                 "external_source": None if meter is None else meter.request,
                 "source_options": self.profile.sensor_options.get(self.source or "", {}),
-                "sensor_known": sensor_known(self.profile, self.hello, self.source),
+                "sensor_known": sensor_known(self.profile, self.hello, self.source, self._in_force),
                 "power_mode": self.profile.power_mode,
                 "subject": self._sent_subject(subject),
                 "plan": plan.to_json(),
@@ -374,7 +387,7 @@ class Session:
             meter = self._host_meter()
             record = host_meter.without_trace(record) if meter is None else meter.attach(record, exchanges)
         self._note(device_problems(self.profile.name, answer))
-        record = with_sensor_knowledge(record, self.profile.name)
+        record = with_sensor_knowledge(record, self.profile.name, in_force=self._in_force)
         keys = self._spool_keys.setdefault(record["id"], [])
         if answer["key"] not in keys:
             keys.append(answer["key"])
@@ -431,8 +444,12 @@ class Session:
             self._transport.close()
 
     def _when_free(self, action: Callable[[], dict[str, Any]], longest_s: float) -> dict[str, Any]:
-        """``_again``, waiting while it is this session's own former agent that still holds the device."""
+        """``_again``, waiting while it is this session's own former agent that still holds the device.
+
+        Once more, too, where a model is gone: another host that used the same one takes it away as it leaves.
+        """
         deadline_s = time.monotonic() + longest_s
+        sent_again = False
         while True:
             try:
                 return self._again(action)
@@ -440,6 +457,14 @@ class Session:
                 if self._holder not in error.message or time.monotonic() > deadline_s:
                     raise
                 time.sleep(RECONNECT_PAUSE_S)
+            except ModelError:
+                if sent_again or not self._a_model_is_gone():
+                    raise
+                sent_again = True
+
+    def _a_model_is_gone(self) -> bool:
+        transport = self._transport
+        return transport is not None and any(transport.exists(name) is None for name in self._sent_models)
 
     def _connect(self) -> None:
         transport = self._transport
