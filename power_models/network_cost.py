@@ -34,9 +34,11 @@ class NetworkCost:
     def power_w(self, fps: float | None = None) -> Bounds:
         """Watts at a frame rate (P0 + fps·e, valid while fps·latency ≤ 1), or flat out (P0 + e/T).
 
-        Raises ValueError where the network cannot keep the frame rate, or no quiet power is known.
+        Raises ValueError where the network cannot keep the frame rate, where there is no energy, or for a rate where
+        no quiet power is known. Flat out it need not be: the model's energies then are whole ones (a table that does
+        not state its quiet power).
         """
-        if self.idle_power_w is None:
+        if self.idle_power_w is None and (fps is not None or not np.isfinite(self.energy_j[0])):
             raise ValueError("power of a network: the model has no quiet power; calibrate with a power source")
         if fps is None:
             active = self.active_power_w
@@ -49,7 +51,26 @@ class NetworkCost:
                     f" and it is {1e3 * self.latency_s[0]:.3g} ms; lower the rate"
                 )
             active = (fps * self.energy_j[0], fps * self.energy_j[1], fps * self.energy_j[2])
-        return _add(self.idle_power_w, active)
+        return active if self.idle_power_w is None else _add(self.idle_power_w, active)
+
+
+def whole_energy(latency_s: Bounds, energy_j: Bounds, active_power_w: Bounds, idle_power_w: Bounds | None) -> Bounds:
+    """Energy of the whole board, E = e + P0·T, of a latency T and an active energy e that err together.
+
+    How much they do is in the interval of the active power p = e/T: var(p) = var(e) + var(T) − 2·cov, in log.
+    """
+    if idle_power_w is None:
+        return energy_j
+    quiet = idle_power_w[0] * latency_s[0]
+    value = energy_j[0] + quiet
+    half = []
+    for side in (1, 2):
+        of_t, of_e, of_p = (abs(float(np.log(one[side] / one[0]))) for one in (latency_s, energy_j, active_power_w))
+        together = float(np.clip(0.5 * (of_e**2 + of_t**2 - of_p**2), -of_e * of_t, of_e * of_t))
+        squares = (energy_j[0] * of_e) ** 2 + (quiet * of_t) ** 2 + 2 * energy_j[0] * quiet * together
+        of_idle = latency_s[0] * (idle_power_w[side] - idle_power_w[0])
+        half.append(float(np.sqrt(squares + of_idle**2)) / value)
+    return value, float(value * np.exp(-half[0])), float(value * np.exp(half[1]))
 
 
 def _add(a: Bounds, b: Bounds) -> Bounds:

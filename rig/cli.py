@@ -23,6 +23,8 @@ from rig.commands.options import (
     CalibrateSensorOptions,
     DevicesOptions,
     DoctorOptions,
+    EvaluateOptions,
+    FitOptions,
     ImportOptions,
     MeasureOptions,
     OptimizeOptions,
@@ -38,6 +40,8 @@ COMMANDS = {
     "doctor": ("rig.commands.doctor", "rig.commands.doctor"),
     "calibrate-sensor": ("rig.commands.calibrate_sensor", "rig.commands.calibrate_sensor"),
     "calibrate": ("rig.commands.calibrate", "rig.commands.calibrate"),
+    "fit": ("rig.commands.fit", "rig.commands.fit"),
+    "evaluate": ("rig.commands.evaluate", "rig.commands.evaluate"),
     "measure": ("rig.commands.measure", "rig.commands.measure"),
     "predict": ("rig.commands.predict", "rig.commands.predict"),
     "optimize": ("rig.commands.optimize", "rig.commands.optimize_summary"),
@@ -63,6 +67,16 @@ EXAMPLES = {
         "rig calibrate --device virtual-pi4",
         "rig calibrate --device pi4 --time 20m",
         "rig calibrate --device local --around model.onnx",
+    ),
+    "fit": (
+        "rig fit rpi4_tflite.jsonl.gz --device my-pi4",
+        "rig fit tx2_gpu_conv.csv --device tx2 --boundary rail",
+        "rig fit c-0001 more_kernels.csv --device local --replace",
+    ),
+    "evaluate": (
+        "rig evaluate --device my-pi4 other_networks.jsonl",
+        "rig evaluate --device tx2 tx2_gpu_conv.csv --folds 5",
+        "rig evaluate --device my-pi4 rpi4_tflite.jsonl.gz --folds 5 --group family",
     ),
     "measure": (
         "rig measure model.onnx --device local",
@@ -223,6 +237,66 @@ def calibrate(
     return Asked(
         "calibrate", CalibrateOptions(device, time, kernels, tuple(around or ()), task, model, seed, resume, json)
     )
+
+
+Tables = Annotated[
+    list[str], typer.Argument(metavar="TABLE...", help="Kernels (CSV), networks (JSON lines), or a run such as c-0001.")
+]
+Boundary = Annotated[
+    str | None, typer.Option("--boundary", help="Where the tables' power was measured, such as wall or board_input.")
+]
+Runtime = Annotated[
+    str | None, typer.Option("--runtime", help="The engine the tables were measured with, such as tflite.")
+]
+
+
+@app.command(cls=_Command)
+def fit(
+    tables: Tables,
+    device: Annotated[str, typer.Option("--device", help="What to call the device; it needs no profile.")],
+    boundary: Boundary = None,
+    runtime: Runtime = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Also in place of a model that was measured.")] = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> Asked:
+    """Fit a device's cost model to measurements made elsewhere, or to stored runs.
+
+    predict, optimize and report use it like one that was calibrated. docs/fitting-tables.md describes the tables.
+    """
+    return Asked("fit", FitOptions(tuple(tables), device, boundary, runtime, replace, json))
+
+
+@app.command(cls=_Command)
+def evaluate(
+    tables: Tables,
+    device: Annotated[str, typer.Option("--device", help="Whose cost model, or what to call the device.")],
+    folds: Annotated[
+        int | None, typer.Option("--folds", min=2, help="Cross-validate: hold rows out in so many folds.")
+    ] = None,
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Random splits to take the mean of.")] = 10,
+    group: Annotated[
+        str | None,
+        typer.Option(
+            "--group", metavar="COLUMN", help="family, kernel_size, size, or any column; whole levels are left out."
+        ),
+    ] = None,
+    boundary: Boundary = None,
+    runtime: Runtime = None,
+    resume: Annotated[
+        bool, typer.Option("--resume/--fresh", help="Go on with an unfinished evaluation, or start anew.")
+    ] = True,
+    json: Json = False,
+    debug: Debug = False,
+) -> Asked:
+    """Errors of a cost model on measured tables: latency, power and energy, by kind and on the whole, with intervals.
+
+    Without --folds the stored model is scored. With --folds rows are held out, and beside it stand the references:
+    FLOPs line, latency × constant power, NeuralPower, nn-Meter, lookup. It can be stopped at any time: the same
+    command does only the folds that are missing.
+    """
+    options = EvaluateOptions(tuple(tables), device, folds, repeats, group, boundary, runtime, resume, json)
+    return Asked("evaluate", options)
 
 
 @app.command(cls=_Command)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rig.store.store import Store
 
 MODEL_FILE = "model.json"
+GENERAL_RULES = "virtual"
 
 
 def calibrated_devices(root: Path) -> list[str]:
@@ -36,6 +37,24 @@ def load_cost_model(store: Store, device: str) -> KernelCostModel:
         return KernelCostModel.load(folder)
     except ValueError as error:
         raise StoreError(str(error), fix=calibrate) from error
+
+
+def require_known(store: Store, device: str) -> None:
+    """Raise UnknownDeviceError for a name that has neither a cost model nor a profile."""
+    if device not in calibrated_devices(store.root):
+        from rig.profiles import load_profile
+
+        load_profile(device)
+
+
+def kernel_rules(model: KernelCostModel) -> str:
+    """The rules by which a network becomes kernels for this model: its runtime's own, else the general ones.
+
+    The general ones fuse a convolution with its batch-norm and activation, as every runtime does.
+    """
+    from power_models.kernels import RULES
+
+    return model.configuration.runtime if model.configuration.runtime in RULES else GENERAL_RULES
 
 
 def price(model: KernelCostModel, nodes: Sequence[KernelNode], around: Path) -> NetworkCost:

@@ -199,10 +199,23 @@ def _unknown(name: str) -> UnknownDeviceError:
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"have: {', '.join(names)}"
     own = config_folder() / "devices"
+    if _is_priced(name):
+        return UnknownDeviceError(
+            f"{name} has a cost model but no device profile: it can be priced, not measured",
+            fix=f"rig predict MODEL.onnx --device {name}; to measure, say how it is reached in {own / f'{name}.toml'}",
+        )
     return UnknownDeviceError(
         f"no device profile named {name!r}; {hint}",
         fix=f"rig devices lists them; a new device is a file {own / 'NAME.toml'}",
     )
+
+
+def _is_priced(name: str) -> bool:
+    """Whether the store has a cost model of that name (one that was fitted to tables needs no profile)."""
+    from rig.cost_models import calibrated_devices
+    from rig.store.store import default_root
+
+    return name in calibrated_devices(default_root())
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """``result.json`` of a run as typed, validated records: what the report draws, and nothing else.
 
-Three schemas share most fields: ``rig.optimize/1`` (docs/design.md), ``rig.measure/1`` (one ``network``) and
-``rig.calibrate/1`` (``validation`` of the cost model, held out; ``kernels.before`` as measured). A missing or
+The schemas share most fields: ``rig.optimize/1`` (docs/design.md), ``rig.measure/1`` (one ``network``) and
+``rig.calibrate/1`` (``validation`` of the cost model, held out; ``kernels.before`` as measured), of tables
+``rig.fit/1`` and ``rig.evaluate/1`` (``validation``). A missing or
 malformed field is a StoreError that names the file and the field; unknown fields are left alone, so that a newer rig's
 result still reads.
 """
@@ -17,7 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from rig.errors import StoreError
 from rig.units import Quantity
 
-SCHEMAS = ("rig.optimize/1", "rig.measure/1", "rig.calibrate/1")
+SCHEMAS = ("rig.optimize/1", "rig.measure/1", "rig.calibrate/1", "rig.fit/1", "rig.evaluate/1")
 
 
 def _quantity(data: Any) -> Any:
@@ -164,9 +165,11 @@ class Warning_(_Part):
 
 
 class RunResult(_Part):
-    """``result.json`` of one run (see the module's docstring for the three schemas)."""
+    """``result.json`` of one run (see the module's docstring for the schemas)."""
 
-    schema_name: Literal["rig.optimize/1", "rig.measure/1", "rig.calibrate/1"] = Field(alias="schema")
+    schema_name: Literal["rig.optimize/1", "rig.measure/1", "rig.calibrate/1", "rig.fit/1", "rig.evaluate/1"] = Field(
+        alias="schema"
+    )
     run_id: str
     command_line: str | list[str]
     kind: str
@@ -197,6 +200,8 @@ class RunResult(_Part):
             "rig.optimize/1": ("baseline", "result", "verdict", "budget"),
             "rig.measure/1": ("network",),
             "rig.calibrate/1": ("validation",),
+            "rig.fit/1": ("validation",),
+            "rig.evaluate/1": ("validation",),
         }[self.schema_name]
         missing = [name for name in needed if not getattr(self, name)]
         if missing:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rig.commands.options import PredictOptions
 from rig.configuration import described
-from rig.cost_models import load_cost_model, price
+from rig.cost_models import kernel_rules, load_cost_model, price, require_known
 from rig.errors import BadInputError
 from rig.output import warning
-from rig.profiles import load_profile
+from rig.profiles import profile_names
 from rig.store.store import Store
 from rig.units import Quantity, parse_fps
 from rig.wording import count, figure, label
@@ -24,10 +25,11 @@ if TYPE_CHECKING:
 
 def run(options: PredictOptions) -> dict[str, Any]:
     """Price the network; raises NoCostModelError, ModelError, UnsupportedOperatorError, BadInputError."""
-    profile = load_profile(options.device)
+    store, device = Store(), options.device
+    require_known(store, device)
     fps = parse_fps(options.fps) if options.fps is not None else None
-    model = load_cost_model(Store(), profile.name)
-    nodes = read_kernels(options.model, profile.runtime.name, options.shape, model.layout_block)
+    model = load_cost_model(store, device)
+    nodes = read_kernels(options.model, kernel_rules(model), options.shape, model.layout_block)
     cost = price(model, nodes, options.model)
     kernels = kernel_rows(nodes, cost, model.kind)
     return {
@@ -40,8 +42,15 @@ def run(options: PredictOptions) -> dict[str, Any]:
         "overhead": {"latency_s": cost.overhead[0], "energy_active_j": cost.overhead[1]},
         "kernels": kernels,
         "warnings": _warnings(kernels, cost, options),
-        "next": f"rig measure {options.model} --device {profile.name}" + (f" --fps {fps:g}" if fps else ""),
+        "next": _next(options, fps),
     }
+
+
+def _next(options: PredictOptions, fps: float | None) -> str:
+    """To measure it, where there is a device to measure on."""
+    if options.device not in profile_names():
+        return f"rig evaluate --device {options.device} TABLE"
+    return f"rig measure {options.model} --device {options.device}" + (f" --fps {fps:g}" if fps else "")
 
 
 def network_row(nodes: Sequence[KernelNode], cost: NetworkCost, fps: float | None, basis: str) -> dict[str, Any]:
@@ -85,7 +94,7 @@ def kernel_rows(nodes: Sequence[KernelNode], cost: NetworkCost, basis: str) -> l
 
 
 def _power(cost: NetworkCost, fps: float | None) -> tuple[float, float, float] | None:
-    if cost.idle_power_w is None:
+    if math.isnan(cost.energy_j[0]) or (cost.idle_power_w is None and fps is not None):
         return None
     if fps is not None and fps * cost.latency_s[0] > 1:
         highest = 1 / cost.latency_s[0]
@@ -108,16 +117,19 @@ def _warnings(kernels: Sequence[Mapping[str, Any]], cost: NetworkCost, options: 
         shown = ", ".join(outside[:3]) + (f" and {len(outside) - 3} more" if len(outside) > 3 else "")
         fix = f"rig calibrate --device {options.device} --around {options.model}"
         found.append(warning("extrapolated", f"outside what was measured, so less sure: {shown}", fix))
-    if cost.idle_power_w is None:
+    if math.isnan(cost.energy_j[0]):
         message = f"{options.device} was calibrated without a power source: no power, no energy"
         found.append(warning("no-power", message, "rig devices says what is missing"))
+    elif cost.idle_power_w is None:
+        message = f"quiet power of {options.device} is unknown: energies are whole ones, power is known flat out only"
+        found.append(warning("no-quiet-power", message, "fit it to a table with idle_power_w"))
     return found
 
 
 def show(result: Mapping[str, Any], console: Console) -> None:
     """The per-kernel table, costliest first, then the network."""
     network, kernels = result["network"], result["kernels"]
-    has_power = network["power_w"] is not None
+    has_power = network["energy_active_j"]["value"] is not None
     by = "energy_active_j" if has_power else "latency_s"
     total = network[by]["value"]
     ranked = sorted(kernels, key=lambda row: -row[by]["value"])
@@ -139,10 +151,11 @@ def show(result: Mapping[str, Any], console: Console) -> None:
     console.line(f"{label(result['kind'], result['basis'])}, nothing measured; intervals are 95 %")
     at = f" at {result['fps']:g} fps" if result["fps"] else ", back to back"
     if has_power:
-        console.line(
-            f"Power    {figure(network['power_w'], 'W')}{at}, of which quiet {figure(network['idle_power_w'], 'W')}"
-        )
-        console.line(f"Energy   {figure(network['energy_active_j'], 'J')} an inference above quiet")
+        quiet = network["idle_power_w"]
+        of_which = f", of which quiet {figure(quiet, 'W')}" if quiet else ""
+        console.line(f"Power    {figure(network['power_w'], 'W')}{at}{of_which}")
+        what = "above quiet" if quiet else "in all"
+        console.line(f"Energy   {figure(network['energy_active_j'], 'J')} an inference {what}")
     console.line(
         f"Latency  {figure(network['latency_s'], 's')}, {network['kernels']} kernels, {count(network['macs'], 'MAC')}"
     )

@@ -92,6 +92,8 @@ def _title(result: RunResult) -> str:
         "rig.optimize/1": "Fitting a network to",
         "rig.measure/1": "Measured on",
         "rig.calibrate/1": "Calibration of",
+        "rig.fit/1": "Cost model from tables of",
+        "rig.evaluate/1": "Errors of the cost model of",
     }
     mark = " (SIMULATED)" if result.simulated else ""
     return f"{what[result.schema_name]} {result.device.name}: run {result.run_id}{mark}"

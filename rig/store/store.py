@@ -35,7 +35,15 @@ from rig.store.run import MEASUREMENT_ID, Run, RunInfo, utc_now
 
 __all__ = ["Run", "RunInfo", "Store", "capture_environment", "default_root", "utc_now"]
 
-ID_LETTERS = {"calibrate": "c", "measure": "m", "optimize": "o", "import": "i"}
+ID_LETTERS = {
+    "calibrate": "c",
+    "measure": "m",
+    "optimize": "o",
+    "import": "i",
+    "fit": "f",
+    "evaluate": "e",
+    "fusion": "u",
+}
 RUN_ID = re.compile(r"[a-z]-\d{4,}")
 LIBRARIES = ("numpy", "scipy", "scikit-learn", "torch", "torch-pruning", "onnx", "onnxruntime", "pydantic", "paramiko")
 
@@ -84,7 +92,7 @@ class Store:
     def new_run(
         self, command: str, device: str, *, argv: Sequence[str] = (), info: RunInfo | None = None, **facts: Any
     ) -> Run:
-        """Make the next run of ``command`` (calibrate, measure, optimize, import); ``facts`` go into its manifest."""
+        """Make the next run of ``command`` (a key of ID_LETTERS); ``facts`` go into its manifest."""
         if command not in ID_LETTERS:
             raise ValueError(f"runs are made by {', '.join(ID_LETTERS)}, not by {command!r}")
         manifest = {

@@ -1,0 +1,239 @@
+"""How well costs are predicted: errors, ranks and intervals of measured rows against what a model says of them.
+
+    rows ─► folds (random, or a column's levels left out) ─► fit to the others ─► predictions ─► scores, by part
+
+Kernels and whole networks are scored alike. Quantities: ``latency_s``, ``power_w`` (mean while running), ``energy_j``
+(whole boundary) and, where quiet power is known, ``energy_active_j``; power and whole energy are worked out from the
+latency and the active energy that a model prices, with the covariance that its interval of power implies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from device_agents.records import KernelSpec
+from power_models.features import Floats
+from power_models.kernel_cost import KernelCostModel, KernelCosts, UnpricedKernel
+from power_models.measured_tables import TableKernel, TableNetwork
+from power_models.network_cost import price_network, whole_energy
+
+Row = TableKernel | TableNetwork
+Index = NDArray[np.intp]
+
+QUANTITIES = ("latency_s", "power_w", "energy_j", "energy_active_j")
+QUINTILES = 5
+FEWEST = 5  # rows of a part that is scored on its own
+
+
+class Predicted(NamedTuple):
+    """Predictions (n,) with their 95 % intervals; nan where a row has no price, or the method no interval."""
+
+    value: Floats
+    lo: Floats
+    hi: Floats
+
+    @classmethod
+    def none(cls, count: int) -> Predicted:
+        """Nothing predicted."""
+        return cls(*(np.full(count, np.nan) for _ in range(3)))
+
+    def take(self, index: Index) -> Predicted:
+        """The rows of ``index``."""
+        return Predicted(self.value[index], self.lo[index], self.hi[index])
+
+
+class Scores(NamedTuple):
+    """Errors |predicted/measured − 1| of n rows, rank correlation, R², and how good the intervals are.
+
+    ``unpriced``: rows without a prediction, in none of the other figures. ``coverage``: share of rows in their 95 %
+    interval; ``half_width``: median of (hi − lo)/2 over the prediction. Both None for a method without intervals.
+    """
+
+    n: int
+    unpriced: int
+    mape: float | None
+    median: float | None
+    p90: float | None
+    worst: float | None
+    within_5: float | None
+    within_10: float | None
+    spearman: float | None
+    r2: float | None
+    coverage: float | None
+    half_width: float | None
+
+
+def score(measured: Floats, predicted: Predicted) -> Scores:
+    """Scores of n rows; rows that were not measured (nan) count nowhere."""
+    there = np.isfinite(measured)
+    priced = there & np.isfinite(predicted.value)
+    n, unpriced = int(priced.sum()), int((there & ~priced).sum())
+    if n == 0:
+        return Scores(0, unpriced, *(None,) * 10)
+    truth, value, lo, hi = (array[priced] for array in (measured, *predicted))
+    size = np.abs(value / truth - 1)
+    spread = float(((truth - truth.mean()) ** 2).sum())
+    has_interval = bool(np.isfinite(lo).all() and np.isfinite(hi).all())
+    return Scores(
+        n,
+        unpriced,
+        float(size.mean()),
+        float(np.median(size)),
+        float(np.quantile(size, 0.9)),
+        float(size.max()),
+        float((size <= 0.05).mean()),
+        float((size <= 0.10).mean()),
+        spearman(truth, value),
+        1.0 - float(((value - truth) ** 2).sum()) / spread if spread > 0 else None,
+        float(((lo <= truth) & (truth <= hi)).mean()) if has_interval else None,
+        float(np.median(0.5 * (hi - lo) / value)) if has_interval else None,
+    )
+
+
+def spearman(a: Floats, b: Floats) -> float | None:
+    """Rank correlation, ties at their mean rank; None where one of the two does not vary."""
+    ranks = [_ranks(values) for values in (a, b)]
+    centred = [rank - rank.mean() for rank in ranks]
+    scale = float(np.sqrt((centred[0] ** 2).sum() * (centred[1] ** 2).sum()))
+    return float((centred[0] * centred[1]).sum()) / scale if scale > 0 else None
+
+
+def _ranks(values: Floats) -> Floats:
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts).astype(np.float64)
+    mean: Floats = ends - 0.5 * (counts - 1)
+    return mean[inverse]
+
+
+def mean_scores(scores: Sequence[Scores]) -> Scores:
+    """Each figure's mean over repeats (None where any has none)."""
+    if not scores:
+        raise ValueError("mean of scores: there are none")
+    n, unpriced, *columns = zip(*scores, strict=True)
+    means = (None if None in column else float(np.mean(column)) for column in columns)
+    return Scores(round(float(np.mean(n))), round(float(np.mean(unpriced))), *means)
+
+
+def median_scores(scores: Sequence[Scores]) -> Scores:
+    """Each figure's median over the levels that were left out (those that have it)."""
+    columns = list(zip(*scores, strict=True))
+    known = [[one for one in column if one is not None] for column in columns]
+    found = [float(np.median(column)) if column else None for column in known]
+    return Scores(round(found[0] or 0), round(found[1] or 0), *found[2:])
+
+
+def measured(rows: Sequence[Row], quantity: str) -> Floats:
+    """What was measured (n,), nan where it was not; active energy only where the row's quiet power is known."""
+    if quantity not in QUANTITIES:
+        raise ValueError(f"no quantity {quantity!r}; known: {', '.join(QUANTITIES)}")
+    values = [getattr(row, quantity) for row in rows]
+    if quantity == "energy_active_j":
+        values = [value if row.idle_power_w is not None else None for value, row in zip(values, rows, strict=True)]
+    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+
+
+def predict(model: KernelCostModel, rows: Sequence[Row]) -> dict[str, Predicted]:
+    """Predictions of rows by quantity; rows with a kernel that has no price are nan."""
+    if all(isinstance(row, TableKernel) for row in rows):
+        return _predict_kernels(model, [row.kernels[0] for row in rows])
+    found = {quantity: Predicted.none(len(rows)) for quantity in QUANTITIES}
+    for i, row in enumerate(rows):
+        try:
+            cost = price_network(model, row.kernels)
+        except UnpricedKernel:
+            continue
+        bounds = {"latency_s": cost.latency_s}
+        if np.isfinite(cost.energy_j[0]):
+            bounds |= {"energy_active_j": cost.energy_j, "power_w": cost.power_w()}
+            bounds["energy_j"] = whole_energy(cost.latency_s, cost.energy_j, cost.active_power_w, cost.idle_power_w)
+        for quantity, own in bounds.items():
+            for column, number in zip(found[quantity], own, strict=True):
+                column[i] = number
+    return found
+
+
+def _predict_kernels(model: KernelCostModel, kernels: Sequence[KernelSpec]) -> dict[str, Predicted]:
+    known = set(model.known_kinds)
+    priced = np.flatnonzero([(spec.kind, spec.dtype) in known for spec in kernels])
+    found = {quantity: Predicted.none(len(kernels)) for quantity in QUANTITIES}
+    if not len(priced):
+        return found
+    costs = model.predict([kernels[i] for i in priced.tolist()])
+    idle = model.idle_power_w or (0.0, 0.0, 0.0)  # unknown: energies are whole ones
+    latency = (costs.latency_s, costs.latency_lo_s, costs.latency_hi_s)
+    active = (costs.energy_j, costs.energy_lo_j, costs.energy_hi_j)
+    power = _active_power(costs)
+    triples = [[_triple(one, i) for one in (latency, active, power)] for i in range(len(priced))]
+    whole = [whole_energy(t, e, p, idle) for t, e, p in triples]
+    above = [np.hypot(idle[0] - idle[1], power[0] - power[1]), np.hypot(idle[2] - idle[0], power[2] - power[0])]
+    watts = idle[0] + power[0]
+    columns = {
+        "latency_s": latency,
+        "energy_active_j": active,
+        "energy_j": tuple(np.array(column) for column in zip(*whole, strict=True)),
+        "power_w": (watts, watts - above[0], watts + above[1]),
+    }
+    for quantity, own in columns.items():
+        for column, numbers in zip(found[quantity], own, strict=True):
+            column[priced] = numbers
+    return found
+
+
+def _active_power(costs: KernelCosts) -> tuple[Floats, Floats, Floats]:
+    down, up = costs.spreads["power"]
+    value: Floats = costs.energy_j / costs.latency_s
+    return value, value * np.exp(-down), value * np.exp(up)
+
+
+def _triple(columns: Sequence[Floats], i: int) -> tuple[float, float, float]:
+    return float(columns[0][i]), float(columns[1][i]), float(columns[2][i])
+
+
+def parts_of(rows: Sequence[Row]) -> dict[str, Index]:
+    """Which rows belong to which part: ``all``, each data type, kind or family, and fifths by size (MACs).
+
+    Fifths are of the whole table, the smallest first, for kernels; a part with fewer than five rows is not told.
+    """
+    labels: dict[str, NDArray[np.str_]] = {"dtype": np.array([row.dtype for row in rows])}
+    if all(isinstance(row, TableKernel) for row in rows):
+        labels["kind"] = np.array([row.kernels[0].kind for row in rows])
+        labels["size"] = size_fifths(rows)
+    else:
+        labels["family"] = np.array([row.family for row in rows if isinstance(row, TableNetwork)])
+    found = {"all": np.arange(len(rows))}
+    for name, values in labels.items():
+        levels = np.unique(values)
+        for level in levels if len(levels) > 1 else []:
+            index = np.flatnonzero(values == level)
+            if len(index) >= FEWEST:
+                found[f"{name}={level}"] = index
+    dtypes = np.unique(labels["dtype"])
+    if "family" in labels and len(dtypes) > 1:
+        for dtype in dtypes:
+            for level in np.unique(labels["family"]):
+                index = np.flatnonzero((labels["dtype"] == dtype) & (labels["family"] == level))
+                if len(index) >= FEWEST:
+                    found[f"dtype={dtype},family={level}"] = index
+    return found
+
+
+def size_fifths(rows: Sequence[Row]) -> NDArray[np.str_]:
+    """Which fifth of the rows by MACs each row is in (n,): "1" the smallest to "5"."""
+    macs = np.array([row.macs for row in rows], dtype=np.float64)
+    edges = np.quantile(macs, np.arange(1, QUINTILES) / QUINTILES)
+    return np.array([str(1 + int(place)) for place in np.searchsorted(edges, macs, side="right")])
+
+
+def scores_by_part(rows: Sequence[Row], predicted: Mapping[str, Predicted]) -> dict[str, dict[str, Scores]]:
+    """Scores by quantity and part; a quantity that was never measured, or is never predicted, is left out."""
+    parts = parts_of(rows)
+    found: dict[str, dict[str, Scores]] = {}
+    for quantity, own in predicted.items():
+        truth = measured(rows, quantity)
+        if np.isfinite(truth).any() and np.isfinite(own.value).any():
+            found[quantity] = {name: score(truth[index], own.take(index)) for name, index in parts.items()}
+    return found

@@ -1,0 +1,61 @@
+"""A device cost model from rows of measured tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from device_agents.records import Configuration
+from power_models.evaluation import Row
+from power_models.kernel_cost import Bounds, KernelCostModel, KernelRow
+from power_models.measured_tables import TableKernel, TableNetwork
+
+
+def fit_rows(
+    rows: Sequence[Row],
+    configuration: Configuration,
+    kind: str,
+    *,
+    more: Sequence[KernelRow] = (),
+    overhead: tuple[float, float] = (0.0, 0.0),
+) -> KernelCostModel:
+    """Fit to rows of any mixture of data types.
+
+    ``more``: kernels from stored runs of the same configuration, with their standard errors; ``overhead`` of a call,
+    as they found it. Both are for kernels alone: among whole networks give the kernels of a run as rows.
+    Raises ValueError where nothing is usable.
+    """
+    rows = with_quiet_power(rows)
+    networks = [row for row in rows if isinstance(row, TableNetwork)]
+    kernels = [row for row in rows if isinstance(row, TableKernel)]
+    if networks:
+        raise ValueError("a cost model is fitted to kernels, and the tables hold whole networks")
+    every = [*kernel_rows(kernels), *more]
+    return KernelCostModel.fit(every, configuration, kind, idle_power_w=quiet_power(rows), overhead=overhead)
+
+
+def kernel_rows(kernels: Sequence[TableKernel]) -> list[KernelRow]:
+    """Rows for the cost model; tables state no standard errors, so all rows weigh alike; equal kernels go together."""
+    return [
+        KernelRow(row.kernel, row.latency_s, 0.0, row.energy_active_j, 0.0, "table", f"row {i}")
+        for i, row in enumerate(kernels)
+    ]
+
+
+def with_quiet_power(rows: Sequence[Row]) -> list[Row]:
+    """The rows, those that do not state their quiet power with that of the others: their energies are of one board."""
+    known = quiet_power(rows)
+    if known is None:
+        return list(rows)
+    return [row if row.idle_power_w is not None else replace(row, idle_power_w=known[0]) for row in rows]
+
+
+def quiet_power(rows: Sequence[Row]) -> Bounds | None:
+    """Quiet power (median, and the central 95 % of the rows that state it); None where none does."""
+    known = [row.idle_power_w for row in rows if row.idle_power_w is not None]
+    if not known:
+        return None
+    low, middle, high = (float(q) for q in np.quantile(known, (0.025, 0.5, 0.975)))
+    return middle, low, high

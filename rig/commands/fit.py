@@ -1,0 +1,180 @@
+"""``rig fit``: tables of measurements, stored runs → rows → cost model → checked on a held-out fifth → saved."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rig import evaluations
+from rig.commands.options import FitOptions, command_words
+from rig.configuration import described
+from rig.cost_models import MODEL_FILE, load_cost_model
+from rig.errors import BadInputError, StoreError
+from rig.output import Interrupted, plain, warning
+from rig.store.store import Store, utc_now
+from rig.table_sources import Sources, read_sources, rows_record
+from rig.units import Quantity
+from rig.wording import boundary_words, figure, label
+
+if TYPE_CHECKING:
+    from power_models.cross_validation import HeldOut
+    from power_models.kernel_cost import KernelCostModel
+    from rig.console import Console
+
+CHECK_FOLDS = 5
+FEWEST_TO_CHECK = 10
+NAMES = {
+    "latency_s": "latency",
+    "power_w": "power",
+    "energy_j": "energy",
+    "energy_active_j": "active energy",
+}
+
+
+def run(options: FitOptions) -> dict[str, Any]:
+    """Fit and save; raises BadInputError, StoreError, Interrupted."""
+    store = Store()
+    folder = store.model_folder(options.device)
+    replaced = _replaced(store, options, folder)
+    sources = read_sources(options.tables, options.device, store, options.boundary, options.runtime)
+    words = shlex.join(command_words("fit", options))
+    stored = store.new_run("fit", options.device, argv=shlex.split(words), sources=sources.files)
+    from rig.console import Progress
+
+    with Progress() as progress:
+        try:
+            progress.stage(f"fitting the cost model to {rows_record(sources.files)}")
+            model = _fit(sources)
+            progress.stage("checking it on a fifth of the rows, by a model fitted to the others")
+            checked = _check(sources)
+        except KeyboardInterrupt:
+            stored.update(state="interrupted", finished_utc=utc_now())
+            raise Interrupted("interrupted; nothing was saved", resume=words) from None
+        except BaseException:
+            stored.update(state="failed", finished_utc=utc_now())
+            raise
+    model.save(folder)
+    result = plain(_result(options, sources, model, checked, replaced, words))
+    result |= {"run_id": stored.id, "artifacts": {"run": str(stored.path), "cost_model": str(folder)}}
+    if result["validation"]:
+        result["next"] = f"rig predict MODEL.onnx --device {options.device}"
+        stored.write_json("result.json", {**result, "schema": "rig.fit/1"})
+    else:
+        stored.write_json("artifacts/fit.json", result)
+    stored.update(state="done", finished_utc=utc_now())
+    return {**result, "warnings": [*result["warnings"], *store.problems, *stored.problems]}
+
+
+def _replaced(store: Store, options: FitOptions, folder: Path) -> str | None:
+    """The kind of the model that will be replaced; BadInputError for one that was measured, without ``--replace``."""
+    if not (folder / MODEL_FILE).is_file():
+        return None
+    try:
+        kind = load_cost_model(store, options.device).kind
+    except StoreError:
+        kind = "damaged"
+    if kind != "imported" and not options.replace:
+        what = "is damaged" if kind == "damaged" else f"was {kind} on the device"
+        raise BadInputError(
+            f"{options.device} has a cost model that {what}; a table would take its place",
+            fix=f"add --replace, or choose another name, as --device {options.device}-table",
+        )
+    return kind
+
+
+def _fit(sources: Sources) -> KernelCostModel:
+    from power_models.evaluation import Row
+    from power_models.measured_tables import TableNetwork
+    from power_models.table_fit import fit_rows
+
+    has_networks = any(isinstance(row, TableNetwork) for row in sources.rows)
+    rows: list[Row] = sources.rows if has_networks or not sources.kernels else sources.table_rows
+    more = [] if has_networks else sources.kernels
+    try:
+        model = fit_rows(rows, sources.configuration, sources.kind, more=more, overhead=sources.overhead)
+    except ValueError as error:
+        raise BadInputError(f"fitting: {error}", fix="give a table with more usable rows") from error
+    model.layout_block = sources.layout_block
+    return model
+
+
+def _check(sources: Sources) -> HeldOut | None:
+    """Predictions of a fifth of the rows by a model of the others; None where there are too few."""
+    from power_models.cross_validation import fit_tables, hold_out
+    from power_models.table_folds import random_folds
+
+    if len({row.kernels for row in sources.rows}) < FEWEST_TO_CHECK:
+        return None
+    fold = random_folds(sources.rows, CHECK_FOLDS, 0)[0]
+    return hold_out(sources.rows, fold, fit_tables(sources.configuration, sources.kind), references=False)
+
+
+def _result(
+    options: FitOptions,
+    sources: Sources,
+    model: KernelCostModel,
+    checked: HeldOut | None,
+    replaced: str | None,
+    words: str,
+) -> dict[str, Any]:
+    from power_models.cross_validation import OURS
+    from power_models.evaluation import scores_by_part
+
+    held = [] if checked is None else [sources.rows[i] for i in checked.rows]
+    predicted = {} if checked is None else checked.predicted[OURS]
+    scores = scores_by_part(held, predicted)
+    idle = model.idle_power_w
+    return {
+        "command_line": words,
+        "device": described(model.configuration, None, model.kind == "simulated"),
+        "kind": model.kind,
+        "basis": None,
+        "sources": sources.files,
+        "kinds": [f"{kind}/{dtype}" for kind, dtype in model.known_kinds],
+        "idle_power_w": Quantity(*idle, kind=model.kind).to_json() if idle else None,
+        "held_out": {q: dict(parts["all"]._asdict()) for q, parts in scores.items()},
+        "validation": evaluations.validation(held, predicted, model.kind),
+        "replaced": replaced,
+        "warnings": [*sources.warnings, *_warnings(options, sources, model, checked)],
+        "next": f"rig predict MODEL.onnx --device {options.device}",
+    }
+
+
+def _warnings(
+    options: FitOptions, sources: Sources, model: KernelCostModel, checked: HeldOut | None
+) -> list[dict[str, Any]]:
+    found = []
+    if model.unusable:
+        shown = "; ".join(model.unusable[:3]) + (f" and {len(model.unusable) - 3} more" if model.unusable[3:] else "")
+        found.append(warning("unusable-rows", f"the fit cannot use all of each row: {shown}", None))
+    powered = any(row.power_w is not None for row in sources.rows)
+    if not powered:
+        message = "the tables hold no power: the model knows time, not energy"
+        found.append(warning("no-power", message, "give a table with power_w or energy_j"))
+    elif model.idle_power_w is None:
+        message = "the tables do not state quiet power: energies are whole ones, and power is known flat out only"
+        found.append(warning("no-quiet-power", message, "give a table with idle_power_w for power at a frame rate"))
+    if checked is None:
+        message = f"fewer than {FEWEST_TO_CHECK} different rows, so the model is unchecked"
+        found.append(warning("unchecked", message, f"rig evaluate --device {options.device} ANOTHER-TABLE"))
+    return found
+
+
+def show(result: Mapping[str, Any], console: Console) -> None:
+    """What the model was fitted to, and how well it predicts the fifth that it had not seen."""
+    device = result["device"]
+    where = f", {boundary_words(device['boundary'])}" if device["boundary"] else ""
+    console.line(f"Fitted    {rows_record(result['sources'])}   {label(result['kind'], None)}{where}")
+    console.line(f"Kinds     {', '.join(result['kinds'])}")
+    if result["idle_power_w"]:
+        console.line(f"Quiet     {figure(result['idle_power_w'], 'W')}")
+    for quantity, scores in result["held_out"].items():
+        covered = scores["coverage"]
+        more = "" if covered is None else f", intervals cover {100 * covered:.0f} %"
+        mean, median, p90 = (f"{100 * scores[name]:.1f} %" for name in ("mape", "median", "p90"))
+        errors = f"error {mean}, median {median}, P90 {p90}"
+        console.line(f"Held out  {NAMES[quantity]}: {errors}{more} of {scores['n']} rows")
+    old = f", in place of one that was {result['replaced']}" if result["replaced"] else ""
+    console.line(f"Model     saved to {result['artifacts']['cost_model']}{old}")

@@ -1,0 +1,319 @@
+"""rig fit and rig evaluate on made-up tables: what is stored, what is refused, what predict makes of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from tables_made_up import QUIET_W, kernel_table, network_table
+
+from power_models.cross_validation import HeldOut
+from rig import cli, evaluations
+from rig.commands import evaluate as evaluate_command
+from rig.store.store import Store
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(autouse=True)
+def own_folders(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RIG_HOME", str(home))
+    monkeypatch.setenv("RIG_CONFIG", str(home / "config"))
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return kernel_table(tmp_path_factory.mktemp("tables") / "kernels.csv", 60)
+
+
+def rig(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, dict[str, Any]]:
+    code = cli.main([*words, "--json"])
+    return code, json.loads(capsys.readouterr().out)
+
+
+@pytest.fixture(scope="module")
+def fitted(home: Path, table: Path) -> dict[str, Any]:
+    """The made-up board, fitted once for all tests; one row of its table is damaged."""
+    damaged = table.with_name("damaged.csv")
+    lines = table.read_text().splitlines()
+    damaged.write_text(
+        "\n".join([*lines, lines[-1].replace("conv,1,", "conv,0,").replace("wise,1,", "wise,0,")]) + "\n"
+    )
+    from rig.commands import fit
+    from rig.commands.options import FitOptions
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RIG_HOME", str(home))
+        return fit.run(FitOptions((str(damaged),), "made-up", boundary="wall"))
+
+
+def network(tmp_path: Path) -> Path:
+    """A network of two of the table's kinds."""
+    import numpy as np
+    from onnx import TensorProto, helper, numpy_helper
+
+    weights = {"w1": np.ones((32, 16, 3, 3), np.float32), "w2": np.ones((32, 1, 3, 3), np.float32)}
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["a"], name="first", pads=[1, 1, 1, 1]),
+        helper.make_node("Conv", ["a", "w2"], ["y"], name="second", pads=[1, 1, 1, 1], group=32),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 16, 28, 28])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 32, 28, 28])],
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), tmp_path / "net.onnx"
+    )
+    return tmp_path / "net.onnx"
+
+
+def test_a_fit_says_and_stores_what_it_was_made_of(fitted: dict[str, Any], home: Path, table: Path) -> None:
+    (source,) = fitted["sources"]
+    assert (source["rows"], source["what"], len(source["sha256"])) == (60, "kernels", 64)
+    assert source["unusable"] == [{"line": 62, "reason": "batch is '0'; a whole number from 1 on is needed"}]
+    assert any("line 62" in note["message"] for note in fitted["warnings"])
+    assert fitted["device"]["boundary"] == "wall"
+    assert fitted["idle_power_w"]["value"] == pytest.approx(QUIET_W)
+    assert fitted["kind"] == "imported"
+    assert set(fitted["held_out"]) == {"latency_s", "power_w", "energy_j", "energy_active_j"}
+    assert fitted["held_out"]["latency_s"]["median"] < 0.1
+    run = Store(home).open_run(fitted["run_id"])
+    assert run.manifest["sources"] == fitted["sources"]
+    assert run.manifest["state"] == "done"
+    assert run.read_json("result.json")["schema"] == "rig.fit/1"
+
+
+def test_predict_prices_a_device_without_a_profile(
+    fitted: dict[str, Any], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    code, said = rig(capsys, "predict", str(network(tmp_path)), "--device", "made-up", "--fps", "30")
+    assert (code, said["kind"], said["basis"]) == (0, "predicted", "imported")
+    assert [row["kind"] for row in said["kernels"]] == ["conv", "depthwise"]
+    assert said["network"]["power_w"]["value"] == pytest.approx(
+        QUIET_W + 30 * said["network"]["energy_active_j"]["value"], rel=1e-6
+    )
+    assert said["next"] == "rig evaluate --device made-up TABLE"
+
+
+@pytest.mark.parametrize("command", ["measure", "calibrate"])
+def test_a_device_without_a_profile_is_not_measured(
+    fitted: dict[str, Any], capsys: pytest.CaptureFixture[str], tmp_path: Path, command: str
+) -> None:
+    model = [str(network(tmp_path))] if command == "measure" else []
+    code, said = rig(capsys, command, *model, "--device", "made-up")
+    assert code == 2
+    assert "can be priced, not measured" in said["error"]["message"]
+    assert "made-up.toml" in said["error"]["fix"]
+
+
+def test_an_unknown_device_is_still_unknown(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, said = rig(capsys, "predict", str(network(tmp_path)), "--device", "virtual-pi5")
+    assert (code, said["error"]["code"]) == (2, "unknown-device")
+
+
+@pytest.mark.parametrize("what", ["fit", "evaluate"])
+def test_its_report_is_drawn(
+    fitted: dict[str, Any], capsys: pytest.CaptureFixture[str], table: Path, tmp_path: Path, what: str
+) -> None:
+    run_id = fitted["run_id"]
+    if what == "evaluate":
+        code, said = rig(capsys, "evaluate", "--device", "made-up", str(table))
+        assert code == 0
+        run_id = said["run_id"]
+    code, _ = rig(capsys, "report", run_id, "--out", str(tmp_path / "page.html"))
+    assert code == 0
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "made-up" in page
+    assert "Can I trust the prediction?" in page
+
+
+def test_evaluate_scores_the_stored_model(
+    fitted: dict[str, Any], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    other = kernel_table(tmp_path / "other.csv", 50, seed=7)
+    code, said = rig(capsys, "evaluate", "--device", "made-up", str(other), "--group", "kernel_size")
+    assert code == 0
+    ours = said["methods"]["ours"]
+    assert ours["latency_s"]["all"]["n"] == 50
+    assert ours["latency_s"]["all"]["median"] < 0.1
+    assert ours["energy_active_j"]["all"]["coverage"] > 0.8
+    assert {"kind=conv", "kind=depthwise"} <= set(ours["power_w"])
+    assert set(said["levels"]) == {"kernel_size=1x1", "kernel_size=3x3", "kernel_size=5x5"}
+    assert list(said["methods"]) == ["ours"]
+    assert any(note["code"] == "in-sample" for note in said["warnings"])
+
+
+def test_a_table_with_a_kind_never_fitted_counts_its_rows_as_unpriced(
+    fitted: dict[str, Any], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    other = kernel_table(tmp_path / "other.csv", 20, seed=9)
+    other.write_text(other.read_text().replace("depthwise,", "softmax,"))
+    code, said = rig(capsys, "evaluate", "--device", "made-up", str(other))
+    assert code == 0
+    assert said["methods"]["ours"]["latency_s"]["all"]["unpriced"] == 5
+    assert any(note["code"] == "unpriced" for note in said["warnings"])
+
+
+def test_folds_hold_out_every_row_and_references_stand_beside(
+    capsys: pytest.CaptureFixture[str], table: Path, home: Path
+) -> None:
+    words = ("evaluate", "--device", "nobody", str(table), "--folds", "2", "--repeats", "1")
+    assert cli.main(words) == 0
+    shown = capsys.readouterr().out
+    for name in ("cost model", "FLOPs line", "NeuralPower polynomial", "nn-Meter forest", "lookup", "constant power"):
+        assert name in shown
+    run = Store(home).latest("evaluate", "nobody")
+    assert run is not None
+    result = run.read_json("result.json")
+    assert result["methods"]["ours"]["latency_s"]["all"]["n"] == 60
+    assert result["methods"]["forest"]["power_w"]["all"]["n"] == 60
+    assert result["protocol"] == {"folds": 2, "repeats": 1, "group": None, "held_out": True}
+    assert len((run.path / evaluations.FOLDS_FILE).read_text().splitlines()) == 2
+
+
+def test_an_interrupted_evaluation_is_gone_on_with(
+    capsys: pytest.CaptureFixture[str], table: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from power_models import cross_validation
+
+    words = ("evaluate", "--device", "stopped", str(table), "--folds", "3", "--repeats", "1")
+    done: list[str] = []
+
+    def second_is_interrupted(rows: Any, fold: Any, fit: Any, references: bool = True) -> HeldOut:
+        done.append(fold.label)
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        from power_models.evaluation import Predicted, measured
+
+        truth = measured([rows[i] for i in fold.rows], "latency_s")
+        return HeldOut(fold.label, fold.rows.tolist(), {"ours": {"latency_s": Predicted(truth, truth, truth)}}, 0.0)
+
+    monkeypatch.setattr(cross_validation, "hold_out", second_is_interrupted)
+    code, said = rig(capsys, *words)
+    assert code == 130
+    assert "1 folds are stored in e-" in said["error"]["message"]
+    assert said["error"]["fix"] == f"rig evaluate {table} --device stopped --folds 3 --repeats 1"
+    code, said = rig(capsys, *words)
+    assert code == 0
+    assert done == ["fold 1", "fold 2", "fold 2", "fold 3"]
+    assert said["methods"]["ours"]["latency_s"]["all"]["n"] == 60
+    assert len([m for m in Store(home).runs() if m["device"] == "stopped"]) == 1
+
+
+def test_a_torn_line_of_folds_is_done_again(table: Path, tmp_path: Path) -> None:
+    class Folder:
+        path = tmp_path
+
+    line = {"repeat": 0, "fold": 0, "label": "fold 1", "rows": [0], "predicted": {}, "fit_s": 1.0}
+    (tmp_path / evaluations.FOLDS_FILE).write_text(json.dumps(line) + "\n" + json.dumps(line)[:20])
+    assert list(evaluations.stored_folds(Folder())) == [(0, 0)]  # type: ignore[arg-type]
+
+
+def test_a_measured_model_is_replaced_only_when_asked(
+    fitted: dict[str, Any], capsys: pytest.CaptureFixture[str], table: Path, home: Path, tmp_path: Path
+) -> None:
+    about = home / "models" / "made-up" / "model.json"
+    kept = shutil.copytree(about.parent, tmp_path / "kept")
+    data = json.loads(about.read_text())
+    about.write_text(json.dumps({**data, "kind": "measured"}))
+    try:
+        code, said = rig(capsys, "fit", str(table), "--device", "made-up")
+        assert code == 2
+        assert "was measured on the device" in said["error"]["message"]
+        assert "--replace" in said["error"]["fix"]
+        assert json.loads(about.read_text())["kind"] == "measured"
+        small = kernel_table(tmp_path / "small.csv", 16)
+        code, said = rig(capsys, "fit", str(small), "--device", "made-up", "--replace")
+        assert (code, said["replaced"]) == (0, "measured")
+        assert json.loads(about.read_text())["kind"] == "imported"
+    finally:
+        shutil.rmtree(about.parent)
+        shutil.copytree(kept, about.parent)
+
+
+def test_a_table_without_quiet_power_knows_power_flat_out_only(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    table = kernel_table(tmp_path / "tx2_gpu_conv.csv", 16, quiet=False)
+    code, said = rig(capsys, "fit", str(table), "--device", "no-quiet")
+    assert (code, said["idle_power_w"], said["device"]["boundary"]) == (0, None, "rail")
+    assert any(note["code"] == "no-quiet-power" for note in said["warnings"])
+    model = network(tmp_path)
+    code, said = rig(capsys, "predict", str(model), "--device", "no-quiet")
+    network_row = said["network"]
+    assert network_row["power_w"]["value"] == pytest.approx(
+        network_row["energy_active_j"]["value"] / network_row["latency_s"]["value"], rel=1e-6
+    )
+    assert rig(capsys, "predict", str(model), "--device", "no-quiet", "--fps", "10")[1]["network"]["power_w"] is None
+    assert cli.main(["predict", str(model), "--device", "no-quiet"]) == 0
+    assert "an inference in all" in capsys.readouterr().out
+
+
+def test_a_table_of_latencies_alone_gives_a_model_of_time(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    table = kernel_table(tmp_path / "time.csv", 16, power=False, quiet=False)
+    code, said = rig(capsys, "fit", str(table), "--device", "time-only")
+    assert code == 0
+    assert list(said["held_out"]) == ["latency_s"]
+    assert [note["code"] for note in said["warnings"]] == ["no-power"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("fit", "MISSING.csv", "--device", "x"), "no such table: MISSING.csv"),
+        (("fit", "c-0042", "--device", "x"), "no run c-0042"),
+        (("fit", "FOLDER", "--device", "x"), "cannot be read: Is a directory"),
+        (("fit", "EMPTY", "--device", "x"), "is empty"),
+        (("fit", "TABLE", "--device", "../x"), "cannot be a folder name"),
+        (("fit", "TABLE", "--device", "x", "--boundary", "moon"), "--boundary moon"),
+        (("fit", "NETWORKS", "OTHER", "--device", "x"), "the tables are of 2 devices"),
+        (("evaluate", "TABLE", "--device", "x"), "no cost model for x"),
+        (("evaluate", "TABLE", "--device", "x", "--folds", "99"), "between 2 and 60 folds"),
+        (("evaluate", "TABLE", "--device", "x", "--folds", "2", "--group", "colour"), "no column colour"),
+        (("evaluate", "TABLE", "--device", "x", "--folds", "1"), "--folds"),
+    ],
+)
+def test_bad_input_is_named(
+    words: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str], table: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "empty.csv").write_text("")
+    places = {
+        "TABLE": table,
+        "FOLDER": tmp_path,
+        "EMPTY": tmp_path / "empty.csv",
+        "NETWORKS": network_table(tmp_path / "a.jsonl", 4),
+        "OTHER": network_table(tmp_path / "b.jsonl", 4, device="another"),
+    }
+    code, found = rig(capsys, *(str(places.get(word, word)) for word in words))
+    assert code == 2, found
+    assert said in found["error"]["message"]
+
+
+def test_configuration_comes_from_the_table(tmp_path: Path) -> None:
+    from rig.table_sources import read_sources
+
+    sources = read_sources([str(network_table(tmp_path / "a.jsonl", 4))], "me", Store())
+    configuration = sources.configuration
+    assert (configuration.device, configuration.runtime, configuration.runtime_version) == ("me", "tflite", "2.7.1")
+    assert configuration.boundary == "wall"
+    assert sources.kind == "imported"
+
+
+def test_every_method_and_quantity_has_words() -> None:
+    from power_models.cross_validation import LATENCY_X_POWER, MEASURED_LATENCY_X_POWER, OURS
+    from power_models.evaluation import QUANTITIES
+    from power_models.references import KERNEL_REFERENCES, NETWORK_REFERENCES
+
+    methods = {OURS, LATENCY_X_POWER, MEASURED_LATENCY_X_POWER, *KERNEL_REFERENCES, *NETWORK_REFERENCES}
+    assert methods == set(evaluate_command.METHODS)
+    assert set(QUANTITIES) == set(evaluate_command.NAMES)
