@@ -88,6 +88,7 @@ def _measure(
         for note in recover.take_left_behind(session, store):
             stored.problems.append(note)
             progress.stage(f"note: {note['message']}")
+        session.measures_for(stored.path)
         evidence.keep_session(stored, session)
         for attempt in range(1, ATTEMPTS + 1):
             progress.stage(f"measuring {subject.name} on {profile.name}" + (f", try {attempt}" if attempt > 1 else ""))

@@ -49,6 +49,7 @@ class Bench:
     def __enter__(self) -> Bench:
         self.session = Session(self.profile, f"rig optimize {self.run.id}").__enter__()
         self.meter = self.session.power_source
+        self.session.measures_for(self.run.path)
         evidence.keep_session(self.run, self.session)
         return self
 

@@ -136,8 +136,8 @@ class Session:
         return self.source if meter is None else meter.name
 
     def measures_for(self, run_folder: Path) -> None:
-        """Records are from now on of this run: all of them are read by the characterization and calibration of the power
-        source that were in force when the run began (``rig.sensors.store.InForce``)."""
+        """Records are from now on of this run: all are read by the characterization and calibration of the power
+        source that were in force when it began (``rig.sensors.store.InForce``)."""
         self._in_force.keep_in(run_folder / SOURCES_FILE)
         if self.power_source is None:
             return

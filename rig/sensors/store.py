@@ -5,7 +5,8 @@
                                         step-response-<source>.png
 
 Each record that arrives from a device gets what is known written into its ``sensor``, before it is stored: a stored
-measurement then says by itself how it is to be read, and is read the same way for ever.
+measurement then says by itself how it is to be read, and is read the same way for ever. All records of a run get what
+was known when the run began (``InForce``; ``sources.json`` in the run's folder).
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ FORMAT_VERSION = 1  # 1: first version
 # What must be as it was when the source was characterized; else it is another sensor, or one set up otherwise.
 DECLARED = ("rail", "boundary", "rate_hz", "window_s", "gain_uncertainty")
 STEP_FACTOR = 1.5  # a declared step may follow the voltage of the moment
+
+SOURCES_FILE = "sources.json"
 
 KINDS = {"characterization": ("sensor", "rig doctor"), "calibration": ("calibration", "rig calibrate-sensor")}
 
@@ -86,17 +89,72 @@ def fits(found: Mapping[str, Any], described: Mapping[str, Any]) -> str | None:
     return None
 
 
-def with_sensor_knowledge(record: dict[str, Any], device: str, root: Path | None = None) -> dict[str, Any]:
+class InForce:
+    """What is known of a device's sources, the same for as long as it is asked: of a session, or of a whole run.
+
+    Sources are characterized and calibrated anew now and then, also between two sessions of one campaign. Records
+    that are put together must be read by one calibration, or a gain that was found in the middle of a campaign would
+    look like a cost of the kernels that came after it. So what is known when a source is first asked for is what
+    counts. ``path``: a run's file that keeps it (``SOURCES_FILE``), read where it is there; None keeps it in memory.
+    """
+
+    def __init__(self, device: str, path: Path | None = None, root: Path | None = None) -> None:
+        self.device = device
+        self._path = path
+        self._root = root
+        self._known: dict[str, Any] = {}
+        if path is not None and path.is_file():
+            self._known = durable.read_json(path)
+
+    def of(self, serial: str, source: str) -> dict[str, Any]:
+        """Kind → what is in force of one source of a board; a kind that was not known at the time is None."""
+        key = f"{serial} {source}"
+        if key not in self._known:
+            found = {kind: load(kind, self.device, serial, source, self._root) for kind in KINDS}
+            self._known = {**self._known, key: found}
+            self._keep()
+        return dict(self._known[key])
+
+    def keep_in(self, path: Path) -> None:
+        """From now on it is a run's: what its file holds counts, and what is asked for besides is added to it."""
+        self._path = path
+        if path.is_file():
+            self._known = durable.read_json(path)
+        else:
+            self._keep()
+
+    def superseded(self, serial: str, source: str) -> list[str]:
+        """In words, what was found since of a source and is not used."""
+        words = []
+        for kind, (_, command) in KINDS.items():
+            used, newest = self.of(serial, source)[kind], load(kind, self.device, serial, source, self._root)
+            if newest is not None and (used is None or used.get("made_utc") != newest.get("made_utc")):
+                before = f"that of {used.get('made_utc')}" if used else "none"
+                words.append(f"{kind} of {source} made {newest.get('made_utc')} ({command}) is not used, but {before}")
+        return words
+
+    def _keep(self) -> None:
+        if self._path is None:
+            return
+        data = json.dumps(self._known, indent=1, allow_nan=False).encode()
+        durable.write_atomic(self._path, data, f"keeping what is known of {self.device}'s power sources")
+
+
+def with_sensor_knowledge(
+    record: dict[str, Any], device: str, root: Path | None = None, in_force: InForce | None = None
+) -> dict[str, Any]:
     """The record with what is known of its power source in ``sensor``: ``characterization``, ``calibration``.
 
-    Where the source has changed since, ``outdated`` says how, and what was known is left out.
+    Where the source has changed since, ``outdated`` says how, and what was known is left out. ``in_force``: what a
+    session or a run goes by; None asks the store now.
     """
     sensor = record.get("sensor")
     if not sensor or "name" not in sensor:
         return record
     known: dict[str, Any] = {}
+    all_known = (in_force or InForce(device, root=root)).of(str(record.get("serial")), str(sensor["name"]))
     for kind, (_, command) in KINDS.items():
-        found = load(kind, device, str(record.get("serial")), str(sensor["name"]), root)
+        found = all_known.get(kind)
         if found is None:
             continue
         changed = fits(found, sensor)
@@ -130,9 +188,13 @@ def serial_of(profile: DeviceProfile, hello: Mapping[str, Any]) -> str:
     return f"virtual-{options.get('board', 'pi4')}{sibling}-{int(options.get('seed', 0))}"
 
 
-def sensor_known(profile: DeviceProfile, hello: Mapping[str, Any], source: str | None) -> dict[str, Any] | None:
+def sensor_known(
+    profile: DeviceProfile, hello: Mapping[str, Any], source: str | None, in_force: InForce | None = None
+) -> dict[str, Any] | None:
     """What the agent is told of a source before it measures with it: how long its samples reach back."""
-    found = load("characterization", profile.name, serial_of(profile, hello), source) if source else None
+    if source is None:
+        return None
+    found = (in_force or InForce(profile.name)).of(serial_of(profile, hello), source)["characterization"]
     if found is None:
         return None
     known = {name: found.get(name) for name in ("window_s", "delay_s", "update_period_s")}
