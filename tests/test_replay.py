@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from rig.replay import analysis as replay
 from rig.store import evidence
 from rig.store.run import TRACE_ARRAYS
 from rig.store.store import Run, Store
-from tests.agent_setup import isolated, small_model
+from tests.agent_setup import QUICK_PLAN, isolated, small_model
 
 __all__ = ["isolated"]  # a fixture
 
@@ -113,6 +114,28 @@ def test_a_folder_from_elsewhere_is_replayed(golden: Run, capsys: pytest.Capture
     assert rig(capsys, "replay", str(moved))["verdict"] == "same"
     error = rig(capsys, "replay", golden.id, code=2)["error"]
     assert golden.id in error["message"]
+
+
+def test_a_calibration_near_a_named_network_is_replayed_without_its_file(
+    isolated: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    devices = isolated / "config" / "devices"
+    devices.mkdir(parents=True)
+    (devices / "virtual-pi4.toml").write_text(f"{QUICK_PLAN}\n[grid]\ncontexts = 2\n")
+    named = small_model(isolated / "named.onnx")
+    command = ("calibrate", "--device", "virtual-pi4", "--kernels", "8", "--around", str(named))
+    run = Store().open_run(rig(capsys, *command)["run_id"])
+    named.unlink()
+    served = rig(capsys, "replay", run.id, "--serve")
+    words = shlex.split(served["next"])[1:]
+    assert str(named) not in words
+    again = rig(capsys, *words)
+    assert again["counts"]["networks_measured"] == 3
+    assert list(replay.differences("rows", run.read_json("result.json")["kernels"], again["kernels"])) == []
+    moved = run.path.rename(isolated / "from-the-field")
+    compared = rig(capsys, "replay", str(moved))
+    assert (compared["verdict"], compared["warnings"]) == ("same", [])
+    assert compared["counts"]["predictions"] > 0
 
 
 @pytest.mark.parametrize("name", profile_names())
