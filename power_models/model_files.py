@@ -6,6 +6,7 @@ import io
 import json
 import os
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,10 +43,15 @@ def write(model: KernelCostModel, folder: object) -> None:
         "network_widths": model.network_widths,
         "layout_block": model.layout_block,
     }
-    buffer = io.BytesIO()
-    np.savez(buffer, **flat)
-    _replace(target / "arrays.npz", buffer.getvalue())
+    write_arrays(target / "arrays.npz", flat)
     _replace(target / "model.json", json.dumps(about, indent=1, allow_nan=False).encode())
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Write named arrays to one file, which is replaced whole."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    _replace(path, buffer.getvalue())
 
 
 def _replace(path: Path, data: bytes) -> None:
@@ -77,7 +83,7 @@ def read(cls: type[KernelCostModel], folder: object) -> KernelCostModel:
         version = about.get("format_version")
         if version != FORMAT_VERSION:
             raise ValueError(f"format version {version!r}, this program reads {FORMAT_VERSION}")
-        flat = _arrays(source / "arrays.npz")
+        flat = read_arrays(source / "arrays.npz")
         by_model: dict[str, dict[str, Any]] = {name: {} for name in about["models"]}
         for key, value in flat.items():
             name, _, rest = key.partition(":")
@@ -88,7 +94,7 @@ def read(cls: type[KernelCostModel], folder: object) -> KernelCostModel:
             for name, own in about["families"].items()
         }
         idle = about["idle_power_w"]
-        return cls(
+        model = cls(
             Configuration(**about["configuration"]),
             about["kind"],
             models,
@@ -101,11 +107,17 @@ def read(cls: type[KernelCostModel], folder: object) -> KernelCostModel:
             {name: (down, up) for name, (down, up) in about["network_widths"].items()},
             about["layout_block"],
         )
+        if "parts" not in model.report:
+            return model
+        from power_models.transfer import restore  # it needs this module
+
+        return restore(model, source)
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise ValueError(f"cost model in {source} cannot be read: {error}; calibrate the device again") from error
 
 
-def _arrays(path: Path) -> dict[str, Any]:
+def read_arrays(path: Path) -> dict[str, Any]:
+    """The named arrays of a file."""
     # One read of the whole file: hundreds of small members make seeking in a zip the slow part.
     with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
         return {name: archive[name] for name in archive.files}
