@@ -30,6 +30,7 @@ Item = TypeVar("Item")
 DEFAULT_KERNELS = 200
 HELD_OUT_SHARE = 0.15
 FEWEST_HELD_OUT = 6
+BASE_FOLDER = "artifacts/base-model"
 UNFINISHED = ("running", "interrupted", "time-limit")
 
 NORMAL_95 = 1.96
@@ -126,7 +127,10 @@ def interleaved(fitted: Sequence[Item], held_out: Sequence[Item]) -> list[Item]:
 
 def request_of(profile: DeviceProfile, options: CalibrateOptions) -> dict[str, Any]:
     """What makes two calibrations the same campaign, so that the second goes on with the first."""
+    # What was not asked for is left out, so that an older run of the same campaign is still the same.
+    more = {name: value for name, value in (("error", options.error), ("from", options.base)) if value is not None}
     return {
+        **more,
         "kernels": kernel_count(profile, options),
         "seed": options.seed,
         "around": [hashlib.sha256(path.read_bytes()).hexdigest() for path in options.around],
@@ -150,10 +154,29 @@ def held_out_of(grid: Grid, networks: Networks) -> HeldOut:
     return HeldOut(frozenset(grid.held_out), frozenset(context.name for context in networks.held_out))
 
 
-def fit_and_check(collected: Collected, held_out: HeldOut, device: str, runtime: str) -> Fitted:
-    """Fit to the rows that are not held out; predict those that are. StoreError where too little was measured."""
+def base_model(store: Store, run: Run, base: str | None) -> KernelCostModel | None:
+    """The model to start from, kept in the run folder: a resumed or replayed run starts from the same."""
+    if base is None:
+        return None
+    from power_models.kernel_cost import KernelCostModel
+    from rig.cost_models import load_cost_model
+
+    folder = run.path / BASE_FOLDER
+    if not (folder / MODEL_FILE).is_file():
+        load_cost_model(store, base).save(folder)
+    return KernelCostModel.load(folder)
+
+
+def fit_and_check(
+    collected: Collected, held_out: HeldOut, device: str, runtime: str, base: KernelCostModel | None = None
+) -> Fitted:
+    """Fit to the rows that are not held out; predict those that are. StoreError where too little was measured.
+
+    ``base``: the model of a similar device to start from.
+    """
     from power_models.kernel_cost import KernelCostModel
     from power_models.network_check import learn_from_networks
+    from power_models.transfer import fit_transferred
     from power_models.validate import predict_rows, summarize
 
     training = held_out.training(collected.rows)
@@ -162,13 +185,11 @@ def fit_and_check(collected: Collected, held_out: HeldOut, device: str, runtime:
             f"{device}: no kernel has been measured completely, so there is nothing to fit",
             fix=f"rig calibrate --device {device} with more --time",
         )
-    model = KernelCostModel.fit(
-        training,
-        collected.configuration,
-        collected.kind,
-        idle_power_w=collected.idle_power_w,
-        overhead=collected.overhead,
-    )
+    about = {"idle_power_w": collected.idle_power_w, "overhead": collected.overhead}
+    if base is None:
+        model = KernelCostModel.fit(training, collected.configuration, collected.kind, **about)
+    else:
+        model = fit_transferred(base, training, collected.configuration, collected.kind, **about)
     whole = [network for network in collected.networks if network.name not in held_out.networks]
     profiled = not {network.name for network in whole}.isdisjoint(row.group for row in training)
     model.layout_block = collected.layout_block
@@ -223,7 +244,7 @@ def save_better(fitted: Fitted, collected: Collected, held_out: HeldOut, folder:
     held-out kernels (medians); the saved model may have seen some of these, which favours it. Returns whether the new
     model was saved.
     """
-    if (folder / MODEL_FILE).is_file() and fitted.summaries:
+    if (folder / MODEL_FILE).is_file() and (fitted.summaries or fitted.network_summaries):
         old = _old_scores(fitted.model, collected, held_out, folder, runtime)
         new = _scores(fitted.network_summaries, fitted.summaries)
         if old is not None and old < new[: len(old)]:

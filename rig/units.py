@@ -282,6 +282,16 @@ def parse_duration(text: str) -> float:
     return seconds
 
 
+def parse_share(text: str, option: str) -> float:
+    """A relative error from ``5%``; raises BadInputError for what is no percentage above 0 and at most 100."""
+    number, symbol = _number_and_unit(text, option, "write for example 5%")
+    if symbol != "%":
+        raise BadInputError(f"{option}: {f'unit {symbol!r}' if symbol else 'no unit'}", f"write {number:g}%")
+    if not 0 < number <= 100:
+        raise BadInputError(f"{option}: is not above 0 % and at most 100 %", "write for example 5%")
+    return number / 100.0
+
+
 def _number_and_unit(text: str, option: str, fix: str) -> tuple[float, str]:
     """Split text; refuses what is no finite number, a decimal comma, and anything negative."""
     if COMMA.match(text):
