@@ -20,7 +20,7 @@ def text(path: str) -> str:
 
 
 class OpenAttributes(object):
-    """Attributes that are read again and again: each stays open, which costs half of opening it a hundred times a second.
+    """Attributes read a hundred times a second: each stays open, which costs less than half of opening it every time.
 
     Reading an open attribute from its start makes the driver tell its present value; one whose device has gone says so
     (ENODEV). A file that was put in another's place is found by its link count.
