@@ -404,3 +404,11 @@ def test_where_nearly_every_window_is_disturbed_all_are_used_and_said_to_be():
     assert m.latency_s.n == 10
     assert m.disturbed_share == pytest.approx(0.9)
     assert any("on the core" in warning for warning in m.warnings)
+
+
+def test_readings_that_were_missed_are_a_warning_except_of_a_counter():
+    record = synthetic_record()
+    record["sampling"] = {"samples": 1600, "missed": 7, "latest_s": 0.02}
+    assert any("sampler missed 7 of 1607 readings" in warning for warning in assess(record).warnings)
+    record["sensor"]["counts_energy"] = True
+    assert not any("sampler missed" in warning for warning in assess(record).warnings)

@@ -82,11 +82,13 @@ class StepResponse:
 
     def rounded(self, error_w: float) -> StepResponse:
         """The same with intervals that hold what rounding does to it: the levels before and after an edge are off by up
-        to ``error_w`` each, however many samples there are, and with them the slope between."""
+        to ``error_w`` each, however many samples there are, and with them what is between. An exponential is known by
+        its tail, which is near the levels: it suffers more."""
         share_s = self.window_s * error_w / abs(self.active_w) if self.active_w else 0.0
+        lengths = ROUNDED[self.shape]
         return replace(
             self,
-            window_half_width_s=quadrature(self.window_half_width_s, 2.0 * share_s),
+            window_half_width_s=quadrature(self.window_half_width_s, lengths * share_s),
             delay_half_width_s=quadrature(self.delay_half_width_s, share_s),
             lag_half_width_s=quadrature(self.lag_half_width_s, 2.0 * share_s),
             active_half_width_w=quadrature(self.active_half_width_w, math.sqrt(2.0) * error_w),
@@ -114,6 +116,7 @@ class StepResponse:
 
 
 CENTRE = {BOXCAR: 0.5, EXPONENTIAL: 1.0 / TIME_CONSTANTS}  # in windows, from its end
+ROUNDED = {BOXCAR: 2.0, EXPONENTIAL: 3.0}  # relative error of the window for one of the levels
 
 
 class _Samples(NamedTuple):

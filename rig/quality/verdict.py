@@ -179,7 +179,7 @@ def _with_warnings(made: Measurement, record: Mapping[str, Any], plan: MeasurePl
     if made.latency_s.n is not None and made.latency_s.n < plan.min_windows:
         warnings.append(f"{made.latency_s.n} windows instead of {plan.min_windows}: the interval is wider for it")
     missed_ticks, ticks = (int((record.get("sampling") or {}).get(key) or 0) for key in ("missed", "samples"))
-    if missed_ticks:
+    if missed_ticks and not (record.get("sensor") or {}).get("counts_energy"):  # a counter loses nothing by it
         warnings.append(
             f"the sampler missed {missed_ticks} of {missed_ticks + ticks} readings: the device is overloaded"
         )
