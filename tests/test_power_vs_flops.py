@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib
 import json
 import math
@@ -109,6 +110,32 @@ def test_without_all_tables_the_readme_is_refused_and_says_what_is_missing(again
         parts.readme.render(again[0], template, FOLDER)
 
 
+def test_another_board_gets_results_figures_and_tables(parts, tmp_path, monkeypatch, capsys):
+    """One family of a board that the README does not know: what cannot be told is a dash, and the README stays away."""
+    with gzip.open(SHIPPED, "rt", encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
+    few = [{**row, "device": "new"} for row in rows if row["dtype"] == "int8" and "mobilenet-v1" in row["network"]]
+    table = tmp_path / "few.jsonl"
+    table.write_text("\n".join(map(json.dumps, few)) + "\n")
+    monkeypatch.setattr(sys, "argv", ["study.py", str(table), "--out", str(tmp_path)])
+    for name in ("figures", "readme"):  # imported by main
+        monkeypatch.setitem(sys.modules, name, getattr(parts, name))
+    assert parts.study.main() == 0
+    assert "README.md not written" in capsys.readouterr().err
+    assert not (tmp_path / "README.md").exists()
+    text = (tmp_path / "tables.md").read_text(encoding="utf-8")
+    assert "| new, int8 | 16 (4) |" in text
+    assert "None: results.json has no board at two precisions" in text
+    found = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["networks"]["new, int8"]
+    assert found["errors"]["active by macs, two"]["family_left_out"]["value"] is None
+    assert found["decisions"]["macs"]["close_two_families"] == {
+        "pairs": 0,
+        "wrong": None,
+        "extra_when_wrong": None,
+        "extra_worst": None,
+    }
+
+
 def test_tables_without_power_are_named_as_left_out(parts, tmp_path):
     table = tmp_path / "latency_only.csv"
     table.write_text(
@@ -117,7 +144,7 @@ def test_tables_without_power_are_named_as_left_out(parts, tmp_path):
     )
     networks, kernels, left_out = parts.measured_sets.read_sets([table])
     assert (networks, kernels) == ([], [])
-    assert left_out == ["latency_only.csv: no power, 1 kernels of latency only"]
+    assert left_out == ["latency_only.csv: 1 kernels without power"]
 
 
 def test_known_values_of_the_published_table(committed):

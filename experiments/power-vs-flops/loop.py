@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rig.errors import RigError
+from rig.output import Interrupted
 
 HERE = Path(__file__).resolve().parent
 VARIANTS = ("full", "quick", "tiny")
@@ -236,6 +237,9 @@ def main() -> int:
                 print(f"{name}: not measured: {error.message}. Fix: {error.fix}", file=sys.stderr, flush=True)
                 failed += 1
                 continue
+            except Interrupted as stopped:
+                print(f"{name}: {stopped.message}; the same command goes on", file=sys.stderr, flush=True)
+                return 130
             keep(path, row)
             print(f"{name}: {json.dumps(row)}", flush=True)
     return 1 if failed else 0

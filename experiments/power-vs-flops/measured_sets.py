@@ -24,6 +24,7 @@ Codes = npt.NDArray[np.int64]
 
 # What a table calls its board, and what the study calls it; others keep their own name.
 BOARDS = {"rpi4": "Raspberry Pi 4", "odroid": "Odroid N2+", "jetson-nano": "Jetson Nano"}
+LEAST = 10  # networks that a set must have to be studied
 KERNEL_BOARDS = {"tx2_gpu_conv": "TX2 GPU", "tx2_cpu_conv": "TX2 CPU"}
 
 
@@ -60,24 +61,31 @@ class CostSet:
 
 
 def read_sets(paths: Sequence[Path]) -> tuple[list[CostSet], list[CostSet], list[str]]:
-    """(sets of networks, sets of kernels, what was left out and why) of the tables, in their order."""
-    networks: list[CostSet] = []
+    """(sets of networks, sets of kernels, what was left out and why) of the tables, in their order.
+
+    Networks of one board and precision are one set, whatever tables they come from.
+    """
+    rows: dict[tuple[str, str], list[TableNetwork]] = {}
     kernels: list[CostSet] = []
     left_out: list[str] = []
     for path in paths:
         table = read_table(path)
-        if table.networks:
-            powered = [row for row in table.networks if row.energy_j is not None and row.power_w is not None]
-            if len(powered) < len(table.networks):
-                left_out.append(f"{path.name}: {len(table.networks) - len(powered)} networks without power")
-            for dtype in sorted({row.dtype for row in powered}):
-                networks.append(network_set([row for row in powered if row.dtype == dtype]))
-            continue
+        powered = [row for row in table.networks if row.energy_j is not None and row.power_w is not None]
+        if len(powered) < len(table.networks):
+            left_out.append(f"{path.name}: {len(table.networks) - len(powered)} networks without power")
+        for row in sorted(powered, key=lambda row: (row.device, row.dtype)):
+            rows.setdefault((row.device, row.dtype), []).append(row)
         measured = [row for row in table.kernels if row.energy_j is not None and row.power_w is not None]
-        if not measured:
-            left_out.append(f"{path.name}: no power, {len(table.kernels)} kernels of latency only")
-            continue
-        kernels.append(kernel_set(KERNEL_BOARDS.get(path.stem, path.stem), measured))
+        if len(measured) < len(table.kernels):
+            left_out.append(f"{path.name}: {len(table.kernels) - len(measured)} kernels without power")
+        if measured:
+            kernels.append(kernel_set(KERNEL_BOARDS.get(path.stem, path.stem), measured))
+    networks = [network_set(several) for several in rows.values() if len(several) >= LEAST]
+    left_out += [
+        f"{device}, {dtype}: {len(several)} networks only"
+        for (device, dtype), several in rows.items()
+        if len(several) < LEAST
+    ]
     return networks, kernels, left_out
 
 

@@ -29,7 +29,12 @@ def equal_pairs(found: CostSet, proxy: Array, cost: Array, draws: Array, also: A
     """
     i, j = _close(found, proxy, also)
     if not len(i):
-        return {"pairs": 0}
+        return {
+            "pairs": 0,
+            "networks": 0,
+            **dict.fromkeys(("median", "p90", "largest", "beyond_20_percent")),
+            "extremes": [],
+        }
     ratio = np.maximum(cost[i], cost[j]) / np.minimum(cost[i], cost[j])
     most = np.argsort(-ratio, kind="stable")
 
@@ -108,7 +113,7 @@ def decisions(found: CostSet, proxy: Array, cost: Array, draws: Array) -> dict[s
         every, bad = (chosen & within).astype(light), (wrong & within).astype(light)
         count = int(every.sum())
         if not count:
-            return {"pairs": 0}
+            return {"pairs": 0, **dict.fromkeys(("wrong", "extra_when_wrong", "extra_worst"))}
 
         def statistic(w: Array) -> Array:
             total = pair_sums(every, w)
@@ -123,10 +128,13 @@ def decisions(found: CostSet, proxy: Array, cost: Array, draws: Array) -> dict[s
         }
 
     every = np.ones_like(chosen)
+    same_family = found.family[:, None] == found.family[None, :]
     rows, columns = np.nonzero(wrong)
     result: dict[str, Any] = {
         "all": share(every),
         "close": share(ratio < CLOSE),
+        "close_one_family": share((ratio < CLOSE) & same_family),
+        "close_two_families": share((ratio < CLOSE) & ~same_family),
         "far": share(ratio >= 2.0),
         "bins": [
             {"from": lo, "to": hi if np.isfinite(hi) else None, **share((ratio >= lo) & (ratio < hi))}

@@ -37,6 +37,18 @@ def write_readme(results_path: Path, target: Path) -> None:
     target.write_text(render(results, TEMPLATE.read_text(encoding="utf-8"), results_path.parent), encoding="utf-8")
 
 
+def write_tables(results_path: Path, target: Path) -> None:
+    """The tables alone, those that the results allow: for other boards than the README's text is about."""
+    results = json.loads(results_path.read_text(encoding="utf-8"))
+    parts = []
+    for name, made in TABLES.items():
+        try:
+            parts.append(f"## {name}\n\n{made(results)}")
+        except MissingFigure as missing:
+            parts.append(f"## {name}\n\nNone: {missing}.")
+    target.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
 def render(results: dict[str, Any], template: str, folder: Path) -> str:
     """The template with every placeholder filled; ``folder`` has the loop's results, if there are any."""
 

@@ -118,6 +118,8 @@ def extremes_table(results: dict[str, Any]) -> str:
 
 def precision_table(results: dict[str, Any]) -> str:
     """int8 over float32 of the same networks."""
+    if not results["precision"]:
+        raise MissingFigure("results.json has no board at two precisions; give the study a table that has both")
     rows = []
     for board, one in results["precision"].items():
         cells = [board, f"{one['networks']} ({one['architectures']})"]
@@ -144,17 +146,25 @@ def decision_table(results: dict[str, Any]) -> str:
                     FORMATS["pct"](found["all"]["wrong"]),
                     f"{close['pairs']:,}",
                     FORMATS["share"](close["wrong"]),
+                    _share_of(found["close_one_family"]),
                     FORMATS["sharev"](close["extra_when_wrong"]),
                     FORMATS["sharev"](close["extra_worst"]),
                     _millijoules(found["regret_mj"]),
                     FORMATS["pctv"](found["far"]["wrong"]),
                 ]
             )
-    head = ["", "wrong, all pairs", "pairs within 25 %", "wrong of these", "extra joules when wrong", "at worst"]
+    head = ["", "wrong, all pairs", "pairs within 25 %", "wrong of these", "of one family"]
+    head += ["extra joules when wrong", "at worst"]
     return table([*head, "lost a choice", "wrong, 2× apart or more"], rows)
 
 
+def _share_of(found: dict[str, Any]) -> str:
+    return f"{FORMATS['share'](found['wrong'])} of {found['pairs']:,}"
+
+
 def _millijoules(found: dict[str, Any]) -> str:
+    if found["value"] is None:
+        return "–"
     if found["lo"] is None:
         return f"{number(found['value'])} mJ"
     return f"{number(found['value'])} mJ [{number(found['lo'])}, {number(found['hi'])}]"
@@ -201,6 +211,8 @@ def elasticity_table(results: dict[str, Any]) -> str:
 
 def kernel_table(results: dict[str, Any]) -> str:
     """Kernels with rail watts: ranks, errors, equal FLOPs."""
+    if not results["kernels"]:
+        raise MissingFigure("results.json has no kernels; give the study a table of kernels with power")
     rows = []
     for label, one in results["kernels"].items():
         errors, equal, both = one["errors"]["long"], one["equal_macs"], one["equal_macs_and_seconds"]

@@ -21,35 +21,41 @@ def number(value: float, digits: int = 2) -> str:
 
 def with_interval(found: Any, scale: float, places: int, unit: str) -> str:
     """``17.6 % [14.1, 21.3]``; the value alone where there is no interval."""
+    if found is None or (isinstance(found, dict) and found["value"] is None):
+        return "–"
     if not isinstance(found, dict):
         return f"{scale * found:.{places}f}{unit}"
-    if found["value"] is None:
-        return "–"
     text = f"{scale * found['value']:.{places}f}{unit}"
     if found["lo"] is None:
         return text
     return f"{text} [{scale * found['lo']:.{places}f}, {scale * found['hi']:.{places}f}]"
 
 
-def _alone(found: Any) -> float:
-    return float(found["value"] if isinstance(found, dict) else found)
+def _alone(write: Callable[[float], str]) -> Callable[[Any], str]:
+    """A format of the value without its interval; a dash where there is none."""
+
+    def shown(found: Any) -> str:
+        value = found["value"] if isinstance(found, dict) else found
+        return "–" if value is None else write(float(value))
+
+    return shown
 
 
 FORMATS: dict[str, Callable[[Any], str]] = {
     "pct": lambda v: with_interval(v, 100.0, 1, " %"),
     "share": lambda v: with_interval(v, 100.0, 0, " %"),
-    "pctv": lambda v: f"{100 * _alone(v):.1f} %",
-    "sharev": lambda v: f"{100 * _alone(v):.0f} %",
     "rank": lambda v: with_interval(v, 1.0, 2, ""),
-    "rankv": lambda v: f"{_alone(v):.2f}",
     "rank3": lambda v: with_interval(v, 1.0, 3, ""),
     "times": lambda v: with_interval(v, 1.0, 2, "×"),
-    "timesv": lambda v: f"{_alone(v):.2f}×",
-    "num": lambda v: number(_alone(v), 2),
-    "num3": lambda v: number(_alone(v), 3),
-    "whole": lambda v: f"{_alone(v):,.0f}",
-    "giga": lambda v: number(_alone(v) / 1e3, 3),
-    "signed": lambda v: f"{100 * _alone(v):+.1f} %",
+    "pctv": _alone(lambda v: f"{100 * v:.1f} %"),
+    "sharev": _alone(lambda v: f"{100 * v:.0f} %"),
+    "rankv": _alone(lambda v: f"{v:.2f}"),
+    "timesv": _alone(lambda v: f"{v:.2f}×"),
+    "num": _alone(lambda v: number(v, 2)),
+    "num3": _alone(lambda v: number(v, 3)),
+    "whole": _alone(lambda v: f"{v:,.0f}"),
+    "giga": _alone(lambda v: number(v / 1e3, 3)),
+    "signed": _alone(lambda v: f"{100 * v:+.1f} %"),
     "text": str,
 }
 

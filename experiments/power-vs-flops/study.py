@@ -17,8 +17,8 @@ from typing import Any
 
 import layers
 import numpy as np
-from kernel_watts import kernel_study
-from measured_sets import Array, CostSet, read_sets, same_but_for_resolution, same_but_for_width
+from kernel_watts import VERY_LONG_S, kernel_study
+from measured_sets import LEAST, Array, CostSet, read_sets, same_but_for_resolution, same_but_for_width
 from pairs import decisions, equal_pairs
 from precision import boards_disagree, precision_effect
 from resampling import draws_of, estimate, kendall, mean, quantile, rounded, spearman
@@ -134,7 +134,8 @@ def errors(found: CostSet, draws: Array, by_family: Array) -> dict[str, Any]:
             error = random_fold_errors(fit, x, y)
             size = np.abs(error).mean(axis=0)
             worst = int(np.argmax(size))
-            without = np.abs(family_errors(fit, x, y, found.family))
+            several = int(found.family.max()) > 0
+            without = np.abs(family_errors(fit, x, y, found.family)) if several else np.full(len(y), np.nan)
             result[f"{target} by {proxy}"] = {
                 "mape": estimate(mean(size), draws),
                 "mape_family": estimate(mean(size), by_family),
@@ -173,6 +174,9 @@ def study(paths: list[Path]) -> tuple[dict[str, Any], list[CostSet], list[CostSe
                     results["boards"][f"{first.board} and {second.board}, {first.dtype}"] = both
     for found in kernels:
         print(f"{found.label}: {len(found)} kernels", flush=True)
+        if np.sum(found.latency_s >= VERY_LONG_S) < LEAST:
+            left_out.append(f"{found.label}: fewer than {LEAST} kernels of {VERY_LONG_S:g} s and more")
+            continue
         results["kernels"][found.label] = kernel_study(found)
     return rounded(results), networks, kernels
 
@@ -184,7 +188,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=HERE)
     asked = parser.parse_args()
     from figures import draw_all
-    from readme import MissingFigure, write_readme
+    from readme import MissingFigure, write_readme, write_tables
 
     asked.out.mkdir(parents=True, exist_ok=True)
     path = asked.out / "results.json"
@@ -197,8 +201,8 @@ def main() -> int:
     try:
         write_readme(path, asked.out / "README.md")
     except MissingFigure as missing:
-        print(f"README.md not written: {missing}", file=sys.stderr)
-        return 2
+        write_tables(path, asked.out / "tables.md")
+        print(f"README.md not written: {missing}; the tables are in {asked.out / 'tables.md'}", file=sys.stderr)
     return 0
 
 
