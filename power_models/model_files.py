@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from device_agents.records import Configuration
+from power_models.drift import Drift
 from power_models.family_cost import FamilyModel
 from power_models.intervals import ErrorScale
 
 if TYPE_CHECKING:
     from power_models.kernel_cost import KernelCostModel
 
-FORMAT_VERSION = 2  # 1: first version; 2: network_widths, layout_block
+FORMAT_VERSION = 3  # 1: first version; 2: network_widths, layout_block; 3: drift, stacks of learners, doubts
+READABLE = (2, 3)  # version 2 lacks nothing that its own models have
 
 
 def write(model: KernelCostModel, folder: object) -> None:
@@ -42,9 +44,15 @@ def write(model: KernelCostModel, folder: object) -> None:
         "unusable": model.unusable,
         "network_widths": model.network_widths,
         "layout_block": model.layout_block,
+        "drift": None if model.drift is None else vars(model.drift),
     }
     write_arrays(target / "arrays.npz", flat)
-    _replace(target / "model.json", json.dumps(about, indent=1, allow_nan=False).encode())
+    write_json(target / "model.json", about)
+
+
+def write_json(path: Path, about: Mapping[str, Any]) -> None:
+    """Write what a model is to one file, which is replaced whole."""
+    _replace(path, json.dumps(about, indent=1, allow_nan=False).encode())
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
@@ -81,8 +89,12 @@ def read(cls: type[KernelCostModel], folder: object) -> KernelCostModel:
     try:
         about = json.loads((source / "model.json").read_text(encoding="utf-8"))
         version = about.get("format_version")
-        if version != FORMAT_VERSION:
-            raise ValueError(f"format version {version!r}, this program reads {FORMAT_VERSION}")
+        if version not in READABLE:
+            raise ValueError(f"format version {version!r}, this program reads {' and '.join(map(str, READABLE))}")
+        if "form" in about:
+            from power_models import composition_files  # it needs this module
+
+            return composition_files.read(source)
         flat = read_arrays(source / "arrays.npz")
         by_model: dict[str, dict[str, Any]] = {name: {} for name in about["models"]}
         for key, value in flat.items():
@@ -106,6 +118,7 @@ def read(cls: type[KernelCostModel], folder: object) -> KernelCostModel:
             about["unusable"],
             {name: (down, up) for name, (down, up) in about["network_widths"].items()},
             about["layout_block"],
+            None if about.get("drift") is None else Drift(**about["drift"]),
         )
         if "parts" not in model.report:
             return model

@@ -102,6 +102,10 @@ def price_network(
 
     Raises UnpricedKernel for a kind never measured, ValueError for an empty network.
     """
+    from power_models.composition import CompositionModel  # it needs this module
+
+    if isinstance(model, CompositionModel):
+        return model.price_network(kernels, names)
     costs, repeat, parts = _priced(model, kernels, names)
 
     def bounds(quantity: str) -> Bounds:
