@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from device_agents.records import DTYPE_BYTES, KernelSpec
+from device_agents.records import DTYPE_BYTES, WEIGHTED_KINDS, KernelSpec
 
 Array = npt.NDArray[np.float64]
 Price = Callable[[Sequence[KernelSpec]], "tuple[Array, Array]"]  # kernels → latency_s (n,), active energy_j (n,)
@@ -67,6 +67,32 @@ def resized(spec: KernelSpec, channels_in: int, channels_out: int) -> KernelSpec
     """The same kernel with other channel counts; convolution groups of depthwise kernels and pools follow."""
     groups = channels_in if spec.kind in FOLLOWING_KINDS and spec.groups > 1 else spec.groups
     return spec._replace(in_channels=channels_in, out_channels=channels_out, groups=max(groups, 1))
+
+
+def _all_resized(spec: KernelSpec, c_in: npt.NDArray[np.int64], c_out: npt.NDArray[np.int64]) -> list[KernelSpec]:
+    """``resized`` to every pair of counts (n,); made without ``_replace``, which is slow for ten thousands."""
+    follows = spec.kind in FOLLOWING_KINDS and spec.groups > 1
+    fields = list(spec)
+    first, second, third = (KernelSpec._fields.index(n) for n in ("in_channels", "out_channels", "groups"))
+    found = []
+    for a, b in zip(c_in.tolist(), c_out.tolist(), strict=True):
+        fields[first], fields[second] = a, b
+        if follows:
+            fields[third] = max(a, 1)
+        found.append(KernelSpec._make(fields))
+    return found
+
+
+def _sizes(spec: KernelSpec, specs: Sequence[KernelSpec]) -> tuple[Array, Array]:
+    """MACs and parameters of the same kernel at many widths, (n,) each, as ``macs`` and ``parameters`` count them."""
+    if spec.kind not in WEIGHTED_KINDS:
+        nothing = np.zeros(len(specs))
+        return nothing, nothing
+    sizes = np.array([(one.in_channels, one.out_channels, max(one.groups, 1)) for one in specs], dtype=np.float64)
+    c_in, c_out, groups = sizes.T
+    area = spec.kernel_h * spec.kernel_w
+    macs = spec.batch * spec.out_height * spec.out_width * c_out * np.floor(area * c_in / groups)
+    return macs, np.floor(c_out * area * c_in / groups) + c_out
 
 
 def parameters(spec: KernelSpec) -> int:
@@ -206,11 +232,10 @@ class NetworkTables:
             grid_out = width_grid(most_out) if kernel.channels_out.terms else np.array([most_out])
             grid_in = width_grid(most_in) if kernel.channels_in.terms and not tied else np.array([most_in])
             ratio = max(1, most_in // max(most_out, 1)) if tied else 1
-            specs = [
-                resized(kernel.spec, int(b) * ratio if tied else int(a), int(b)) for a in grid_in for b in grid_out
-            ]
+            c_in = np.tile(grid_out * ratio, len(grid_in)) if tied else np.repeat(grid_in, len(grid_out))
+            specs = _all_resized(kernel.spec, c_in, np.tile(grid_out, len(grid_in)))
             latency_s, energy_j = price(specs)
-            columns = [latency_s, np.nan_to_num(energy_j), [s.macs for s in specs], [parameters(s) for s in specs]]
+            columns = [latency_s, np.nan_to_num(energy_j), *_sizes(kernel.spec, specs)]
             values = np.array(columns, dtype=np.float64).reshape(len(QUANTITIES), len(grid_in), len(grid_out))
             self._tables[key] = WidthTable(grid_in, grid_out, values, tied)
         return self._tables[key]

@@ -1,10 +1,12 @@
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
 from stairs import BLOCK, stairs
 
 from device_agents.records import KernelSpec
-from power_models.tables import Channels, NetworkTables, SizedKernel, WidthTable, resized, width_grid
+from power_models.tables import Channels, NetworkTables, SizedKernel, WidthTable, parameters, resized, width_grid
 
 CONV = KernelSpec("conv", 1, 16, 14, 14, 32, 14, 14, 3, 3, 1, 1)
 
@@ -80,3 +82,31 @@ def test_totals_agree_with_the_priced_network(template, tables):
     seconds, joules = stairs([k.spec for k in template.kernels])
     assert tables.totals(seed)[:2] == pytest.approx([seconds.sum(), joules.sum()])
     assert tables.totals(seed)[2] == sum(k.spec.macs for k in template.kernels)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        KernelSpec("conv", 1, 48, 14, 14, 96, 7, 7, 3, 3, 2, 1),
+        KernelSpec("conv", 2, 48, 14, 14, 96, 14, 14, 1, 1),
+        KernelSpec("depthwise", 1, 48, 14, 14, 48, 14, 14, 3, 3, 1, 1, groups=48),
+        KernelSpec("fc", 1, 48, 1, 1, 96, 1, 1, dtype="int8"),
+        KernelSpec("add", 1, 48, 14, 14, 48, 14, 14, inputs=2),
+        KernelSpec("avg_pool", 1, 48, 14, 14, 48, 7, 7, 2, 2, 2, groups=48),
+    ],
+    ids=lambda spec: spec.label,
+)
+def test_a_table_holds_each_kernel_resized_with_its_macs_and_parameters(spec: KernelSpec) -> None:
+    tied = spec.kind not in ("conv", "fc")
+    channels = (Channels(0, (("b" if tied else "a", 1),)), Channels(0, (("b", 1),)))
+    asked: list[KernelSpec] = []
+
+    def price(specs: Sequence[KernelSpec]) -> tuple[np.ndarray, np.ndarray]:
+        asked.extend(specs)
+        return np.ones(len(specs)), np.ones(len(specs))
+
+    tables = NetworkTables([SizedKernel("k", spec, *channels)], price, {"a": 48, "b": spec.out_channels}, block=8)
+    widths = {"a": 24, "b": 32}
+    same = resized(spec, 32 if tied else 24, 32)
+    assert same in asked
+    assert tables.totals(widths)[2:].tolist() == [same.macs, parameters(same)]

@@ -1,0 +1,148 @@
+"""Errors of the cost models on measured tables, by the protocols of the project's targets, beside every reference.
+
+    python experiments/real-tables/study.py run TABLE… [--splits 10] [--protocols folds family levels] [--levels N]
+    python experiments/real-tables/study.py table
+
+``run`` does what is missing, one unit at a time, each stored in ``results/`` as it is done: a split of five folds
+(``folds``, seeds 0, 1, …), a family of networks or a level of a column left out. ``table`` writes the tables of
+README.md from what is stored. Kernel tables have the protocols folds and levels, network tables folds and family.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import summary
+
+from device_agents.records import Configuration
+from power_models.cross_validation import HeldOut, fit_tables, hold_out, pooled
+from power_models.evaluation import Predicted, Row
+from power_models.measured_tables import MeasuredTable, TableKernel, read_table
+from power_models.table_folds import MOST_LEVELS, Fold, level_folds, levels, random_folds
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+FOLDS = 5
+LEVEL_COLUMNS = ("in_channels", "out_channels", "in_height", "kernel_h")
+SLOW_S = 0.010  # kernels shorter than this carry the error of the TX2's own sensor (data's README)
+PROTOCOLS = ("folds", "family", "levels")
+
+
+class Unit(NamedTuple):
+    """What is done and stored at once: folds of one table."""
+
+    table: MeasuredTable
+    rows: list[Row]
+    protocol: str
+    name: str
+    folds: list[Fold]
+
+    @property
+    def file(self) -> Path:
+        """Where its scores are stored."""
+        return RESULTS / f"{stem(self.table.path)}--{self.protocol}--{self.name}.json"
+
+
+def stem(path: Path) -> str:
+    """The table's name without its endings."""
+    return path.name.split(".")[0]
+
+
+def units(table: MeasuredTable, splits: int, protocols: Sequence[str], most_levels: int | None) -> Iterator[Unit]:
+    """Every unit of a table, cheapest protocols first."""
+    rows: list[Row] = [*table.kernels, *table.networks]
+    if "folds" in protocols:
+        for seed in range(splits):
+            yield Unit(table, rows, "folds", str(seed), random_folds(rows, FOLDS, seed))
+    if "family" in protocols and table.networks and len({row.family for row in table.networks}) > 1:
+        for fold in level_folds(rows, "family", FOLDS, 0):
+            yield Unit(table, rows, "family", fold.label.partition("=")[2], [fold])
+    if "levels" in protocols and table.kernels:
+        for column in LEVEL_COLUMNS:
+            if 1 < len(set(levels(rows, column).tolist())) <= MOST_LEVELS:
+                yield from _levels(table, rows, column, most_levels)
+
+
+def _levels(table: MeasuredTable, rows: list[Row], column: str, most: int | None) -> Iterator[Unit]:
+    """The levels of a column, or an even choice of so many of them."""
+    folds = level_folds(rows, column, FOLDS, 0)
+    chosen = np.unique(np.linspace(0, len(folds) - 1, min(most or len(folds), len(folds))).round().astype(int))
+    for place in chosen.tolist():
+        yield Unit(table, rows, "levels", folds[place].label.replace("=", "-"), [folds[place]])
+
+
+def do(unit: Unit) -> dict[str, Any]:
+    """Fit, predict and score a unit."""
+    configuration = Configuration(stem(unit.table.path), "", "", "", 0, False, "", "")
+    began_s = time.perf_counter()
+    made = [hold_out(unit.rows, fold, fit_tables(configuration)) for fold in unit.folds]
+    found = {"all": pooled(unit.rows, made)}
+    slow = [i for i, row in enumerate(unit.rows) if isinstance(row, TableKernel) and row.latency_s >= SLOW_S]
+    if slow and len(slow) < len(unit.rows):
+        found["slow"] = pooled(unit.rows, [_only(one, set(slow)) for one in made])
+    methods: dict[str, Any] = {}
+    for whole, scores in found.items():
+        for method, quantities in scores.items():
+            for quantity, parts in quantities.items():
+                own = methods.setdefault(method, {}).setdefault(quantity, {})
+                kept = parts if whole == "all" else {"slow": parts["all"]}
+                own.update({part: _rounded(one._asdict()) for part, one in kept.items()})
+    return {
+        "table": stem(unit.table.path),
+        "sha256": unit.table.sha256,
+        "protocol": unit.protocol,
+        "unit": unit.name,
+        "rows": len(unit.rows),
+        "seconds": round(time.perf_counter() - began_s, 1),
+        "fit_s": [round(one.fit_s, 1) for one in made],
+        "methods": methods,
+    }
+
+
+def _only(one: HeldOut, kept: set[int]) -> HeldOut:
+    """The predictions of some of the rows."""
+    place = np.array([i for i, row in enumerate(one.rows) if row in kept], dtype=np.intp)
+    predicted = {
+        method: {quantity: own.take(place) if len(place) else Predicted.none(0) for quantity, own in found.items()}
+        for method, found in one.predicted.items()
+    }
+    return HeldOut(one.label, [one.rows[i] for i in place.tolist()], predicted, one.fit_s)
+
+
+def _rounded(scores: dict[str, Any]) -> dict[str, Any]:
+    return {name: round(value, 5) if isinstance(value, float) else value for name, value in scores.items()}
+
+
+def main() -> None:
+    """Parse the command line and do it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="do what is missing")
+    run.add_argument("tables", nargs="+", type=Path)
+    run.add_argument("--splits", type=int, default=10)
+    run.add_argument("--protocols", nargs="+", choices=PROTOCOLS, default=PROTOCOLS)
+    run.add_argument("--levels", type=int, default=None, help="at most so many levels a column, evenly chosen")
+    run.add_argument("--again", action="store_true", help="also what is stored already")
+    commands.add_parser("table", help="write the tables of README.md")
+    asked = parser.parse_args()
+    if asked.command == "run":
+        RESULTS.mkdir(exist_ok=True)
+        for path in asked.tables:
+            for unit in units(read_table(path), asked.splits, asked.protocols, asked.levels):
+                if asked.again or not unit.file.exists():
+                    result = do(unit)
+                    new = unit.file.with_suffix(".new")
+                    new.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+                    new.replace(unit.file)
+                    print(unit.file.name, summary.short(result), flush=True)
+    print(summary.write_readme(RESULTS, HERE / "README.md"))
+
+
+if __name__ == "__main__":
+    main()
