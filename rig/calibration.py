@@ -91,12 +91,19 @@ def longest_kernel_s(profile: DeviceProfile) -> float:
 
 
 def choose_kernels(
-    count: int, seed: int, around: Sequence[KernelSpec], runtime: str, longest_s: float | None = None
+    count: int,
+    seed: int,
+    around: Sequence[KernelSpec],
+    runtime: str,
+    longest_s: float | None = None,
+    version: int | None = None,
 ) -> Grid:
     """A space-filling design (near ``around`` too), of which a random part is held out, none of a kind's only ones.
 
     The kernels are as ``runtime`` executes them, so that what was held out is found again among what was measured.
+    ``version``: of the design, that of today by default.
     """
+    from rig.workloads.families import DESIGN_VERSION
     from rig.workloads.grid import LONGEST_S, design
 
     if runtime != "virtual":
@@ -104,7 +111,8 @@ def choose_kernels(
 
         # What cannot be put into a chain is a companion of what can, such as a change of layout.
         around = [spec for spec in around if spec.kind in KINDS]
-    chosen = design(count, seed, around=around, longest_s=longest_s or LONGEST_S)
+    version = DESIGN_VERSION if version is None else version
+    chosen = design(count, seed, around=around, longest_s=longest_s or LONGEST_S, version=version)
     if runtime != "virtual":
         chosen = list(dict.fromkeys(as_executed(spec) for spec in chosen))
     by_kind: dict[str, list[KernelSpec]] = {}
@@ -127,10 +135,13 @@ def interleaved(fitted: Sequence[Item], held_out: Sequence[Item]) -> list[Item]:
 
 def request_of(profile: DeviceProfile, options: CalibrateOptions) -> dict[str, Any]:
     """What makes two calibrations the same campaign, so that the second goes on with the first."""
+    from rig.workloads.families import DESIGN_VERSION
+
     # What was not asked for is left out, so that an older run of the same campaign is still the same.
     more = {name: value for name, value in (("error", options.error), ("from", options.base)) if value is not None}
     return {
         **more,
+        "design": DESIGN_VERSION,
         "kernels": kernel_count(profile, options),
         "seed": options.seed,
         "around": [hashlib.sha256(path.read_bytes()).hexdigest() for path in options.around],

@@ -67,6 +67,9 @@ EXAMPLES = {
         "rig calibrate --device virtual-pi4",
         "rig calibrate --device pi4 --time 20m",
         "rig calibrate --device local --around model.onnx",
+        "rig calibrate --device virtual-pi4 --task fashion-mnist --error 5%",
+        "rig calibrate --device my-pi5 --from pi4",
+        "rig calibrate --device virtual-pi4 --fusion",
     ),
     "fit": (
         "rig fit rpi4_tflite.jsonl.gz --device my-pi4",
@@ -85,6 +88,7 @@ EXAMPLES = {
     "predict": (
         "rig predict model.onnx --device virtual-pi4",
         "rig predict model.onnx --device virtual-pi4 --fps 60 --shape 1,3,224,224",
+        "rig predict model.onnx --device virtual-pi4 --measure-missing",
     ),
     "optimize": (
         "rig optimize --device virtual-pi4 --task fashion-mnist --target-power 3.6W --fps 60",
@@ -227,6 +231,16 @@ def calibrate(
     resume: Annotated[
         bool, typer.Option("--resume/--fresh", help="Go on with an unfinished run, or start anew.")
     ] = True,
+    error: Annotated[
+        str | None,
+        typer.Option("--error", help="Choose kernels until held-out networks are priced so well, as 5%."),
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option("--from", metavar="DEVICE", help="Start from the cost model of a similar device.")
+    ] = None,
+    fusion: Annotated[
+        bool, typer.Option("--fusion", help="Only find out by measurement which operators the runtime fuses.")
+    ] = False,
     json: Json = False,
     debug: Debug = False,
 ) -> Asked:
@@ -234,9 +248,9 @@ def calibrate(
 
     It can be stopped at any time: the same command measures only what is missing.
     """
-    return Asked(
-        "calibrate", CalibrateOptions(device, time, kernels, tuple(around or ()), task, model, seed, resume, json)
-    )
+    near = tuple(around or ())
+    options = CalibrateOptions(device, time, kernels, near, task, model, seed, resume, json, error, base, fusion)
+    return Asked("calibrate", options)
 
 
 Tables = Annotated[
@@ -315,10 +329,24 @@ def measure(
 
 @app.command(cls=_Command)
 def predict(
-    model: Model, device: Device, fps: Fps = None, shape: Shape = None, json: Json = False, debug: Debug = False
+    model: Model,
+    device: Device,
+    fps: Fps = None,
+    shape: Shape = None,
+    measure_missing: Annotated[
+        bool, typer.Option("--measure-missing", help="First measure the kernels that the cost model does not know.")
+    ] = False,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Do not ask the device which kernels its runtime makes of the network.")
+    ] = False,
+    json: Json = False,
+    debug: Debug = False,
 ) -> Asked:
-    """Predict latency, energy and power of a network, kernel by kernel, without touching the device."""
-    return Asked("predict", PredictOptions(model, device, fps, shape, json))
+    """Predict latency, energy and power of a network, kernel by kernel, without measuring it.
+
+    The kernels are those of the runtime's own graph on the device where it can be asked (once a network), else rules.
+    """
+    return Asked("predict", PredictOptions(model, device, fps, shape, json, measure_missing, offline))
 
 
 @app.command(cls=_Command)

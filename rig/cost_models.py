@@ -66,4 +66,6 @@ def price(model: KernelCostModel, nodes: Sequence[KernelNode], around: Path) -> 
         return price_network(model, [node.spec for node in nodes], [node.name for node in nodes])
     except UnpricedKernel as error:
         device = model.configuration.device
-        raise UnsupportedOperatorError(str(error), fix=f"rig calibrate --device {device} --around {around}") from error
+        more = f"rig calibrate --device {device} --around {around}"
+        fix = f"rig predict {around} --device {device} --measure-missing, or {more}"
+        raise UnsupportedOperatorError(str(error), fix) from error

@@ -27,7 +27,7 @@ from rig.collect.plan import (
     job_of,
     plan_campaign,
 )
-from rig.collect.rows import Collected, assessed, read_campaign, rows_from_run
+from rig.collect.rows import Collected, assessed, load_campaign, read_campaign, rows_from_run
 from rig.collect.subjects import keep_graph, subject_of
 from rig.errors import BadInputError, DeviceSetupError, TransientDeviceError
 from rig.measurement import Measurement
@@ -114,7 +114,9 @@ def collect(
     campaign = plan_campaign(
         kernels, plan, runtime, configuration, contexts=contexts, context_plan=context_plan, seed=seed
     )
-    run.write_json(CAMPAIGN_FILE, campaign.to_json())
+    # What the run measured beyond this (rig predict --measure-missing) stays in its campaign.
+    earlier = load_campaign(run) if (run.path / CAMPAIGN_FILE).exists() else None
+    run.write_json(CAMPAIGN_FILE, campaign.joined(earlier).to_json())
     _take_spool(session, run, campaign)
     state = _State()
     for measurement in assessed(run, campaign):

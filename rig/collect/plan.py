@@ -12,7 +12,7 @@ import hashlib
 import json
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -108,6 +108,15 @@ class Campaign:
         for number, jobs in enumerate(blocks):
             random.Random(f"{self.seed}-{number}").shuffle(jobs)
         return blocks
+
+    def joined(self, other: Campaign | None) -> Campaign:
+        """This campaign, and of ``other`` the chains and networks that it lacks."""
+        if other is None:
+            return self
+        known = {chains.identities[:2] for chains in self.chains} | {(job.identity,) for job in self.contexts}
+        chains = [*self.chains, *(chains for chains in other.chains if chains.identities[:2] not in known)]
+        contexts = [*self.contexts, *(job for job in other.contexts if (job.identity,) not in known)]
+        return replace(self, chains=chains, contexts=contexts)
 
     def to_json(self) -> dict[str, Any]:
         """The plain form."""

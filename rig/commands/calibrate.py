@@ -37,6 +37,10 @@ BUSY_PAUSE_S = 1.0
 
 def run(options: CalibrateOptions) -> dict[str, Any]:
     """Calibrate; raises BadInputError, DeviceError, StoreError, Interrupted (with the resuming command)."""
+    if options.fusion:
+        from rig.commands import calibrate_fusion
+
+        return calibrate_fusion.run(options)
     profile = load_profile(options.device)
     profile.require_host()
     limit_s = parse_duration(options.time) if options.time is not None else None
@@ -152,6 +156,7 @@ def _collect(
         for note in recover.take_left_behind(session, store):
             stored.problems.append(note)
             progress.stage(f"note: {note['message']}")
+        session.measures_for(stored.path)
         runtime, longest_s = profile.runtime.name, calibration.longest_kernel_s(profile)
         probe = work.grid.fitted[0] if work.targets is None else work.targets.probe(longest_s)
         _fix_configuration(session, profile, stored, resumed, probe, progress)
@@ -348,6 +353,11 @@ def show(result: Mapping[str, Any], console: Console) -> None:
     """How much was measured and how well the model predicts kernels it has not seen."""
     from rig.wording import boundary_words, figure, label
 
+    if "pairs" in result:
+        from rig.commands import calibrate_fusion
+
+        calibrate_fusion.show(result, console)
+        return
     counts = result["counts"]
     mark = f"{label(result['kind'], result['basis'])}, {boundary_words(result['device']['boundary'])}"
     networks = counts["networks_asked"]

@@ -61,6 +61,7 @@ class CalibrateOptions:
     json: bool = False
     error: str | None = None
     base: str | None = None
+    fusion: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,13 +78,18 @@ class MeasureOptions:
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """``rig predict``: nothing is measured, the device is not touched."""
+    """``rig predict``: nothing is measured, but what is missing with ``measure_missing``.
+
+    ``offline``: the device is not asked for its runtime's graph either, kernel lists are made by rules.
+    """
 
     model: Path
     device: str
     fps: str | None = None
     shape: str | None = None
     json: bool = False
+    measure_missing: bool = False
+    offline: bool = False
 
 
 @dataclass(frozen=True)
@@ -188,7 +194,7 @@ def command_words(command: str, options: Any) -> list[str]:
         elif field.name == "resume" and not value:
             flags.append("--fresh")
         elif value is True:
-            flags.append(f"--{field.name}")
+            flags.append(f"--{field.name.replace('_', '-')}")
         else:
             name = SPELLED.get(field.name, field.name.replace("_", "-"))
             for one in value if isinstance(value, tuple) else (value,):

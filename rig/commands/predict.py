@@ -1,4 +1,7 @@
-"""``rig predict``: ONNX file → kernels → cost model → per-kernel table and network total; the device is not touched."""
+"""``rig predict``: ONNX file → kernels → cost model → per-kernel table and network total; the network is not measured.
+
+With ``--measure-missing`` the kernels that the cost model does not know are measured first, and it is fitted again.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from rig.commands.options import PredictOptions
 from rig.configuration import described
-from rig.cost_models import kernel_rules, load_cost_model, price, require_known
+from rig.cost_models import load_cost_model, price, require_known
 from rig.errors import BadInputError
 from rig.output import warning
-from rig.profiles import profile_names
+from rig.profiles import load_profile, profile_names
 from rig.store.store import Store
 from rig.units import Quantity, parse_fps
 from rig.wording import count, figure, label
-from rig.workloads.network_file import read_kernels
+from rig.workloads.executed_kernels import KernelList, executed_kernels
 
 if TYPE_CHECKING:
     from power_models.kernels import KernelNode
@@ -29,7 +32,14 @@ def run(options: PredictOptions) -> dict[str, Any]:
     require_known(store, device)
     fps = parse_fps(options.fps) if options.fps is not None else None
     model = load_cost_model(store, device)
-    nodes = read_kernels(options.model, kernel_rules(model), options.shape, model.layout_block)
+    profile = load_profile(device) if device in profile_names() else None
+    listed = executed_kernels(profile, model, store, options.model, options.shape, ask=not options.offline)
+    nodes, measured = listed.nodes, None
+    if options.measure_missing:
+        from rig.commands import measure_missing
+
+        measured = measure_missing.run(options, store, model, nodes)
+        model = load_cost_model(store, device)
     cost = price(model, nodes, options.model)
     kernels = kernel_rows(nodes, cost, model.kind)
     return {
@@ -38,10 +48,13 @@ def run(options: PredictOptions) -> dict[str, Any]:
         "basis": model.kind,
         "model": str(options.model),
         "fps": fps,
+        "kernel_list": {"source": listed.source, "why": listed.why},
+        "measured": measured,
+        "run_id": measured and measured["run_id"],
         "network": network_row(nodes, cost, fps, model.kind),
         "overhead": {"latency_s": cost.overhead[0], "energy_active_j": cost.overhead[1]},
         "kernels": kernels,
-        "warnings": _warnings(kernels, cost, options),
+        "warnings": _warnings(kernels, cost, options, listed),
         "next": _next(options, fps),
     }
 
@@ -110,12 +123,21 @@ def _quantity(bounds: tuple[float, float, float], basis: str) -> Quantity:
     return Quantity(value, low, high, kind="predicted", basis=basis)
 
 
-def _warnings(kernels: Sequence[Mapping[str, Any]], cost: NetworkCost, options: PredictOptions) -> list[dict[str, Any]]:
+def _warnings(
+    kernels: Sequence[Mapping[str, Any]], cost: NetworkCost, options: PredictOptions, listed: KernelList
+) -> list[dict[str, Any]]:
     found = []
+    if not listed.expected:
+        message = f"the kernels are those of fusion rules, not of the runtime's own graph: {listed.why}"
+        fix = f"rig predict {options.model} --device {options.device}, with the device at hand"
+        if listed.source == "rules" and options.device in profile_names():
+            fix = f"rig calibrate --device {options.device} --fusion"
+        found.append(warning("rule-derived-kernels", message, fix))
     outside = [row["label"] for row in kernels if row["extrapolated"]]
     if outside:
         shown = ", ".join(outside[:3]) + (f" and {len(outside) - 3} more" if len(outside) > 3 else "")
-        fix = f"rig calibrate --device {options.device} --around {options.model}"
+        again = f"rig predict {options.model} --device {options.device} --measure-missing"
+        fix = f"rig calibrate --device {options.device} --around {options.model}" if options.measure_missing else again
         found.append(warning("extrapolated", f"outside what was measured, so less sure: {shown}", fix))
     if math.isnan(cost.energy_j[0]):
         message = f"{options.device} was calibrated without a power source: no power, no energy"
@@ -148,7 +170,13 @@ def show(result: Mapping[str, Any], console: Console) -> None:
     ]
     console.table(columns, rows, right=("CALLS", "MMAC", "LATENCY", "ENERGY", "SHARE"))
     console.line()
-    console.line(f"{label(result['kind'], result['basis'])}, nothing measured; intervals are 95 %")
+    measured = result["measured"]
+    if measured and measured["kernels"]:
+        what = ", ".join(row["label"] for row in measured["kernels"][:3])
+        more = f" and {len(measured['kernels']) - 3} more" if len(measured["kernels"]) > 3 else ""
+        console.line(f"Measured {what}{more}: stored in {measured['run_id']}, cost model fitted again")
+    networks = "the network itself was not measured" if measured else "nothing measured"
+    console.line(f"{label(result['kind'], result['basis'])}, {networks}; intervals are 95 %")
     at = f" at {result['fps']:g} fps" if result["fps"] else ", back to back"
     if has_power:
         quiet = network["idle_power_w"]

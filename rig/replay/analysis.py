@@ -21,6 +21,7 @@ from rig.store import evidence
 from rig.store.run import Run
 
 if TYPE_CHECKING:
+    from rig.calibration import Fitted, HeldOut
     from rig.collect.collector import Collected
     from rig.measurement import Measurement
 
@@ -164,25 +165,46 @@ def _of_calibration(
 def predictions_again(run: Run, collected: Collected) -> list[dict[str, Any]]:
     """The held-out predictions of a model fitted anew; the split follows from the request."""
     from rig import calibration
+
+    return calibration.validation_rows(refit(run, collected), collected)
+
+
+def refit(run: Run, collected: Collected) -> Fitted:
+    """A model fitted to a stored calibration as it was the first time: same split, same model to start from."""
+    from rig import calibration
+    from rig.collect.missing import asked_for
+    from rig.store.store import Store
+
+    request = run.manifest["request"]
+    base = calibration.base_model(Store(run.path.parent.parent), run, request.get("from"))
+    held_out = held_out_of(run)
+    # A held-out kernel that was then asked for is fitted from then on.
+    held_out = held_out._replace(kernels=held_out.kernels - asked_for(run))
+    return calibration.fit_and_check(collected, held_out, profile_of(run).name, request["runtime"]["name"], base)
+
+
+def held_out_of(run: Run) -> HeldOut:
+    """What a stored calibration held out; BadInputError where it cannot be told any more."""
+    from rig import calibration
+    from rig.collect.adaptive import HELD_OUT_FILE
     from rig.collect.rows import load_campaign
     from rig.workloads import calibration_networks
     from rig.workloads.network_file import read_kernels
 
     request = run.manifest["request"]
-    profile = profile_of(run)
-    runtime = request["runtime"]["name"]
+    if "error" in request:
+        return calibration.HeldOut(frozenset(), frozenset(run.read_json(HELD_OUT_FILE)["networks"]))
+    profile, runtime = profile_of(run), request["runtime"]["name"]
     named = [job.context.path for job in load_campaign(run).contexts]
     drawn = run.path / calibration_networks.FOLDER
     around = tuple(path for path in named if path.parent.resolve() != drawn.resolve())
     if len(around) != len(request["around"]):
         raise BadInputError(f"{len(request['around'])} networks were named, {len(around)} are known", "nothing to do")
     kernels = [node.spec for path in around for node in read_kernels(path, runtime)]
-    longest_s = calibration.longest_kernel_s(profile)
-    grid = calibration.choose_kernels(request["kernels"], request["seed"], kernels, runtime, longest_s)
+    longest_s, version = calibration.longest_kernel_s(profile), request.get("design", 1)
+    grid = calibration.choose_kernels(request["kernels"], request["seed"], kernels, runtime, longest_s, version)
     networks = calibration_networks.draw_networks(profile, around, request["seed"], run.path)
-    held_out = calibration.held_out_of(grid, networks)
-    fitted = calibration.fit_and_check(collected, held_out, profile.name, runtime)
-    return calibration.validation_rows(fitted, collected)
+    return calibration.held_out_of(grid, networks)
 
 
 def _row_name(number: int, row: Mapping[str, Any]) -> str:

@@ -344,6 +344,9 @@ _ACTIVATION = (
     (0.05, "gelu"), (0.03, "tanh"), (0.02, "leaky_relu"), (0.02, "erf"),
 )  # fmt: skip
 
+DESIGN_VERSION = 2  # 1: no gather, reduce and resize, and five activations
+_FIRST_ACTIVATIONS = ((0.4, "relu"), (0.15, "relu6"), (0.2, "hardswish"), (0.1, "sigmoid"), (0.15, "hardsigmoid"))
+
 FAMILIES = (
     Family("conv_designed", "conv", 0.14, _designed),
     Family("conv_narrow", "conv", 0.09, _narrow, short=True),
@@ -372,3 +375,12 @@ FAMILIES = (
     Family("reduce", "reduce", 0.006, _reduce),
     Family("resize", "resize", 0.01, _resize),
 )  # fmt: skip
+
+
+def families_of(version: int) -> tuple[Family, ...]:
+    """The families of a version of the design: an older run is replayed with the kernels that it chose from."""
+    if version >= DESIGN_VERSION:
+        return FAMILIES
+    first = [family for family in FAMILIES if family.kind not in ("gather", "reduce", "resize")]
+    draw = _elementwise("activation", _FIRST_ACTIVATIONS)
+    return tuple(family._replace(draw=draw) if family.kind == "activation" else family for family in first)

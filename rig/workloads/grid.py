@@ -10,7 +10,15 @@ from scipy.stats import qmc
 
 from device_agents.records import WEIGHTED_KINDS, KernelSpec
 from rig.errors import BadInputError
-from rig.workloads.families import DIMENSIONS, FAMILIES, Family, log_between, rough_seconds
+from rig.workloads.families import (
+    DESIGN_VERSION,
+    DIMENSIONS,
+    FAMILIES,
+    Family,
+    families_of,
+    log_between,
+    rough_seconds,
+)
 
 KINDS = tuple(dict.fromkeys(family.kind for family in FAMILIES))
 
@@ -28,6 +36,7 @@ def design(
     kinds: Sequence[str] = KINDS,
     dtype: str = "float32",
     longest_s: float = LONGEST_S,
+    version: int = DESIGN_VERSION,
 ) -> list[KernelSpec]:
     """``n`` different kernels to measure, the same for the same arguments.
 
@@ -35,6 +44,7 @@ def design(
     ``around``: the kernels of the task's network: they and their versions at 0.1 to 1.5 times the width take up to
     40 % of the design, and every kind among them is in it. Fewer than ``n`` come back only where the kinds asked for
     have not so many different kernels. ``longest_s``: of a kernel, roughly, on a small board.
+    ``version``: of the families, for the design of an older run.
     Raises BadInputError for ``n`` < 1 or a kind without a family.
     """
     if n < 1:
@@ -46,7 +56,7 @@ def design(
         )
     near = _neighbourhood(list(dict.fromkeys(around)), round(n * NEIGHBOURHOOD_SHARE), seed)
     wanted = set(kinds) | {spec.kind for spec in around}
-    families = [family for family in FAMILIES if family.kind in wanted]
+    families = [family for family in families_of(version) if family.kind in wanted]
     chosen = dict.fromkeys(near)
     for family, quota in _quotas(families, n - len(chosen)):
         _extend(chosen, quota, _space_filling(family, seed, quota, dtype, longest_s))
