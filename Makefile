@@ -1,13 +1,21 @@
 # make setup   a virtual environment with the pinned versions
 # make demo    from a fresh machine to a report: calibrate, optimize, measure before and after
-# make test    lint, types, the agent's Python floor, all tests with coverage
+# make test    lint, types, the agent's Python floor, all tests
+# make coverage   the same tests, and which lines none of them reaches
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := rig device_agents power_models
 SOURCES := $(wildcard $(PACKAGES) tests benchmarks experiments examples)
 
-.PHONY: setup demo test lint clean-demo
+# Most tests wait for processes more than they compute: one worker more than there are cores. Those marked "alone" time
+# something for real, and come after the others, one by one.
+WORKERS ?= $(shell expr $$(nproc) + 1)
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+BESIDE := -n $(WORKERS) --dist loadfile -m "not alone"
+ALONE := -m alone
+
+.PHONY: setup demo test coverage lint clean-demo
 
 setup: $(VENV)/.pinned
 
@@ -27,7 +35,12 @@ lint: setup
 	$(BIN)/vermin --quiet --no-tips --violations --target=3.6- --eval-annotations device_agents
 
 test: lint
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --durations=15
+	$(PYTEST) $(BESIDE) --durations=25
+	$(PYTEST) $(ALONE) --durations=5
+
+coverage: lint
+	$(PYTEST) $(BESIDE) --cov --cov-report=
+	$(PYTEST) $(ALONE) --cov --cov-append --cov-report=term:skip-covered
 
 clean-demo:
 	rm -rf build/demo

@@ -213,6 +213,7 @@ def process() -> Iterator[Child]:
 _MAIN = "import sys; sys.path.insert(0, %r); from device_agents.sampler import main; main()"
 
 
+@pytest.mark.alone
 def test_a_real_sampler_process_is_cheap_and_regular(tmp_path: Path, process: Child) -> None:
     """The opt-in figures are benchmarks/sampler.py's; this catches a sampler that became heavy or irregular."""
     folder = tmp_path / "hwmon0"

@@ -15,6 +15,8 @@ from tests.doctor.following_trees import ACTIVE_W, QUIET_W, RAPL_GAIN, UPDATE_S,
 
 __all__ = ["isolated"]
 
+pytestmark = pytest.mark.alone
+
 METER = """
 [meter]
 kind = "log"

@@ -19,6 +19,8 @@ from tests.fakes.scpi_instrument import ScpiInstrument, profile_text
 
 __all__ = ["isolated"]  # a fixture
 
+pytestmark = pytest.mark.alone
+
 PERIOD_S = 0.05
 RATE_HZ, WINDOW_S = 50.0, 0.02
 

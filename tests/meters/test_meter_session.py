@@ -26,6 +26,8 @@ from tests.fakes.scpi_instrument import ScpiInstrument, profile_text
 
 __all__ = ["isolated"]  # a fixture
 
+pytestmark = pytest.mark.alone
+
 # Latency is not what these tests are about: other work on this computer must not reject them.
 CALM = QUICK._replace(min_windows=3, rel_ci=0.9)
 
