@@ -72,7 +72,7 @@ def hold_out(rows: Sequence[Row], fold: Fold, fit: Fit, references: bool = True)
     began_s = time.perf_counter()
     model = fit(training)
     fit_s = time.perf_counter() - began_s
-    ours = {name: own for name, own in predict(model, test).items() if np.isfinite(own.value).any()}
+    ours = {name: own for name, own in predict(model, test, same_campaign=True).items() if np.isfinite(own.value).any()}
     found: dict[str, Mapping[str, Predicted]] = {OURS: ours}
     if references:
         found |= reference_predictions(training, test, ours)

@@ -136,10 +136,15 @@ def measured(rows: Sequence[Row], quantity: str) -> Floats:
     return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
 
 
-def predict(model: KernelCostModel, rows: Sequence[Row]) -> dict[str, Predicted]:
-    """Predictions of rows by quantity; rows with a kernel that has no price are nan."""
+def predict(model: KernelCostModel, rows: Sequence[Row], same_campaign: bool = False) -> dict[str, Predicted]:
+    """Predictions of rows by quantity; rows with a kernel that has no price are nan.
+
+    ``same_campaign``: the rows are of the table that the model was fitted to, so that their lines are places in the
+    drift of its campaign, if it had one (``drift``); else a row is taken to be at a typical place.
+    """
     if all(isinstance(row, TableKernel) for row in rows):
-        return _predict_kernels(model, [row.kernels[0] for row in rows])
+        places = [float(row.line) if same_campaign else np.nan for row in rows]
+        return _predict_kernels(model, [row.kernels[0] for row in rows], places)
     found = {quantity: Predicted.none(len(rows)) for quantity in QUANTITIES}
     for i, row in enumerate(rows):
         try:
@@ -156,13 +161,18 @@ def predict(model: KernelCostModel, rows: Sequence[Row]) -> dict[str, Predicted]
     return found
 
 
-def _predict_kernels(model: KernelCostModel, kernels: Sequence[KernelSpec]) -> dict[str, Predicted]:
+def _predict_kernels(
+    model: KernelCostModel, kernels: Sequence[KernelSpec], places: Sequence[float]
+) -> dict[str, Predicted]:
     known = set(model.known_kinds)
     priced = np.flatnonzero([(spec.kind, spec.dtype) in known for spec in kernels])
     found = {quantity: Predicted.none(len(kernels)) for quantity in QUANTITIES}
     if not len(priced):
         return found
-    costs = model.predict([kernels[i] for i in priced.tolist()])
+    specs = [kernels[i] for i in priced.tolist()]
+    costs = model.predict(specs)
+    if model.drift is not None:
+        costs = model.drift.as_measured(costs, np.array(places)[priced])
     idle = model.idle_power_w or (0.0, 0.0, 0.0)  # unknown: energies are whole ones
     latency = (costs.latency_s, costs.latency_lo_s, costs.latency_hi_s)
     active = (costs.energy_j, costs.energy_lo_j, costs.energy_hi_j)

@@ -18,6 +18,9 @@ from power_models.reach import Reach
 from power_models.regressors import CANDIDATES, Regressor, make_regressor, under
 from power_models.roofline import NonNegative, Roofline
 from power_models.selection import Choice, Index, Mode, Rows, Support, Task, choose, fit_candidates, joined_rows
+from power_models.stacked import Stack
+from power_models.tiles import size_features
+from power_models.trees import HistogramTrees
 
 LEAN = ("flops", "nonnegative", "roofline", "roofline_gp")  # where every candidate is not worth its fitting time
 FADE = 1.0  # of the correction, for each e-fold outside the measured range
@@ -44,18 +47,62 @@ class Ensemble:
         result: Floats = anchor + np.clip(value - anchor, -self.bound, self.bound) * np.exp(-FADE * outside)
         return result
 
+    def to_arrays(self) -> dict[str, NDArray[np.generic]]:
+        """Every learned number as plain arrays."""
+        arrays: dict[str, NDArray[np.generic]] = {"bound": np.array([self.bound])}
+        arrays |= {f"anchor.{name}": value for name, value in self.anchor.to_arrays().items()}
+        for i, member in enumerate(self.members):
+            arrays |= {f"{i}.{name}": value for name, value in member.to_arrays().items()}
+        return arrays
+
+    def to_json(self) -> dict[str, object]:
+        """What is not numbers."""
+        return {"names": list(self.names), "given_latency": self.given_latency}
+
+
+@dataclass
+class Doubt:
+    """The expected |log error| of a kernel, by its sizes and its predicted latency (n,).
+
+    ``held_out``: the estimates for the training rows, each made without its fold; not saved.
+    """
+
+    trees: HistogramTrees
+    held_out: Floats
+
+    @staticmethod
+    def features(columns: KernelColumns, log_latency: Floats) -> Floats:
+        """What the size of an error may depend on (n, d)."""
+        return np.column_stack([size_features(columns), log_latency])
+
+    @staticmethod
+    def grown(features: Floats, target: Floats) -> HistogramTrees:
+        """Few and shallow trees, with many rows a leaf: the size of errors is known far less well than a cost."""
+        trees = HistogramTrees(trees=60, rate=0.08, leaves=6, least=25, depth=3)
+        return trees.fit(features, target, np.ones(len(target)))
+
+    def of(self, columns: KernelColumns, log_latency: Floats) -> Floats:
+        """Expected |log error| (n,)."""
+        return np.asarray(np.exp(self.trees.predict(self.features(columns, log_latency))), dtype=np.float64)
+
 
 @dataclass
 class FamilyModel:
-    """Latency and energy of one family, with the held-out errors from which intervals are made."""
+    """Latency and energy of one family, with the held-out errors from which intervals are made.
+
+    ``doubts``: by quantity, where an error's size could be learned; ``scores``: by quantity, the candidates' held-out
+    errors (mean |log|). Neither they nor ``held_out`` (latency, energy, power: log errors; distance) price anything.
+    """
 
     name: str
     kinds: tuple[str, ...]
     rows: int
-    latency: Ensemble
-    energy: Ensemble | None
+    latency: Ensemble | Stack
+    energy: Ensemble | Stack | None
     reach: Reach
-    held_out: dict[str, Floats] = field(default_factory=dict)  # latency, energy, power: log errors; distance
+    held_out: dict[str, Floats] = field(default_factory=dict)
+    doubts: dict[str, Doubt] = field(default_factory=dict)
+    scores: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def predict(self, columns: KernelColumns) -> tuple[Floats, Floats]:
         """(log latency, log active energy) (n,); energy is nan where none was measured."""
@@ -65,29 +112,37 @@ class FamilyModel:
             return log_latency, np.full(len(columns), np.nan)
         return log_latency, self.energy.predict(columns, np.exp(log_latency), outside)
 
+    def doubt(self, quantity: str, columns: KernelColumns, log_latency: Floats) -> Floats:
+        """Factor (n,) on the family's typical error: by a kernel's own size, and for lying between measured sizes."""
+        factor = np.ones(len(columns))
+        if quantity in self.doubts:
+            factor = self.doubts[quantity].of(columns, log_latency)
+        parts = {"latency": (self.latency,), "power": (self.energy,)}.get(quantity, (self.latency, self.energy))
+        widest = np.ones(len(columns))
+        for part in parts:
+            if isinstance(part, Stack):
+                widest = np.maximum(widest, part.doubt(columns))
+        return factor * widest
+
     def to_arrays(self) -> dict[str, NDArray[np.generic]]:
         """Every learned number as plain arrays."""
         arrays = {f"reach.{name}": value for name, value in self.reach.to_arrays().items()}
-        for quantity, ensemble in (("latency", self.latency), ("energy", self.energy)):
-            if ensemble is None:
-                continue
-            arrays[f"{quantity}.bound"] = np.array([ensemble.bound])
-            arrays |= {f"{quantity}.anchor.{name}": value for name, value in ensemble.anchor.to_arrays().items()}
-            for i, member in enumerate(ensemble.members):
-                arrays |= {f"{quantity}.{i}.{name}": value for name, value in member.to_arrays().items()}
+        for quantity, own in (("latency", self.latency), ("energy", self.energy)):
+            if own is not None:
+                arrays |= {f"{quantity}.{name}": value for name, value in own.to_arrays().items()}
+        for quantity, doubt in self.doubts.items():
+            arrays |= {f"doubt.{quantity}.{name}": value for name, value in doubt.trees.to_arrays().items()}
         return arrays
 
     def to_json(self) -> dict[str, object]:
         """What is not numbers."""
-        ensembles = {"latency": self.latency, "energy": self.energy}
+        parts = {"latency": self.latency, "energy": self.energy}
         return {
             "kinds": list(self.kinds),
             "rows": self.rows,
             "fused": list(self.reach.fused),
-            "chosen": {
-                quantity: None if own is None else {"names": list(own.names), "given_latency": own.given_latency}
-                for quantity, own in ensembles.items()
-            },
+            "doubts": list(self.doubts),
+            "chosen": {quantity: None if own is None else own.to_json() for quantity, own in parts.items()},
         }
 
     @classmethod
@@ -95,19 +150,26 @@ class FamilyModel:
         """Rebuild from ``to_json`` and ``to_arrays``."""
         kinds = tuple(str(kind) for kind in about["kinds"])  # type: ignore[attr-defined]
         chosen: Mapping[str, Mapping[str, object] | None] = about["chosen"]  # type: ignore[assignment]
-        made = {quantity: _restore_ensemble(kinds, own, under(arrays, quantity)) for quantity, own in chosen.items()}
+        made = {quantity: _restore(kinds, own, under(arrays, quantity)) for quantity, own in chosen.items()}
         latency = made["latency"]
         if latency is None:
             raise ValueError(f"cost model: family {name} has no latency model; calibrate again")
         reach = Reach.from_arrays(under(arrays, "reach"), about["fused"])  # type: ignore[arg-type]
-        return cls(name, kinds, int(about["rows"]), latency, made["energy"], reach)  # type: ignore[call-overload]
+        doubts = {
+            str(quantity): Doubt(HistogramTrees().from_arrays(under(arrays, f"doubt.{quantity}")), np.zeros(0))
+            for quantity in about.get("doubts", ())  # type: ignore[attr-defined]
+        }
+        rows = int(about["rows"])  # type: ignore[call-overload]
+        return cls(name, kinds, rows, latency, made["energy"], reach, doubts=doubts)
 
 
-def _restore_ensemble(
+def _restore(
     kinds: tuple[str, ...], about: Mapping[str, object] | None, arrays: Mapping[str, NDArray[np.generic]]
-) -> Ensemble | None:
+) -> Ensemble | Stack | None:
     if about is None:
         return None
+    if about.get("stack"):
+        return Stack.restore(kinds, about, arrays)
     names = tuple(str(name) for name in about["names"])  # type: ignore[attr-defined]
     members = [
         make_regressor(n.partition("@")[0], kinds).from_arrays(under(arrays, str(i))) for i, n in enumerate(names)
@@ -133,7 +195,8 @@ def fit_family(
     helped = None if support is None else (support.columns, support.log_latency, support.latency_weight)
     choice = choose(timed, [Mode(candidates, support=helped)])
     latency = _fit_ensemble(timed, choice, helped)
-    held_out = {"latency": choice.errors, "distance": _held_out_distance(columns, kinds, folds)}
+    held_out = {"latency": choice.errors, "distance": held_out_distance(columns, kinds, folds)}
+    scores = {"latency": choice.scores}
     energy = None
     there = np.flatnonzero(np.isfinite(rows.log_energy))
     if len(there) >= 2:
@@ -149,7 +212,8 @@ def fit_family(
         held_out["energy"] = np.full(len(columns), np.nan)
         held_out["energy"][there] = energy_choice.errors
         held_out["power"] = held_out["energy"] - held_out["latency"]
-    return FamilyModel(name, kinds, len(columns), latency, energy, Reach.of(columns, kinds), held_out)
+        scores["energy"] = energy_choice.scores
+    return FamilyModel(name, kinds, len(columns), latency, energy, Reach.of(columns, kinds), held_out, scores=scores)
 
 
 def _energy_support(support: Rows | None) -> tuple[Support | None, Support | None]:
@@ -184,7 +248,8 @@ def _fit_ensemble(task: Task, choice: Choice, support: Support | None) -> Ensemb
     return Ensemble(choice.names, choice.given_latency, [members[name] for name in choice.names], anchor, bound)
 
 
-def _held_out_distance(columns: KernelColumns, kinds: tuple[str, ...], folds: Sequence[Index]) -> Floats:
+def held_out_distance(columns: KernelColumns, kinds: tuple[str, ...], folds: Sequence[Index]) -> Floats:
+    """Distance of every row to the nearest one outside its fold (n,)."""
     features = shape_features(columns, kinds)
     distance = np.zeros(len(columns))
     for fold in folds:

@@ -258,7 +258,7 @@ def waste(values: Floats, block: int) -> Floats:
     return np.log(padded(values, block) / values)
 
 
-def _evenness(values: Floats) -> Floats:
+def evenness(values: Floats) -> Floats:
     """How many times 2 divides integers, at most 6: alignment beyond whole blocks."""
     whole = values.astype(np.int64)
     result: Floats = np.log2(np.minimum(whole & -whole, 64).astype(np.float64))
@@ -374,7 +374,7 @@ def _shapes(columns: KernelColumns) -> list[Floats]:
         columns.has_fused("add").astype(float),
         number("inputs"),
     ]
-    features += [_evenness(number(name)) for name in ("in_channels", "out_channels")]
+    features += [evenness(number(name)) for name in ("in_channels", "out_channels")]
     for block in CHANNEL_BLOCKS:
         features += [waste(inner, block), waste(per_group, block)]
     features += [waste(number("out_width"), block) for block in (4, 8)]

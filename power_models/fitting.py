@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from device_agents.records import Configuration
+from power_models.drift import Drift, find_drift, without
 from power_models.families import family_of, pool_of, supporters_of
 from power_models.family_cost import FamilyModel, fit_family
 from power_models.features import Floats, KernelColumns
@@ -22,6 +23,7 @@ from power_models.intervals import (
     sided_quantiles,
     sided_rms,
 )
+from power_models.large_family import LARGE_FAMILY_ROWS, fit_large_family
 from power_models.regressors import CANDIDATES
 from power_models.selection import Rows
 
@@ -34,9 +36,11 @@ OWN_MEMORY_ROWS = 40  # with fewer rows a kind without weights is fitted togethe
 OWN_MODEL_ROWS = 16  # with fewer rows a family is carried by the pooled model
 SUPPORTED_ROWS = 6  # the same where related families lend their rows
 HELPED_ROWS = 40  # with fewer rows a family may be fitted together with related ones
+STAND_IN_ROWS = 600  # of more rows the pooled model sees a sample
 STAND_IN = ("nonnegative", "roofline")  # the candidates of the pooled model, which stands in for families without rows
 POOLED = ("roofline", "roofline_trees", "roofline_gp")  # the candidates that may use lent rows
 MODEL_NOISE = 0.02  # relative: rows measured better than this weigh alike
+BLOCK_ROWS = 500  # distances to all rows are made for so many at a time
 SHIFT_ROWS = 3.0  # the shift of a carried family is its median error times n / (n + this)
 
 
@@ -54,18 +58,34 @@ def fit_models(
     usable, unusable = usable_rows(rows)
     if not usable:
         raise ValueError(f"cost model of {configuration.device}: none of {len(rows)} rows is usable; {unusable[:3]}")
+    usable, drift = _without_drift(usable)
     by_family = _grouped(usable)
     prepared = {family: _prepare(members) for family, members in by_family.items()}
     own = {family for family, members in by_family.items() if len(members) >= _fewest(family, by_family)}
     models = {family: _fit(family, by_family[family], prepared, folds) for family in sorted(own)}
     for pool in sorted({pool_of(family) for family in by_family if pool_of(family).startswith("weighted")}):
         # The pooled model is always there: for carried families, and for forms that were never measured.
-        everyone = [row for f, members in by_family.items() if pool_of(f) == pool for row in members]
+        everyone = _sample([row for f, members in by_family.items() if pool_of(f) == pool for row in members])
         models[pool] = _fit(pool, everyone, {pool: _prepare(everyone)}, folds)
     families = _price_families(models, by_family, own)
     known = tuple(sorted({(row.kernel.kind, row.kernel.dtype) for row in usable}))
     report = {name: _family_report(model) for name, model in models.items()}
-    return cls(configuration, kind, models, families, known, idle_power_w, overhead, dict(report), unusable)
+    return cls(
+        configuration, kind, models, families, known, idle_power_w, overhead, dict(report), unusable, drift=drift
+    )
+
+
+def _without_drift(rows: list[KernelRow]) -> tuple[list[KernelRow], Drift | None]:
+    """The rows without what the campaign added with time (``drift``); only looked for where no energy was measured."""
+    if any(row.energy_active_j is not None for row in rows):
+        return rows, None
+    places = np.array([np.nan if row.place is None else row.place for row in rows])
+    latency = np.array([row.latency_s for row in rows])
+    drift = find_drift(KernelColumns.of([row.kernel for row in rows]), latency, places)
+    if drift is None:
+        return rows, None
+    alone = without(latency, np.where(np.isfinite(places), places, drift.typical_place), drift.slope_s)
+    return [row._replace(latency_s=float(own)) for row, own in zip(rows, alone, strict=True)], drift
 
 
 def _grouped(rows: Sequence[KernelRow]) -> dict[str, list[KernelRow]]:
@@ -161,7 +181,16 @@ def _prepare(rows: Sequence[KernelRow]) -> Rows:
     )
 
 
+def _sample(rows: Sequence[KernelRow]) -> Sequence[KernelRow]:
+    if len(rows) <= STAND_IN_ROWS:
+        return rows
+    chosen = np.sort(np.random.default_rng(0).permutation(len(rows))[:STAND_IN_ROWS])
+    return [rows[i] for i in chosen.tolist()]
+
+
 def _fit(family: str, rows: Sequence[KernelRow], prepared: Mapping[str, Rows], folds: int) -> FamilyModel:
+    if len(rows) >= LARGE_FAMILY_ROWS and family != pool_of(family):
+        return fit_large_family(family, prepared[family], grouped_folds(rows, folds))
     candidates = STAND_IN if family.startswith("weighted") else tuple(CANDIDATES)
     support = None
     if len(rows) < HELPED_ROWS:
@@ -198,25 +227,27 @@ def _price_families(
 
 
 def _finite(model: FamilyModel, quantity: str) -> tuple[Floats, Floats]:
+    """Held-out errors (over their expected size, where that was learned) and distances of rows with the quantity."""
     errors = model.held_out[quantity]
     there = np.isfinite(errors)
-    return errors[there], model.held_out["distance"][there]
+    expected = model.doubts[quantity].held_out[there] if quantity in model.doubts else 1.0
+    return errors[there] / expected, model.held_out["distance"][there]
+
+
+def _scores(model: FamilyModel, quantity: str) -> tuple[Floats, float, float]:
+    """Held-out errors over the scale of the family (n,), and that scale: (near, slope)."""
+    errors, distance = _finite(model, quantity)
+    near, slope = fit_scale(errors, distance)
+    return errors / (near + slope * distance), near, slope
 
 
 def _pooled_scores(models: dict[str, FamilyModel], quantity: str) -> Floats:
-    scores = []
-    for model in models.values():
-        if quantity in model.held_out:
-            errors, distance = _finite(model, quantity)
-            near, slope = fit_scale(errors, distance)
-            scores.append(errors / (near + slope * distance))
+    scores = [_scores(model, quantity)[0] for model in models.values() if quantity in model.held_out]
     return np.concatenate(scores) if scores else np.ones(1)
 
 
 def _scale(model: FamilyModel, quantity: str, pooled: Floats) -> ErrorScale:
-    errors, distance = _finite(model, quantity)
-    near, slope = fit_scale(errors, distance)
-    signed = errors / (near + slope * distance)
+    signed, near, slope = _scores(model, quantity)
     share = common_share(signed, _neighbours(model.reach.points[np.isfinite(model.held_out[quantity])]))
     down, up = sided_quantiles(signed, pooled)
     rms_down, rms_up = sided_rms(signed)
@@ -227,9 +258,14 @@ def _neighbours(points: Floats, count: int = 3) -> Index:
     """Indices (n, count) of the nearest other rows of standardized features (n, d)."""
     if len(points) <= count + 1:
         return np.zeros((len(points), 0), dtype=np.intp)
-    square = ((points[:, None, :] - points[None, :, :]) ** 2).sum(axis=2)
-    np.fill_diagonal(square, np.inf)
-    return np.argpartition(square, count, axis=1)[:, :count]
+    length = (points**2).sum(axis=1)
+    nearest = []
+    for start in range(0, len(points), BLOCK_ROWS):
+        own = np.arange(start, min(start + BLOCK_ROWS, len(points)))
+        square = length[own, None] + length[None, :] - 2 * points[own] @ points.T
+        square[np.arange(len(own)), own] = np.inf
+        nearest.append(np.argpartition(square, count, axis=1)[:, :count])
+    return np.concatenate(nearest)
 
 
 def _carried(
@@ -263,7 +299,8 @@ def _kind_factors(rows: Sequence[KernelRow], model: FamilyModel) -> dict[str, fl
     if len(counts) < 2 or sum(counts.values()) != model.rows:
         return {}
     kinds = np.array([row.kernel.kind for row in rows])
-    size = np.abs(model.held_out["latency"])
+    # Errors over their scale: what distance explains is in the scale already.
+    size = np.abs(_scores(model, "latency")[0])
     typical = float(np.median(size)) + 1e-6
     factors = {}
     for kind, n in counts.items():
@@ -273,11 +310,12 @@ def _kind_factors(rows: Sequence[KernelRow], model: FamilyModel) -> dict[str, fl
 
 
 def _family_report(model: FamilyModel) -> dict[str, object]:
-    about: dict[str, object] = {"rows": model.rows}
+    about: dict[str, object] = {"rows": model.rows, "candidates": model.scores}
     for quantity in ("latency", "energy", "power"):
         if quantity not in model.held_out:
             continue
-        errors, _ = _finite(model, quantity)
+        errors = model.held_out[quantity]
+        errors = errors[np.isfinite(errors)]
         size = np.abs(np.expm1(-errors))
         about[quantity] = {
             "median_error": float(np.median(size)),

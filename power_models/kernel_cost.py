@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from device_agents.records import Configuration, KernelSpec
 from power_models import model_files
+from power_models.drift import Drift
 from power_models.families import family_of, pool_of
 from power_models.family_cost import FamilyModel
 from power_models.features import Floats, KernelColumns, shape_features
@@ -39,6 +40,7 @@ class KernelRow(NamedTuple):
 
     ``source``: "chain" or "profile". ``group``: rows of one group (a network, a chain) are held out together.
     ``configuration``: where the row was measured, if the caller has it; ``fit`` refuses any other than its own.
+    ``place``: the row's number in the order of measuring, where known (``drift``).
     """
 
     kernel: KernelSpec
@@ -49,6 +51,7 @@ class KernelRow(NamedTuple):
     source: str
     group: str
     configuration: Configuration | None = None
+    place: float | None = None
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,7 @@ class KernelCostModel:
     ``unusable``: rows that could not be used, with the reason. ``network_widths``: by quantity, the (down, up) factors
     on the intervals of networks that measured networks taught (``network_check``). ``layout_block``: channels in a
     block of the runtime's layout, as its graphs on the device showed (``kernel_graph``); None where none was read.
+    ``drift``: what the campaign itself added to its rows with time (never part of a price).
     """
 
     configuration: Configuration
@@ -123,6 +127,7 @@ class KernelCostModel:
     unusable: list[str] = field(default_factory=list)
     network_widths: dict[str, tuple[float, float]] = field(default_factory=dict)
     layout_block: int | None = None
+    drift: Drift | None = None
 
     @classmethod
     def fit(
@@ -168,8 +173,9 @@ class KernelCostModel:
             features = shape_features(part, model.kinds)
             distance, outside = model.reach.distance(features), model.reach.outside(features)
             unseen = model.reach.unseen(part)
-            factor = np.array([priced.kind_factor.get(name, 1.0) for name in part.kinds.tolist()])
+            of_kind = np.array([priced.kind_factor.get(name, 1.0) for name in part.kinds.tolist()])
             for quantity, scale in priced.scales.items():
+                factor = of_kind * model.doubt(quantity, part, log_latency)
                 low, high = scale.half_widths(distance, outside, unseen, factor)
                 down[quantity][index], up[quantity][index] = low, high
                 low, high = scale.spreads(distance, outside, unseen, factor)

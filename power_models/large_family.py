@@ -1,0 +1,194 @@
+"""Fitting a family that has hundreds of rows or more: latency, then power, so that energy = power · latency.
+
+Every member is judged on rows that it was not fitted to: the process by the closed form of its left-out errors, the
+trees by being grown again; on random folds, and on whole levels of one size after another. Power sees the latency as
+the folds predicted it, not as it was measured: that is what a new kernel brings. How large an error is to be expected
+of a kernel (short ones err more) is learned from the same held-out errors by a few trees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from power_models.family_cost import Doubt, FamilyModel, held_out_distance
+from power_models.features import Floats, KernelColumns
+from power_models.process import Process
+from power_models.reach import Reach
+from power_models.regressors import make_regressor
+from power_models.roofline import Roofline
+from power_models.selection import Index, Rows, score
+from power_models.stacked import DIMENSIONS, Levels, Stack, stack_features
+from power_models.trees import HistogramTrees
+
+LARGE_FAMILY_ROWS = 300  # from so many rows on
+ANCHOR_ROWS = 1500  # what a handful of physical coefficients is fitted to
+REFERENCE_ROWS = 800  # what the reference candidates are fitted to
+REFERENCES = ("flops", "nonnegative", "roofline", "polynomial")
+FEW_LEVELS = 40  # up to so many values of a size are levels; more are cut into bands
+BANDS = 10
+NAMES = ("process", "trees")
+
+
+class _Fitted(NamedTuple):
+    stack: Stack
+    errors: Floats
+    scores: dict[str, float]
+
+
+def fit_large_family(name: str, rows: Rows, folds: Sequence[Index], seed: int = 0) -> FamilyModel:
+    """Fit one family; ``folds``: disjoint index arrays that cover the rows."""
+    columns = rows.columns
+    kinds = tuple(sorted(set(columns.kinds.tolist())))
+    everyone = np.arange(len(columns))
+    groups = level_groups(columns, seed)
+    size = _standard(rows.log_latency)
+    latency = _fit_stack(columns, kinds, rows.log_latency, rows.latency_weight, size, folds, groups, False)
+    scores = {"latency": latency.scores | _reference_scores(columns, kinds, rows.log_latency, folds)}
+    reach = Reach.of(columns, kinds)
+    held_out = {"latency": latency.errors, "distance": held_out_distance(columns, kinds, folds)}
+    doubts = {"latency": _fit_doubt(columns, latency.errors, rows.log_latency - latency.errors, folds)}
+    there = everyone[np.isfinite(rows.log_energy)]
+    energy = None
+    if len(there) == len(everyone):
+        guessed = rows.log_latency - latency.errors
+        known = columns.given(np.exp(guessed))
+        log_power = rows.log_energy - rows.log_latency
+        power = _fit_stack(known, kinds, log_power, rows.energy_weight, size, folds, groups, True)
+        energy, scores["power"] = power.stack, power.scores
+        held_out["power"] = power.errors
+        held_out["energy"] = power.errors + latency.errors
+        doubts |= {q: _fit_doubt(columns, held_out[q], guessed, folds) for q in ("power", "energy")}
+    return FamilyModel(name, kinds, len(columns), latency.stack, energy, reach, held_out, doubts, scores)
+
+
+def level_groups(columns: KernelColumns, seed: int = 0) -> list[Index]:
+    """Rows to leave out together: one inner level (or band of levels) of every size that varies."""
+    rng = np.random.default_rng(seed)
+    groups: dict[bytes, Index] = {}
+    for dimension in DIMENSIONS:
+        values = columns.number(dimension)
+        levels = np.unique(values)
+        if len(levels) > FEW_LEVELS:
+            edges = np.unique(np.quantile(values, np.linspace(0, 1, BANDS + 1)[1:-1]))
+            values = np.searchsorted(edges, values, side="right").astype(np.float64)
+            levels = np.unique(values)
+        if len(levels) < 3:
+            continue
+        own = np.flatnonzero(values == rng.choice(levels[1:-1]))
+        groups.setdefault(own.tobytes(), own)  # square maps: height and width make the same group
+    return list(groups.values())
+
+
+def _fit_stack(
+    columns: KernelColumns,
+    kinds: tuple[str, ...],
+    target: Floats,
+    weight: Floats,
+    size: Floats,
+    folds: Sequence[Index],
+    groups: Sequence[Index],
+    of_power: bool,
+) -> _Fitted:
+    sample = np.random.default_rng(0).permutation(len(target))[:ANCHOR_ROWS]
+    anchor, level = None, float(np.median(target))
+    if not of_power:
+        anchor = Roofline(kinds).fit(columns.take(sample), target[sample], weight[sample])
+    left = target - (anchor.predict(columns) if anchor is not None else level)
+    coarse, fine = stack_features(columns, kinds)
+    features = np.hstack([coarse, fine])
+    process = Process(coarse.shape[1]).fit(features, left, weight, size)
+    trees = HistogramTrees().fit(features, left, weight)
+
+    def errors_without(rows: Index) -> Floats:
+        rest = np.setdiff1d(np.arange(len(left)), rows)
+        grown = HistogramTrees().fit(features[rest], left[rest], weight[rest])
+        return np.stack([process.left_out(rows), left[rows] - grown.predict(features[rows])])
+
+    by_fold = np.zeros((len(NAMES), len(left)))
+    for fold in folds:
+        by_fold[:, fold] = errors_without(fold)
+    by_group = [errors_without(group) for group in groups]
+    process.release()
+    seen = stack_weights(by_fold, left)
+    between, widening = seen, 1.0
+    if by_group:
+        rows = np.concatenate(groups)
+        between = stack_weights(np.hstack(by_group), left[rows])
+        apart = score(_combined(np.hstack(by_group), left[rows], between))
+        widening = max(1.0, apart / score(_combined(by_fold, left, seen)[rows]))
+    errors = _combined(by_fold, left, seen)
+    scores = {name: score(own) for name, own in zip(NAMES, by_fold, strict=True)}
+    scores |= {"anchor": score(left), "stack": score(errors)}
+    stack = Stack(
+        NAMES,
+        kinds,
+        of_power,
+        [process, trees],
+        np.stack([seen, between]),
+        anchor,
+        level,
+        float(np.abs(left).max()) + 0.05,
+        Levels.of(columns),
+        float(widening),
+    )
+    return _Fitted(stack, errors, scores)
+
+
+def _combined(errors: Floats, left: Floats, weights: Floats) -> Floats:
+    """Errors (n,) of the weighted sum of members, whose own errors are (m, n); what no weight takes stays ``left``."""
+    result: Floats = weights @ errors + (1 - weights.sum()) * left
+    return result
+
+
+def stack_weights(errors: Floats, left: Floats, steps: int = 60) -> Floats:
+    """Weights (m,), non-negative and at most one in sum, with the least mean |error|; errors (m, n), left (n,).
+
+    Iteratively reweighted least squares; the anchor alone (all weights zero) is always among what is weighed.
+    """
+    from scipy.optimize import nnls
+
+    # error = left − Σ w·(left − e): fit left by the members' predictions
+    predictions = (left - errors).T
+    weights = np.full(len(errors), 1.0 / len(errors))
+    scale = float(np.median(np.abs(errors))) + 1e-9
+    for _ in range(steps // 10):
+        root = 1.0 / np.sqrt(np.maximum(np.abs(left - predictions @ weights), 0.1 * scale))
+        weights = nnls(predictions * root[:, None], left * root)[0]
+    total = float(weights.sum())
+    result: Floats = weights / total if total > 1.0 else weights
+    return result
+
+
+def _standard(values: Floats) -> Floats:
+    spread = float(values.std())
+    return (values - values.mean()) / (spread if spread > 0 else 1.0)
+
+
+def _fit_doubt(columns: KernelColumns, errors: Floats, log_cost: Floats, folds: Sequence[Index]) -> Doubt:
+    """The expected size of an error, and the held-out estimates of it (n,), each made without the row's fold."""
+    features = Doubt.features(columns, log_cost)
+    floor = 0.1 * float(np.median(np.abs(errors))) + 1e-6
+    target = np.log(np.abs(errors) + floor)
+    held_out = np.zeros(len(errors))
+    everyone = np.arange(len(errors))
+    for fold in folds:
+        rest = np.setdiff1d(everyone, fold)
+        held_out[fold] = np.exp(Doubt.grown(features[rest], target[rest]).predict(features[fold]))
+    return Doubt(Doubt.grown(features, target), held_out)
+
+
+def _reference_scores(
+    columns: KernelColumns, kinds: tuple[str, ...], target: Floats, folds: Sequence[Index]
+) -> dict[str, float]:
+    """Held-out error of the reference candidates on the first fold, fitted to a sample of the others."""
+    rest = np.setdiff1d(np.arange(len(target)), folds[0])
+    rest = np.random.default_rng(0).permutation(rest)[:REFERENCE_ROWS]
+    known, ones = columns.take(rest), np.ones(len(rest))
+    test = columns.take(folds[0])
+    return {
+        name: score(target[folds[0]] - make_regressor(name, kinds).fit(known, target[rest], ones).predict(test))
+        for name in REFERENCES
+    }
