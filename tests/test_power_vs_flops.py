@@ -99,7 +99,7 @@ def test_the_readme_shows_the_figures_that_it_draws(again, parts, tmp_path):
     drawn = {path.name for path in parts.figures.draw_all(results, networks, kernels, tmp_path)}
     assert drawn == {"joules.png", "watts.png", "decisions.png", "precision.png"}
     text = (FOLDER / "README.md").read_text(encoding="utf-8")
-    for name in drawn | {"kernels.png"}:
+    for name in drawn | {"kernels.png", "recovered.png"}:
         assert f"]({name})" in text
         assert 5_000 < (FOLDER / name).stat().st_size < 150_000
 
@@ -298,6 +298,39 @@ def test_layer_prices_are_recovered_from_totals(parts, pi4):
         assert found[kind]["nj_per_mac"]["value"] == pytest.approx(truth, rel=0.02)
         assert found[kind]["nj_per_mac"]["lo"] <= truth * 1.02
         assert found[kind]["nj_per_mac"]["hi"] >= truth * 0.98
+
+
+def layer(kind, mmac, value, half):
+    return {
+        "label": f"{kind} {value}",
+        "kind": kind,
+        "mmac": mmac,
+        "nj_per_mac": {"value": value, "lo": value - half, "hi": value + half},
+    }
+
+
+def test_equal_layers_are_told_apart_by_kind_macs_and_intervals(parts):
+    cheap, dear = layer("1×1 convolution", 10.0, 0.3, 0.05), layer("1×1 convolution", 10.4, 0.5, 0.1)
+    others = [
+        layer("1×1 convolution", 10.0, 0.9, 0.7),  # not told apart from any
+        layer("1×1 convolution", 20.0, 2.0, 0.1),  # other MACs
+        layer("depthwise", 10.0, 3.0, 0.1),  # another kind
+    ]
+    found = parts.recovered.equal_layers([dear, *others, cheap])
+    assert (found["cheaper"], found["dearer"]) == (cheap, dear)
+    assert found["ratio"] == pytest.approx(0.5 / 0.3)
+    assert parts.recovered.equal_layers([cheap, *others]) is None
+
+
+def test_recovered_layers_of_the_shipped_table_are_those_committed(parts):
+    """Prices of the cost model as it is today, within a tenth (it may be refitted); their sum is the measured total."""
+    committed = json.loads((FOLDER / "recovered.json").read_text(encoding="utf-8"))
+    again = parts.recovered.study_table(SHIPPED)
+    assert set(again) == {name for name in committed if name.startswith("Raspberry Pi 4")}
+    for name, facts in again.items():
+        assert facts["recovered_mj"] == pytest.approx(facts["measured_mj"], rel=0.05)
+        for kind, bounds in committed[name]["kinds"].items():
+            assert facts["kinds"][kind] == pytest.approx(bounds, rel=0.1)
 
 
 def test_elasticity_is_one_where_joules_follow_flops_and_a_half_where_they_follow_the_root(parts, pi4):

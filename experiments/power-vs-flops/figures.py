@@ -220,3 +220,29 @@ def _kernels(kernels: list[CostSet]) -> Any:
         ax.legend(loc="lower right", handlelength=0.8, markerscale=2.0)
     figure.suptitle("Do convolutions of equal FLOPs draw equal watts?")
     return figure
+
+
+def draw_layers(recovered: dict[str, Any], path: Path) -> Path:
+    """Joules a MAC along each network, with intervals (``recovered.json``)."""
+    with drawing():
+        figure, axes = _grid(len(recovered), min(2, len(recovered)), 55.0, sharey=True)
+        for ax, (name, facts) in zip(axes, recovered.items(), strict=True):
+            kinds = list(facts["kinds"])
+            for place, kind in enumerate(kinds):
+                chosen = [(i, one["nj_per_mac"]) for i, one in enumerate(facts["layers"]) if one["kind"] == kind]
+                x = [i for i, _ in chosen]
+                middle = np.array([q["value"] for _, q in chosen])
+                arms = [middle - [q["lo"] for _, q in chosen], np.array([q["hi"] for _, q in chosen]) - middle]
+                style = {"color": COLOURS[place], "markersize": 3.0, "linewidth": 0.8, "label": kind}
+                ax.errorbar(x, middle, arms, fmt=MARKERS[place], **style)
+            ax.set_yscale("log")
+            ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            board, dtype, network = name.split(", ", 2)
+            ax.set_title(f"{board}, {dtype}\n{network}")
+            ax.set_xlabel("layer, in order")
+        for ax in axes[:: min(2, len(recovered))]:
+            ax.set_ylabel("nJ a MAC")
+        axes[0].set_ylim(top=70.0)
+        axes[0].legend(loc="upper left", handlelength=0.8, ncols=2, columnspacing=0.8)
+        figure.suptitle("Does a MAC cost the same in every layer? Recovered from whole networks, 95 % intervals")
+        return _save(figure, path)

@@ -27,6 +27,7 @@ SHORT = {
     "cpu": "kernels/TX2 CPU",
     "pi4": "precision/Raspberry Pi 4",
     "od": "precision/Odroid N2+",
+    "pi4v1": "recovered/Raspberry Pi 4, float32, mobilenet-v1-1.0-224-non-quantized",
 }
 PLACEHOLDER = re.compile(r"\{\{(\w+) ([^}]+)\}\}")
 
@@ -40,7 +41,7 @@ def write_readme(results_path: Path, target: Path) -> None:
 def write_tables(results_path: Path, target: Path) -> None:
     """The tables alone, those that the results allow: for other boards than the README's text is about."""
     results = json.loads(results_path.read_text(encoding="utf-8"))
-    parts = []
+    parts: list[str] = []
     for name, made in TABLES.items():
         try:
             parts.append(f"## {name}\n\n{made(results)}")
@@ -50,7 +51,10 @@ def write_tables(results_path: Path, target: Path) -> None:
 
 
 def render(results: dict[str, Any], template: str, folder: Path) -> str:
-    """The template with every placeholder filled; ``folder`` has the loop's results, if there are any."""
+    """The template with every placeholder filled; ``folder`` has recovered.json and the loop's results, if any."""
+    recovered = folder / "recovered.json"
+    if recovered.exists():
+        results = {**results, "recovered": json.loads(recovered.read_text(encoding="utf-8"))}
 
     def fill(found: re.Match[str]) -> str:
         what, where = found.group(1), found.group(2).strip()

@@ -190,6 +190,24 @@ def layer_table(results: dict[str, Any]) -> str:
     return table(["", *(f"{kind}, nJ a MAC" for kind in kinds), "depthwise over 1×1"], rows)
 
 
+def recovered_table(results: dict[str, Any]) -> str:
+    """Joules a MAC of the layers of single networks, from the cheapest to the dearest of each kind."""
+    if "recovered" not in results:
+        raise MissingFigure("there is no recovered.json; run recovered.py on tables of networks with quiet power")
+    rows = []
+    for name, facts in results["recovered"].items():
+        cells = [name, f"{number(facts['recovered_mj'], 3)} / {number(facts['measured_mj'], 3)} mJ"]
+        for kind in layers.KINDS:
+            low, high = facts["kinds"].get(kind, (None, None))
+            one = low == high
+            cells.append("–" if low is None else number(low) if one else f"{number(low)} to {number(high)}")
+        pair = facts["equal"]
+        cells.append("none" if pair is None else f"{pair['ratio']:.2f}×")
+        rows.append(cells)
+    head = ["", "whole, recovered / measured", *layers.KINDS]
+    return table([*head, "layers of one kind and equal MACs, intervals apart"], rows)
+
+
 def elasticity_table(results: dict[str, Any]) -> str:
     """Half of the FLOPs by narrowing, or by a smaller image: how much of joules and seconds goes."""
     rows = []
@@ -267,6 +285,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "precision": precision_table,
     "decisions": decision_table,
     "layers": layer_table,
+    "recovered": recovered_table,
     "elasticity": elasticity_table,
     "kernels": kernel_table,
     "explained": explained_table,
