@@ -35,6 +35,7 @@ FEWEST_JUDGED = 4  # rows of a family that can tell the two models apart; with f
 FOLDS = 4
 UNSEEN_SHARE = 0.8  # of the doubt of a family of which nothing was measured: most of it is common to its kernels
 TRANSFERRED = "transferred "
+OTHER = "other"  # families of which nothing was measured, neither there nor here
 LINEAR_STEPS = 3
 QUANTITIES = ("latency", "energy", "power")
 
@@ -99,6 +100,10 @@ class TransferredModel(KernelCostModel):
         wanted = self.sources.get(family_of(kernel), self.otherwise)
         return wanted if wanted in able else able[0]
 
+    def _label(self, family: str) -> str:
+        label = TRANSFERRED + family
+        return label if label in self.families else TRANSFERRED + OTHER
+
     def _of_fresh(self, kernels: list[KernelSpec]) -> KernelCosts:
         assert self.fresh is not None
         return self._shifted(self.fresh.predict(kernels))
@@ -128,7 +133,7 @@ class TransferredModel(KernelCostModel):
             energy_lo_j=energy * np.exp(-halves["energy"]),
             energy_hi_j=energy * np.exp(halves["energy"]),
             chosen=[f"transferred:{name}" for name in costs.chosen],
-            families=[TRANSFERRED + name for name in costs.families],
+            families=[self._label(name) for name in costs.families],
             spreads={quantity: (half, half) for quantity, half in halves.items()},
         )
         return self._shifted(priced)
@@ -449,9 +454,9 @@ def _families(
     families = {}
     for family, priced in (fresh.families if fresh is not None else {}).items():
         families[family] = replace(priced, latency_shift=0.0, energy_shift=0.0)
-    for family, priced in base.families.items():
-        scales = _scales(corrections, family)
-        families[TRANSFERRED + family] = PricedFamily(priced.model, 0.0, 0.0, scales, {})
+    measured = {family for correction in corrections.values() for family in correction.shares}
+    for family in sorted({*base.families, *measured, OTHER}):
+        families[TRANSFERRED + family] = PricedFamily("base", 0.0, 0.0, _scales(corrections, family), {})
     return families
 
 

@@ -1,9 +1,13 @@
-"""The cost models in the store: one folder a device, found by name, replaced only by a better one."""
+"""The cost models: one folder a device in the store, replaced only by a better one; else one shipped with the rig.
+
+Shipped models (``devices/models``) are fitted to published measurements of such a board. They are no calibration of a
+person's own, say so in ``report["shipped"]``, and stand back as soon as the store has a model of that name.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rig.errors import NoCostModelError, StoreError, UnsupportedOperatorError
 
@@ -16,6 +20,7 @@ if TYPE_CHECKING:
     from rig.store.store import Store
 
 MODEL_FILE = "model.json"
+SHIPPED_FOLDER = Path(__file__).parent / "devices" / "models"
 GENERAL_RULES = "virtual"
 
 
@@ -24,12 +29,36 @@ def calibrated_devices(root: Path) -> list[str]:
     return sorted(path.parent.name for path in (root / "models").glob(f"*/{MODEL_FILE}"))
 
 
+def shipped_devices() -> list[str]:
+    """The devices whose cost model comes with the rig."""
+    return sorted(path.parent.name for path in SHIPPED_FOLDER.glob(f"*/{MODEL_FILE}"))
+
+
+def shipped_warnings(model: KernelCostModel) -> list[dict[str, Any]]:
+    """What must be said of every figure of a shipped model; nothing of others."""
+    about: Any = model.report.get("shipped")
+    if about is None:
+        return []
+    from rig.output import warning
+
+    device, ran = model.configuration.device, f"{about['runtime_words']} there, ONNX Runtime here"
+    message = (
+        f"shipped model of {device}: {about['fitted_to']}, not a calibration of your own board; runtimes differ: {ran}"
+    )
+    return [warning("shipped-model", message, f"rig calibrate --device {device} --from {device}")]
+
+
 def load_cost_model(store: Store, device: str) -> KernelCostModel:
-    """The cost model of a device; NoCostModelError names those that have one, StoreError a damaged one."""
+    """The cost model of a device, the store's or else the shipped one.
+
+    NoCostModelError names those that have one, StoreError a damaged one.
+    """
     folder = store.model_folder(device)
     calibrate = f"rig calibrate --device {device}"
+    if not (folder / MODEL_FILE).is_file() and device in shipped_devices():
+        folder = SHIPPED_FOLDER / device
     if not (folder / MODEL_FILE).is_file():
-        have = calibrated_devices(store.root)
+        have = sorted({*calibrated_devices(store.root), *shipped_devices()})
         raise NoCostModelError(f"no cost model for {device}; have {', '.join(have) or 'none yet'}", fix=calibrate)
     from power_models.kernel_cost import KernelCostModel
 
@@ -41,7 +70,7 @@ def load_cost_model(store: Store, device: str) -> KernelCostModel:
 
 def require_known(store: Store, device: str) -> None:
     """Raise UnknownDeviceError for a name that has neither a cost model nor a profile."""
-    if device not in calibrated_devices(store.root):
+    if device not in {*calibrated_devices(store.root), *shipped_devices()}:
         from rig.profiles import load_profile
 
         load_profile(device)

@@ -10,7 +10,7 @@ from device_agents.records import MeasurePlan
 from rig.errors import DeviceSetupError, ProfileError, UnknownDeviceError
 from rig.profiles import SHIPPED_FOLDER, load_profile, profile_names
 
-SHIPPED = ("desktop-gpu", "jetson-nano", "jetson-orin-nano", "local", "pi4", "pi5", "virtual-pi4")
+SHIPPED = ("desktop-gpu", "jetson-nano", "jetson-orin-nano", "local", "odroid-n2plus", "pi4", "pi5", "virtual-pi4")
 
 
 @pytest.fixture(autouse=True)

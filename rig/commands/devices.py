@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rig.commands import recover
 from rig.commands.options import DevicesOptions
-from rig.cost_models import calibrated_devices
+from rig.cost_models import calibrated_devices, shipped_devices
 from rig.errors import BadInputError, DeviceBusyError, ProfileError, RigError
 from rig.output import warning, warning_of
 from rig.profiles import WITHOUT_A_BOARD, DeviceProfile, config_folder, load_profile, profile_names
@@ -52,6 +52,7 @@ def _row(name: str, probe: bool, calibrated: set[str], root: Path) -> dict[str, 
     """One device: state, runtime, power sources and what is missing."""
     row: dict[str, Any] = {"name": name, "state": "bad profile", "description": "", "kind": None}
     row |= {"runtime": None, "sensors": [], "meter": None, "calibrated": name in calibrated, "warnings": []}
+    row["shipped_model"] = name in shipped_devices()
     try:
         profile = load_profile(name)
     except ProfileError as error:
@@ -135,7 +136,7 @@ def show(result: Mapping[str, Any], console: Console) -> None:
             row["state"],
             row["meter"] or ("none (time only)" if row["state"] == "ready" else "-"),
             label(row["kind"], None) if row["kind"] else "-",
-            "yes" if row["calibrated"] else "-",
+            "yes" if row["calibrated"] else "public model" if row["shipped_model"] else "-",
             row["description"],
         ]
         for row in result["devices"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rig.commands.options import OptimizeOptions, command_words
 from rig.configuration import described
-from rig.cost_models import load_cost_model
+from rig.cost_models import load_cost_model, shipped_warnings
 from rig.errors import BadInputError, StoreError
 from rig.output import Interrupted, plain
 from rig.profiles import load_profile
@@ -66,7 +66,7 @@ def run(options: OptimizeOptions, gradient_on: bool = True) -> dict[str, Any]:
         "artifacts": _artifacts(stored, options, found),
         "next": f"rig report {stored.id}",
     }
-    complete["warnings"] = [*complete["warnings"], *store.problems, *stored.problems]
+    complete["warnings"] = [*shipped_warnings(cost_model), *complete["warnings"], *store.problems, *stored.problems]
     complete = plain(complete)
     stored.write_json("result.json", {**complete, "schema": "rig.optimize/1"})
     stored.update(state="done", finished_utc=utc_now())

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rig.commands.options import PredictOptions
 from rig.configuration import described
-from rig.cost_models import load_cost_model, price, require_known
+from rig.cost_models import load_cost_model, price, require_known, shipped_warnings
 from rig.errors import BadInputError
 from rig.output import warning
 from rig.profiles import load_profile, profile_names
@@ -54,7 +54,7 @@ def run(options: PredictOptions) -> dict[str, Any]:
         "network": network_row(nodes, cost, fps, model.kind),
         "overhead": {"latency_s": cost.overhead[0], "energy_active_j": cost.overhead[1]},
         "kernels": kernels,
-        "warnings": _warnings(kernels, cost, options, listed),
+        "warnings": [*shipped_warnings(model), *_warnings(kernels, cost, options, listed)],
         "next": _next(options, fps),
     }
 
