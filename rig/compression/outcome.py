@@ -49,6 +49,7 @@ def result(
         "seed": loop.settings.seed,
         "budget": [bound.to_json() for bound in budget.bounds],
         "reachable": loop.state["reachable"],
+        "tables": {name: error._asdict() for name, error in survey.tables.error.items()},
         "verdict": trial.verdict,
         "usage": {name: usage.to_json() for name, usage in trial.usages.items()},
         "budget_used": tightest.to_json(),

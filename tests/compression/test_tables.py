@@ -6,7 +6,16 @@ import torch
 from stairs import BLOCK, stairs
 
 from device_agents.records import KernelSpec
-from power_models.tables import Channels, NetworkTables, SizedKernel, WidthTable, parameters, resized, width_grid
+from power_models.tables import (
+    Channels,
+    NetworkTables,
+    SizedKernel,
+    TableError,
+    WidthTable,
+    parameters,
+    resized,
+    width_grid,
+)
 
 CONV = KernelSpec("conv", 1, 16, 14, 14, 32, 14, 14, 3, 3, 1, 1)
 
@@ -75,6 +84,85 @@ def test_wide_layers_get_a_coarse_grid_that_holds_both_ends():
     assert grid[-1] == 1280
     assert len(grid) < 130
     assert set(range(1, 33)) <= set(grid.tolist())
+
+
+WIDE = KernelSpec("conv", 1, 256, 14, 14, 512, 14, 14, 1, 1)
+
+
+def wide_kernel(price):
+    kernel = SizedKernel("k", WIDE, Channels(0, (("a", 1),)), Channels(0, (("b", 1),)))
+    return NetworkTables([kernel], price, {"a": 384, "b": 768})
+
+
+def smooth(specs):
+    """Seconds that rise evenly with the channels, and bend where a cache ends."""
+    work = np.array([float(s.in_channels * s.out_channels) for s in specs])
+    moved = np.array([float(s.in_channels + s.out_channels) for s in specs])
+    seconds = 1e-6 + 1e-9 * work + 1e-8 * moved * (1.0 + 1.0 / (1.0 + (600.0 / moved) ** 2))
+    return seconds, 2.0 * seconds
+
+
+def test_a_wide_layer_keeps_its_stairs_between_the_grid_points():
+    tables = wide_kernel(stairs)
+    (table,) = set(tables._of_kernel)
+    assert table.stairs == (BLOCK, BLOCK)
+    assert tables.block == BLOCK
+    assert table.values[0].size < 2500
+    at = [tables.totals({"a": 200, "b": b})[0] for b in range(529, 537)]
+    assert np.ptp(at) == 0.0
+    random = np.random.default_rng(1)
+    for a, b in zip(random.integers(1, 385, 60).tolist(), random.integers(1, 769, 60).tolist(), strict=True):
+        seconds, joules = stairs([resized(WIDE, a, b)])
+        assert tables.totals({"a": a, "b": b})[:2] == pytest.approx([seconds[0], joules[0]], rel=2e-3)
+
+
+def test_without_stairs_a_wide_layer_rises_evenly():
+    tables = wide_kernel(smooth)
+    (table,) = set(tables._of_kernel)
+    assert table.stairs == (1, 1)
+    rises = np.diff([tables.totals({"a": 200, "b": b})[0] for b in range(500, 560)])
+    assert (rises > 0).all()
+
+
+@pytest.mark.parametrize("price", [stairs, smooth])
+def test_the_error_that_is_stated_is_the_error_found_elsewhere(price):
+    tables = wide_kernel(price)
+    random = np.random.default_rng(2)
+    widths = [(a, b) for a, b in random.integers(17, 385, (200, 2)).tolist()]
+    for position, name in enumerate(("latency_s", "energy_active_j")):
+        stated = tables.error[name]
+        true = price([resized(WIDE, a, b) for a, b in widths])[position]
+        found = TableError.of([tables.totals({"a": a, "b": b})[position] for a, b in widths], true)
+        assert stated.n == 32
+        assert found.mean <= 2.0 * stated.mean + 1e-4
+        assert stated.worst < 0.01
+
+
+def test_a_table_of_every_width_has_no_error():
+    assert set(one_kernel().error.values()) == {TableError(0.0, 0.0, 0)}
+
+
+def test_work_and_parameters_are_those_of_the_width_itself():
+    tables = wide_kernel(stairs)
+    for a, b in [(203, 601), (17, 18), (383, 767)]:
+        same = resized(WIDE, a, b)
+        assert tables.totals({"a": a, "b": b})[2:] == pytest.approx([same.macs, parameters(same)])
+
+
+def test_tables_are_priced_together():
+    calls = []
+
+    def price(specs):
+        calls.append(len(specs))
+        return stairs(specs)
+
+    kernels = [
+        SizedKernel(str(side), WIDE._replace(in_height=side), Channels(0, (("a", 1),)), Channels(0, (("b", 1),)))
+        for side in range(1, 9)
+    ]
+    NetworkTables(kernels, price, {"a": 100, "b": 200})
+    assert len(calls) == 1
+    assert TableError.of([1.0, 2.0], [0.0, float("nan")]) == TableError()
 
 
 def test_totals_agree_with_the_priced_network(template, tables):
