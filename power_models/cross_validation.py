@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from power_models.kernel_cost import KernelCostModel
 from power_models.measured_tables import TableKernel
 from power_models.references import KERNEL_REFERENCES, NETWORK_REFERENCES, ConstantPower
 from power_models.table_folds import Fold
+
+if TYPE_CHECKING:
+    from power_models.composition import CompositionModel
 
 OURS = "ours"
 LATENCY_X_POWER = "latency_x_power"  # our predicted latency times a constant power
@@ -142,8 +145,8 @@ def _full(predicted: Predicted | None, count: int) -> Predicted:
     return Predicted(*(column if len(column) == count else np.full(count, np.nan) for column in predicted))
 
 
-def fit_tables(configuration: Configuration, kind: str = "imported") -> Fit:
+def fit_tables(configuration: Configuration, kind: str = "imported", base: CompositionModel | None = None) -> Fit:
     """How a cost model is fitted to rows of tables, as a function of the rows (``hold_out`` calls it a fold)."""
     from power_models.table_fit import fit_rows
 
-    return lambda rows: fit_rows(rows, configuration, kind)
+    return lambda rows: fit_rows(rows, configuration, kind, base=base)

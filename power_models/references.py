@@ -22,7 +22,7 @@ forest             a random forest on the network's sums: a black box, *not a ke
 =================  ====================================================================================================
 
 ``ConstantPower`` is the reference of energy and power: latency, predicted or measured, times one constant. A kind
-that the training rows lack has no prediction (nan). Contract: ``fit(rows, cost (n,))`` returns self, ``predict(rows)``
+that the training rows lack, or have too few of, has no prediction (nan). Contract: ``fit(rows, cost (n,))`` returns self, ``predict(rows)``
 the costs (n,).
 """
 
@@ -41,8 +41,9 @@ from power_models.regressors import Polynomial
 
 FOREST_TREES = {"conv": 320, "depthwise": 240}  # nn-Meter's for TFLite on a CPU; 370 of any other kind
 OTHER_TREES, FOREST_DEPTH, FOREST_FEATURES = 370, 70, 6
-NETWORK_TREES = 370
+NETWORK_TREES = 120
 LOOKUP_KNOTS = 5
+LASSO_ROWS = 8  # whose strength is chosen by four folds
 TINY = 1e-12
 
 
@@ -205,16 +206,16 @@ class KernelLookup:
 
 
 class PerGroup:
-    """One reference a group of rows: their data type, and of kernels their kind too unless told otherwise."""
+    """One reference a group of rows (their data type, and with ``by_kind`` their kind too) of ``least`` rows or more."""
 
-    def __init__(self, make: Callable[[], Reference], by_kind: bool) -> None:
-        self.make, self.by_kind = make, by_kind
+    def __init__(self, make: Callable[[], Reference], by_kind: bool, least: int = 2) -> None:
+        self.make, self.by_kind, self.least = make, by_kind, least
 
     def fit(self, rows: Sequence[Row], cost: Floats) -> PerGroup:
         """See the module's contract."""
         self.members_: dict[tuple[str, ...], Reference] = {}
         for group, index in self._groups(rows).items():
-            if len(index) >= 2:
+            if len(index) >= self.least:
                 self.members_[group] = self.make().fit([rows[i] for i in index], cost[index])
         return self
 
@@ -376,7 +377,7 @@ class ConstantPower:
 
 KERNEL_REFERENCES: dict[str, Callable[[], Reference]] = {
     "flops_line": lambda: PerGroup(FlopsLine, by_kind=False),
-    "polynomial": lambda: PerGroup(KernelPolynomial, by_kind=True),
+    "polynomial": lambda: PerGroup(KernelPolynomial, by_kind=True, least=LASSO_ROWS),
     "forest": lambda: PerGroup(KernelForest, by_kind=True),
     "raw_forest": lambda: PerGroup(RawForest, by_kind=True),
     "lookup": lambda: PerGroup(KernelLookup, by_kind=True),
@@ -384,7 +385,7 @@ KERNEL_REFERENCES: dict[str, Callable[[], Reference]] = {
 NETWORK_REFERENCES: dict[str, Callable[[], Reference]] = {
     "flops_line": lambda: PerGroup(FlopsLine, by_kind=False),
     "kind_sums": lambda: PerGroup(KindSums, by_kind=False),
-    "polynomial": lambda: PerGroup(NetworkPolynomial, by_kind=False),
+    "polynomial": lambda: PerGroup(NetworkPolynomial, by_kind=False, least=LASSO_ROWS),
     "lookup": lambda: PerGroup(NetworkLookup, by_kind=False),
     "forest": lambda: PerGroup(NetworkForest, by_kind=False),
 }

@@ -1,9 +1,10 @@
-"""A device cost model from rows of measured tables."""
+"""A device cost model from rows of measured tables: kernels, whole networks with their kernel lists, or both."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,6 +12,9 @@ from device_agents.records import Configuration
 from power_models.evaluation import Row
 from power_models.kernel_cost import Bounds, KernelCostModel, KernelRow
 from power_models.measured_tables import TableKernel, TableNetwork
+
+if TYPE_CHECKING:
+    from power_models.composition import CompositionModel
 
 
 def fit_rows(
@@ -20,18 +24,24 @@ def fit_rows(
     *,
     more: Sequence[KernelRow] = (),
     overhead: tuple[float, float] = (0.0, 0.0),
+    base: CompositionModel | None = None,
 ) -> KernelCostModel:
     """Fit to rows of any mixture of data types.
 
     ``more``: kernels from stored runs of the same configuration, with their standard errors; ``overhead`` of a call,
-    as they found it. Both are for kernels alone: among whole networks give the kernels of a run as rows.
-    Raises ValueError where nothing is usable.
+    as they found it. Both are for kernels alone: among whole networks give the kernels of a run as rows. ``base``: of
+    whole networks, the model of a similar board, fitted to networks too, from which to start. Raises ValueError where
+    nothing is usable.
     """
     rows = with_quiet_power(rows)
     networks = [row for row in rows if isinstance(row, TableNetwork)]
     kernels = [row for row in rows if isinstance(row, TableKernel)]
     if networks:
-        raise ValueError("a cost model is fitted to kernels, and the tables hold whole networks")
+        from power_models.composition_fit import fit_from_networks
+
+        return fit_from_networks(networks, kernels, configuration, kind, base=base)
+    if base is not None:
+        raise ValueError("the model of another board is a start for tables of whole networks, and these hold kernels")
     every = [*kernel_rows(kernels), *more]
     return KernelCostModel.fit(every, configuration, kind, idle_power_w=quiet_power(rows), overhead=overhead)
 

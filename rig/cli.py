@@ -256,6 +256,10 @@ def calibrate(
 Tables = Annotated[
     list[str], typer.Argument(metavar="TABLE...", help="Kernels (CSV), networks (JSON lines), or a run such as c-0001.")
 ]
+Base = Annotated[
+    str | None,
+    typer.Option("--from", metavar="DEVICE", help="Of networks: start from the model of a similar device."),
+]
 Boundary = Annotated[
     str | None, typer.Option("--boundary", help="Where the tables' power was measured, such as wall or board_input.")
 ]
@@ -268,6 +272,7 @@ Runtime = Annotated[
 def fit(
     tables: Tables,
     device: Annotated[str, typer.Option("--device", help="What to call the device; it needs no profile.")],
+    base: Base = None,
     boundary: Boundary = None,
     runtime: Runtime = None,
     replace: Annotated[bool, typer.Option("--replace", help="Also in place of a model that was measured.")] = False,
@@ -278,7 +283,7 @@ def fit(
 
     predict, optimize and report use it like one that was calibrated. docs/fitting-tables.md describes the tables.
     """
-    return Asked("fit", FitOptions(tuple(tables), device, boundary, runtime, replace, json))
+    return Asked("fit", FitOptions(tuple(tables), device, base, boundary, runtime, replace, json))
 
 
 @app.command(cls=_Command)
@@ -295,6 +300,7 @@ def evaluate(
             "--group", metavar="COLUMN", help="family, kernel_size, size, or any column; whole levels are left out."
         ),
     ] = None,
+    base: Base = None,
     boundary: Boundary = None,
     runtime: Runtime = None,
     resume: Annotated[
@@ -309,7 +315,7 @@ def evaluate(
     FLOPs line, latency × constant power, NeuralPower, nn-Meter, lookup. It can be stopped at any time: the same
     command does only the folds that are missing.
     """
-    options = EvaluateOptions(tuple(tables), device, folds, repeats, group, boundary, runtime, resume, json)
+    options = EvaluateOptions(tuple(tables), device, folds, repeats, group, base, boundary, runtime, resume, json)
     return Asked("evaluate", options)
 
 

@@ -16,6 +16,7 @@ from rig.errors import BadInputError
 from rig.output import warning
 
 if TYPE_CHECKING:
+    from power_models.composition import CompositionModel
     from power_models.evaluation import Row
     from power_models.kernel_cost import KernelRow
     from power_models.measured_tables import MeasuredTable
@@ -88,6 +89,25 @@ def read_sources(
         overheads[0],
         next((run.layout_block for run in runs.values() if run.layout_block is not None), None),
     )
+
+
+def base_model(store: Store, device: str | None, rows: Sequence[Row]) -> CompositionModel | None:
+    """The model to start from; BadInputError where it, or the rows, are of kernels: only networks' totals use it."""
+    if device is None:
+        return None
+    from power_models.composition import CompositionModel
+    from power_models.measured_tables import TableNetwork
+    from rig.cost_models import load_cost_model
+
+    model = load_cost_model(store, device)
+    if not isinstance(model, CompositionModel):
+        raise BadInputError(
+            f"--from {device}: its cost model was not fitted to whole networks",
+            fix="rig fit a table of networks for it",
+        )
+    if not any(isinstance(row, TableNetwork) for row in rows):
+        raise BadInputError(f"--from {device}: is a start for tables of whole networks", fix="leave --from out")
+    return model
 
 
 def _is_run(name: str) -> bool:

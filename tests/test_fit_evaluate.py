@@ -17,6 +17,9 @@ from rig.commands import evaluate as evaluate_command
 from rig.store.store import Store
 
 
+ROWS = 20  # few: fitting is tested elsewhere
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("home")
@@ -30,7 +33,7 @@ def own_folders(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return kernel_table(tmp_path_factory.mktemp("tables") / "kernels.csv", 60)
+    return kernel_table(tmp_path_factory.mktemp("tables") / "kernels.csv", ROWS)
 
 
 def rig(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, dict[str, Any]]:
@@ -79,14 +82,14 @@ def network(tmp_path: Path) -> Path:
 
 def test_a_fit_says_and_stores_what_it_was_made_of(fitted: dict[str, Any], home: Path, table: Path) -> None:
     (source,) = fitted["sources"]
-    assert (source["rows"], source["what"], len(source["sha256"])) == (60, "kernels", 64)
-    assert source["unusable"] == [{"line": 62, "reason": "batch is '0'; a whole number from 1 on is needed"}]
-    assert any("line 62" in note["message"] for note in fitted["warnings"])
+    assert (source["rows"], source["what"], len(source["sha256"])) == (ROWS, "kernels", 64)
+    assert source["unusable"] == [{"line": ROWS + 2, "reason": "batch is '0'; a whole number from 1 on is needed"}]
+    assert any(f"line {ROWS + 2}" in note["message"] for note in fitted["warnings"])
     assert fitted["device"]["boundary"] == "wall"
     assert fitted["idle_power_w"]["value"] == pytest.approx(QUIET_W)
     assert fitted["kind"] == "imported"
     assert set(fitted["held_out"]) == {"latency_s", "power_w", "energy_j", "energy_active_j"}
-    assert fitted["held_out"]["latency_s"]["median"] < 0.1
+    assert fitted["held_out"]["latency_s"]["median"] < 0.3
     run = Store(home).open_run(fitted["run_id"])
     assert run.manifest["sources"] == fitted["sources"]
     assert run.manifest["state"] == "done"
@@ -145,7 +148,7 @@ def test_evaluate_scores_the_stored_model(
     assert code == 0
     ours = said["methods"]["ours"]
     assert ours["latency_s"]["all"]["n"] == 50
-    assert ours["latency_s"]["all"]["median"] < 0.1
+    assert ours["latency_s"]["all"]["median"] < 0.3
     assert ours["energy_active_j"]["all"]["coverage"] > 0.8
     assert {"kind=conv", "kind=depthwise"} <= set(ours["power_w"])
     assert set(said["levels"]) == {"kernel_size=1x1", "kernel_size=3x3", "kernel_size=5x5"}
@@ -175,9 +178,9 @@ def test_folds_hold_out_every_row_and_references_stand_beside(
     run = Store(home).latest("evaluate", "nobody")
     assert run is not None
     result = run.read_json("result.json")
-    assert result["methods"]["ours"]["latency_s"]["all"]["n"] == 60
-    assert result["methods"]["forest"]["power_w"]["all"]["n"] == 60
-    assert result["protocol"] == {"folds": 2, "repeats": 1, "group": None, "held_out": True}
+    assert result["methods"]["ours"]["latency_s"]["all"]["n"] == ROWS
+    assert result["methods"]["forest"]["power_w"]["all"]["n"] == ROWS
+    assert result["protocol"] == {"folds": 2, "repeats": 1, "group": None, "from": None, "held_out": True}
     assert len((run.path / evaluations.FOLDS_FILE).read_text().splitlines()) == 2
 
 
@@ -206,7 +209,7 @@ def test_an_interrupted_evaluation_is_gone_on_with(
     code, said = rig(capsys, *words)
     assert code == 0
     assert done == ["fold 1", "fold 2", "fold 2", "fold 3"]
-    assert said["methods"]["ours"]["latency_s"]["all"]["n"] == 60
+    assert said["methods"]["ours"]["latency_s"]["all"]["n"] == ROWS
     assert len([m for m in Store(home).runs() if m["device"] == "stopped"]) == 1
 
 
@@ -267,6 +270,27 @@ def test_a_table_of_latencies_alone_gives_a_model_of_time(capsys: pytest.Capture
     assert [note["code"] for note in said["warnings"]] == ["no-power"]
 
 
+def test_whole_networks_give_a_model_of_kernels_from_which_another_can_start(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    table = network_table(tmp_path / "networks.jsonl", 24)
+    code, said = rig(capsys, "fit", str(table), "--device", "board")
+    assert code == 0
+    assert said["sources"][0]["what"] == "networks"
+    assert said["device"]["runtime"] == "tflite"
+    assert {"conv/float32", "depthwise/int8"} <= set(said["kinds"])
+    code, said = rig(capsys, "predict", str(network(tmp_path)), "--device", "board", "--fps", "10")
+    assert code == 0
+    assert said["network"]["power_w"]["value"] > QUIET_W
+    code, said = rig(capsys, "evaluate", str(table), "--device", "board", "--group", "family")
+    assert code == 0
+    assert said["methods"]["ours"]["latency_s"]["all"]["median"] < 0.1
+    assert set(said["levels"]) == {"family=net-v1", "family=net-v2", "family=other"}
+    other = network_table(tmp_path / "other.jsonl", 12, seed=3, device="another")
+    code, said = rig(capsys, "fit", str(other), "--device", "like-board", "--from", "board")
+    assert (code, said["base"]) == (0, "board")
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -277,8 +301,9 @@ def test_a_table_of_latencies_alone_gives_a_model_of_time(capsys: pytest.Capture
         (("fit", "TABLE", "--device", "../x"), "cannot be a folder name"),
         (("fit", "TABLE", "--device", "x", "--boundary", "moon"), "--boundary moon"),
         (("fit", "NETWORKS", "OTHER", "--device", "x"), "the tables are of 2 devices"),
+        (("fit", "NETWORKS", "--device", "x", "--from", "nobody"), "no cost model for nobody"),
         (("evaluate", "TABLE", "--device", "x"), "no cost model for x"),
-        (("evaluate", "TABLE", "--device", "x", "--folds", "99"), "between 2 and 60 folds"),
+        (("evaluate", "TABLE", "--device", "x", "--folds", "99"), "between 2 and 20 folds"),
         (("evaluate", "TABLE", "--device", "x", "--folds", "2", "--group", "colour"), "no column colour"),
         (("evaluate", "TABLE", "--device", "x", "--folds", "1"), "--folds"),
     ],

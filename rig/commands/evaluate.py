@@ -12,12 +12,12 @@ from rig.configuration import described
 from rig.cost_models import load_cost_model
 from rig.output import Interrupted, plain, warning
 from rig.store.store import Run, Store, utc_now
-from rig.table_sources import Sources, read_sources, rows_record
+from rig.table_sources import Sources, base_model, read_sources, rows_record
 from rig.wording import label
 
 if TYPE_CHECKING:
     from device_agents.records import Configuration
-    from power_models.cross_validation import HeldOut
+    from power_models.cross_validation import Fit, HeldOut
     from power_models.evaluation import Predicted
     from rig.console import Console, Progress
 
@@ -46,6 +46,7 @@ def run(options: EvaluateOptions) -> dict[str, Any]:
         "folds": options.folds,
         "repeats": options.repeats if options.folds else None,
         "group": options.group,
+        "from": options.base,
     }
     if options.folds is None:
         model = load_cost_model(store, options.device)
@@ -56,12 +57,16 @@ def run(options: EvaluateOptions) -> dict[str, Any]:
         found = evaluations.of_model(sources.rows, predicted, options.group)
         kind, configuration = model.kind, model.configuration
     else:
+        from power_models.cross_validation import fit_tables
+
         plan = evaluations.plan_folds(sources.rows, options.folds, options.repeats, options.group)
         unfinished = evaluations.unfinished_run(store, options.device, request) if options.resume else None
         stored = unfinished or store.new_run(
             "evaluate", options.device, argv=shlex.split(words), request=request, sources=sources.files
         )
-        done = _folds(stored, sources, plan, words, resumed=unfinished is not None)
+        base = base_model(store, options.base, sources.rows)
+        fit = fit_tables(sources.configuration, sources.kind, base)
+        done = _folds(stored, sources, plan, fit, words, resumed=unfinished is not None)
         found = evaluations.scored(sources.rows, plan, done)
         predicted = _first_repeat(sources, done)
         kind, configuration = sources.kind, sources.configuration
@@ -73,13 +78,11 @@ def run(options: EvaluateOptions) -> dict[str, Any]:
 
 
 def _folds(
-    stored: Run, sources: Sources, plan: evaluations.Plan, words: str, resumed: bool
+    stored: Run, sources: Sources, plan: evaluations.Plan, fit: Fit, words: str, resumed: bool
 ) -> list[tuple[int, HeldOut]]:
     """All folds, those of an unfinished run as they were stored."""
-    from power_models.cross_validation import fit_tables
     from rig.console import Progress
 
-    fit = fit_tables(sources.configuration, sources.kind)
     with Progress() as progress:
         verb = f"going on with {stored.id}" if resumed else f"run {stored.id}"
         progress.stage(f"{verb}: cross-validating {rows_record(sources.files)}")
@@ -134,6 +137,7 @@ def _result(
             "folds": options.folds,
             "repeats": options.repeats if options.folds else None,
             "group": options.group,
+            "from": options.base,
             "held_out": options.folds is not None,
         },
         **found,
@@ -182,9 +186,10 @@ def show(result: Mapping[str, Any], console: Console) -> None:
 def _protocol_words(protocol: Mapping[str, Any]) -> str:
     if not protocol["held_out"]:
         return "the stored model"
+    base = f", starting from the model of {protocol['from']}" if protocol["from"] else ""
     if protocol["group"]:
-        return f"levels of {protocol['group']} left out"
-    return f"{protocol['folds']} random folds, mean of {protocol['repeats']} repeats"
+        return f"levels of {protocol['group']} left out{base}"
+    return f"{protocol['folds']} random folds, mean of {protocol['repeats']} repeats{base}"
 
 
 def _level_lines(result: Mapping[str, Any], quantity: str) -> list[list[str]]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rig import evaluations
+from rig import evaluations, table_sources
 from rig.commands.options import FitOptions, command_words
 from rig.configuration import described
 from rig.cost_models import MODEL_FILE, load_cost_model
@@ -19,6 +19,7 @@ from rig.units import Quantity
 from rig.wording import boundary_words, figure, label
 
 if TYPE_CHECKING:
+    from power_models.composition import CompositionModel
     from power_models.cross_validation import HeldOut
     from power_models.kernel_cost import KernelCostModel
     from rig.console import Console
@@ -39,6 +40,7 @@ def run(options: FitOptions) -> dict[str, Any]:
     folder = store.model_folder(options.device)
     replaced = _replaced(store, options, folder)
     sources = read_sources(options.tables, options.device, store, options.boundary, options.runtime)
+    base = table_sources.base_model(store, options.base, sources.rows)
     words = shlex.join(command_words("fit", options))
     stored = store.new_run("fit", options.device, argv=shlex.split(words), sources=sources.files)
     from rig.console import Progress
@@ -46,9 +48,9 @@ def run(options: FitOptions) -> dict[str, Any]:
     with Progress() as progress:
         try:
             progress.stage(f"fitting the cost model to {rows_record(sources.files)}")
-            model = _fit(sources)
+            model = _fit(sources, base)
             progress.stage("checking it on a fifth of the rows, by a model fitted to the others")
-            checked = _check(sources)
+            checked = _check(sources, base)
         except KeyboardInterrupt:
             stored.update(state="interrupted", finished_utc=utc_now())
             raise Interrupted("interrupted; nothing was saved", resume=words) from None
@@ -84,7 +86,7 @@ def _replaced(store: Store, options: FitOptions, folder: Path) -> str | None:
     return kind
 
 
-def _fit(sources: Sources) -> KernelCostModel:
+def _fit(sources: Sources, base: CompositionModel | None) -> KernelCostModel:
     from power_models.evaluation import Row
     from power_models.measured_tables import TableNetwork
     from power_models.table_fit import fit_rows
@@ -93,14 +95,14 @@ def _fit(sources: Sources) -> KernelCostModel:
     rows: list[Row] = sources.rows if has_networks or not sources.kernels else sources.table_rows
     more = [] if has_networks else sources.kernels
     try:
-        model = fit_rows(rows, sources.configuration, sources.kind, more=more, overhead=sources.overhead)
+        model = fit_rows(rows, sources.configuration, sources.kind, more=more, overhead=sources.overhead, base=base)
     except ValueError as error:
         raise BadInputError(f"fitting: {error}", fix="give a table with more usable rows") from error
     model.layout_block = sources.layout_block
     return model
 
 
-def _check(sources: Sources) -> HeldOut | None:
+def _check(sources: Sources, base: CompositionModel | None) -> HeldOut | None:
     """Predictions of a fifth of the rows by a model of the others; None where there are too few."""
     from power_models.cross_validation import fit_tables, hold_out
     from power_models.table_folds import random_folds
@@ -108,7 +110,8 @@ def _check(sources: Sources) -> HeldOut | None:
     if len({row.kernels for row in sources.rows}) < FEWEST_TO_CHECK:
         return None
     fold = random_folds(sources.rows, CHECK_FOLDS, 0)[0]
-    return hold_out(sources.rows, fold, fit_tables(sources.configuration, sources.kind), references=False)
+    fit = fit_tables(sources.configuration, sources.kind, base)
+    return hold_out(sources.rows, fold, fit, references=False)
 
 
 def _result(
@@ -131,6 +134,7 @@ def _result(
         "device": described(model.configuration, None, model.kind == "simulated"),
         "kind": model.kind,
         "basis": None,
+        "base": options.base,
         "sources": sources.files,
         "kinds": [f"{kind}/{dtype}" for kind, dtype in model.known_kinds],
         "idle_power_w": Quantity(*idle, kind=model.kind).to_json() if idle else None,

@@ -94,10 +94,14 @@ class PredictOptions:
 
 @dataclass(frozen=True)
 class FitOptions:
-    """``rig fit``: ``tables`` are files or runs; ``boundary`` and ``runtime`` say what the tables do not."""
+    """``rig fit``: ``tables`` are files or runs; ``boundary`` and ``runtime`` say what the tables do not.
+
+    ``base``: a device whose cost model, fitted to networks, is the start.
+    """
 
     tables: tuple[str, ...]
     device: str
+    base: str | None = None
     boundary: str | None = None
     runtime: str | None = None
     replace: bool = False
@@ -113,6 +117,7 @@ class EvaluateOptions:
     folds: int | None = None
     repeats: int = 10
     group: str | None = None
+    base: str | None = None
     boundary: str | None = None
     runtime: str | None = None
     resume: bool = True

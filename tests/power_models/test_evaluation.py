@@ -157,6 +157,13 @@ def test_references_of_kernels_learn_and_leave_unknown_kinds_unpriced(name: str,
     assert np.isfinite(model.predict(other)).any() == (name == "flops_line")  # a line asks for no kind
 
 
+@pytest.mark.parametrize("name", KERNEL_REFERENCES)
+def test_references_bear_a_kind_with_few_rows(name: str, kernels: list[Row]) -> None:
+    few = [row for row in kernels if row.kernels[0].kind == "conv"][:3]
+    value = KERNEL_REFERENCES[name]().fit(few, measured(few, "latency_s")).predict(few)
+    assert np.isfinite(value).all() == (name != "polynomial")
+
+
 @pytest.mark.parametrize("name", NETWORK_REFERENCES)
 def test_references_of_networks_learn_sums(name: str, networks: list[Row]) -> None:
     cost = measured(networks, "energy_j")
