@@ -33,11 +33,11 @@ def quadrature(*parts: float) -> float:
     return math.sqrt(sum(part * part for part in parts))
 
 
-def batch_means(means: Sequence[float], weights: Sequence[float] | None = None) -> Interval:
+def batch_means(means: Sequence[float], weights: Sequence[float] | None = None, looked: bool = False) -> Interval:
     """Mean over windows with its interval by the method of batch means; one window alone has an infinite half-width.
 
-    Each window is a batch: the samples within it may be correlated. ``weights``: samples a window. The half-width is
-    the agent's own (``device_agents.intervals``), by which it stops.
+    Each window is a batch: its samples may be correlated. ``weights``: samples a window. ``looked``: measuring
+    stopped when this interval was narrow; the half-width is then the agent's own (``device_agents.intervals``).
     Source: Law, Simulation Modeling and Analysis, on the method of batch means.
     """
     values = np.asarray(means, dtype=float)
@@ -45,7 +45,7 @@ def batch_means(means: Sequence[float], weights: Sequence[float] | None = None) 
     mean = float(np.average(values, weights=weights))
     if n < 2:
         return Interval(mean, math.inf, n)
-    return Interval(mean, half_width(values.tolist()), n)
+    return Interval(mean, half_width(values.tolist(), looked), n)
 
 
 def slope_over(values: Sequence[float]) -> Slope:

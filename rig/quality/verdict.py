@@ -119,7 +119,7 @@ def _latency(windows: Sequence[Mapping[str, Any]], kind: str) -> tuple[tuple[Qua
     """((mean, median, p99), budget of the mean)."""
     means = [phase["latency_mean_s"] for phase in windows]
     counts = [phase["count"] for phase in windows]
-    interval = batch_means(means, counts)
+    interval = batch_means(means, counts, looked=True)
     slope = slope_over(means)
     drift = 0.5 * abs(slope.change) if slope.significance > 1.0 else 0.0
     budget = {"sampling": interval.half_width, "drift": drift}
@@ -327,8 +327,9 @@ def _budgeted(
     power_w = [curve.mean_w(*stretch) for stretch in stretches]
     seconds = [(t1 - t0) / count for t0, t1, count in joined]  # a inference: its latency, or one frame's period
     period_s = sum(t1 - t0 for t0, t1, _ in joined) / sum(count for _, _, count in joined)
-    power, energy = batch_means(power_w), batch_means([w * s for w, s in zip(power_w, seconds, strict=True)])
-    active = batch_means([(w - quiet.value_w) * s for w, s in zip(power_w, seconds, strict=True)])
+    energies = [w * s for w, s in zip(power_w, seconds, strict=True)]
+    power, energy = batch_means(power_w), batch_means(energies, looked=True)
+    active = batch_means([(w - quiet.value_w) * s for w, s in zip(power_w, seconds, strict=True)], looked=True)
     slope = slope_over(power_w)
     drift_w = 0.5 * abs(slope.change) if slope.significance > 1.0 else 0.0
     inside = np.concatenate([curve.samples(*stretch) for stretch in stretches])

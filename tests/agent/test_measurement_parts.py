@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from device_agents.clocks import Exchange, fit_clock
-from device_agents.intervals import has_no_slope, relative_half_width, student_t_975, thin
+from device_agents.intervals import half_width, has_no_slope, relative_half_width, student_t_975, thin
 from device_agents.runtimes.onnx_runtime import parse_profile
 from device_agents.timing import run_back_to_back, run_paced, wait
 
@@ -29,8 +29,56 @@ def test_half_width_covers_the_mean_of_independent_windows() -> None:
     covered = 0
     for _ in range(1000):
         means = [rng.gauss(1.0, 0.05) for _ in range(10)]
-        covered += abs(sum(means) / 10 - 1.0) <= (relative_half_width(means) or 0.0) * sum(means) / 10
+        covered += abs(sum(means) / 10 - 1.0) <= half_width(means)
     assert 0.93 <= covered / 1000 <= 0.975
+
+
+def interrupted_windows(rng: random.Random, count: int) -> list[float]:
+    """Windows of a second with two interruptions each on average, of 8 ms each on average: 1.016 in the long run."""
+    means = []
+    for _ in range(count):
+        passed_s, lost_s = rng.expovariate(2.0), 0.0
+        while passed_s < 1.0:
+            lost_s += min(rng.expovariate(125.0), 0.09)
+            passed_s += rng.expovariate(2.0)
+        means.append(1.0 + lost_s + rng.gauss(0.0, 0.001))
+    return means
+
+
+def test_fewer_stop_at_the_first_look_because_few_interruptions_fell_into_it() -> None:
+    """Ten windows with a narrow interval are often ten with few interruptions, whose mean is too low."""
+    rng = random.Random(3)
+    wrong = {True: 0, False: 0}
+    for _ in range(1500):
+        means = interrupted_windows(rng, 10)
+        mean = sum(means) / len(means)
+        for looked in wrong:
+            half = half_width(means, looked)
+            wrong[looked] += half <= 0.01 * mean and abs(mean - 1.016) > half
+    print({looked: count / 1500 for looked, count in wrong.items()})
+    assert wrong[False] > 0.06 * 1500, "this is what it is for"
+    assert wrong[True] < 0.04 * 1500
+
+
+def test_what_is_stopped_as_precise_is_held() -> None:
+    """The whole rule, looks at every window from the tenth on."""
+    rng = random.Random(5)
+    held = 0
+    for _ in range(300):
+        means = interrupted_windows(rng, 60)
+        n = next((n for n in range(10, 60) if (relative_half_width(means[:n]) or 1.0) <= 0.01), 60)
+        mean = sum(means[:n]) / n
+        held += abs(mean - 1.016) <= half_width(means[:n], looked=True)
+    print(held / 300)
+    assert 0.92 <= held / 300 <= 0.98
+
+
+def test_later_looks_are_no_stricter() -> None:
+    means = [1.0 + 0.01 * (i % 3) for i in range(30)]
+    assert half_width(means, looked=True) == half_width(means)
+    assert half_width(means[:10], looked=True) == pytest.approx(1.25 * half_width(means[:10]))
+    assert half_width(means[:15], looked=True) == pytest.approx(1.125 * half_width(means[:15]))
+    assert half_width(means[:5], looked=True) == pytest.approx(1.25 * half_width(means[:5]))
 
 
 def test_half_width_is_wider_for_correlated_windows() -> None:
