@@ -13,7 +13,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from example_runs import optimize_result
 from scipy import stats
+
+from rig.errors import BadInputError
+from rig.store.store import Store
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "experiments" / "power-vs-flops"
@@ -432,6 +436,36 @@ def test_pieces_cover_each_seed_resource_and_budget_once(parts):
         pieces = parts.loop.pieces(device, "full")
         assert len(set(pieces)) == len(pieces) == 3 * sum(map(len, budgets.values()))
         assert {p.resource for p in pieces} == set(budgets)
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("RIG_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+def test_a_finished_piece_is_taken_from_the_store_and_an_unfinished_one_is_found(parts, home):
+    piece = parts.loop.Piece("virtual-pi4", "energy", 55, 1, "quick")
+    asked = "rig optimize --device virtual-pi4 --task fashion-mnist --model resnet20 --target-energy 55%"
+    words = f"{asked} --seed 1 --epochs-shrink 2 --epochs-finetune 2".split()
+    assert parts.loop.runs_of(piece) == []
+    run = Store().new_run("optimize", "virtual-pi4", argv=words)
+    assert [m["id"] for m in parts.loop.runs_of(piece)] == [run.id]
+    assert parts.loop.finished(piece) is None
+    result = {**optimize_result(), "blocks": {"removed": ["layer1.2"], "trials": []}}
+    run.write_json("result.json", result)
+    run.update(state="done")
+    row = parts.loop.run_piece(piece)  # would train for minutes if it were not taken from the store
+    before, after = result["baseline"], result["result"]
+    assert row["macs_share"] == after["macs"] / before["macs"]
+    assert row["energy_active_j"]["value"] == after["energy_active_j"]["value"] / before["energy_active_j"]["value"]
+    assert (row["seed"], row["resource"], row["share"], row["kind"]) == (1, "energy", 55, "simulated")
+
+
+def test_networks_of_another_device_are_refused_before_it_has_made_them(parts, home):
+    piece = parts.loop.Piece("local", "flops", 25, 0, "full")
+    with pytest.raises(BadInputError, match="virtual-pi4 has not finished this piece"):
+        parts.loop.measure_networks_of("virtual-pi4", piece)
 
 
 def test_a_share_carries_both_intervals_and_missing_costs_stay_missing(parts):

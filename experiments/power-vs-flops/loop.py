@@ -2,13 +2,15 @@
 
     python experiments/power-vs-flops/loop.py list  --device virtual-pi4          # the pieces, and which are done
     python experiments/power-vs-flops/loop.py run   --device virtual-pi4 --seed 0 # every missing piece of a seed
-    python experiments/power-vs-flops/loop.py run   --device local --seed 1 --resource flops --share 25   # one piece
+    python experiments/power-vs-flops/loop.py run   --device local --seed 1 --resource latency --share 50   # one piece
+    python experiments/power-vs-flops/loop.py run   --device local --networks-of virtual-pi4
     python experiments/power-vs-flops/study.py                                    # the README with what there is
 
 A piece is one ``rig optimize`` run: a seed, what is limited, and to which share of the baseline's. It is resumed if it
 was stopped and taken from the store if it is done. On virtual-pi4 the resources are FLOPs and active joules (costs
-SIMULATED, accuracies real), on local FLOPs and seconds (all real). ``--variant quick``: few epochs; ``tiny``: a small
-network on digits, to see that everything works. Results: ``loop-<variant>.json``, a row a piece.
+SIMULATED, accuracies real), on local FLOPs and seconds (all real). FLOPs ask nothing of a device, so ``--networks-of``
+another one measures the networks that its FLOPs pieces made here, in place of compressing again. ``--variant quick``:
+fewer epochs; ``tiny``: a small network on digits, to see that everything works. Results: ``loop-<variant>.json``.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rig.errors import RigError
+from rig.errors import BadInputError, RigError
 from rig.output import Interrupted
 
 HERE = Path(__file__).resolve().parent
@@ -34,18 +36,13 @@ SEEDS = (0, 1, 2)
 # them all the way (half of the active joules of ResNet-20 left a fifth of its MACs: docs/figures.md).
 BUDGETS = {
     "virtual-pi4": {"energy": (70, 55, 45), "flops": (45, 25, 15)},
-    "local": {"latency": (70, 50, 35), "flops": (45, 25, 12)},
+    "local": {"latency": (70, 50, 35), "flops": (45, 25, 15)},
 }
 MEASURED = {"virtual-pi4": "energy_active_j", "local": "latency_s"}
 TASKS: dict[str, dict[str, Any]] = {
     "full": {"task": "fashion-mnist", "model": "resnet20"},
-    "quick": {
-        "task": "fashion-mnist",
-        "model": "resnet20",
-        "epochs_baseline": 2,
-        "epochs_shrink": 1,
-        "epochs_finetune": 2,
-    },
+    # The baseline of the full variant, so that it is trained once.
+    "quick": {"task": "fashion-mnist", "model": "resnet20", "epochs_shrink": 2, "epochs_finetune": 2},
     "tiny": {"task": "digits", "model": "resnet8", "epochs_baseline": 2, "epochs_shrink": 4, "epochs_finetune": 1},
 }
 
@@ -76,22 +73,73 @@ def pieces(device: str, variant: str, seeds: tuple[int, ...] = SEEDS) -> list[Pi
 def run_piece(piece: Piece) -> dict[str, Any]:
     """The row of a piece: finished earlier, resumed, or new."""
     from rig.commands import optimize
-    from rig.commands.options import OptimizeOptions, command_words
-    from rig.store.store import Store
+
+    options = options_of(piece)
+    start = time.monotonic()
+    found = finished(piece)
+    if found is not None:
+        return row_of(piece, found, None)
+    if runs_of(piece):
+        options = replace(options, resume=True)
+    return row_of(piece, optimize.run(options), time.monotonic() - start)
+
+
+def options_of(piece: Piece) -> Any:
+    """What ``rig optimize`` is asked for a piece."""
+    from rig.commands.options import OptimizeOptions
 
     target = {f"target_{piece.resource}": f"{piece.share}%"}
-    options = OptimizeOptions(piece.device, seed=piece.seed, **TASKS[piece.variant], **target)
-    words = command_words("optimize", options)
-    store = Store()
-    start = time.monotonic()
-    for manifest in reversed(store.runs()):
-        if manifest["command"] != "optimize" or manifest["argv"] != words:
-            continue
-        if manifest["state"] == "done":
-            return row_of(piece, dict(store.open_run(manifest["id"]).read_json("result.json")), None)
-        options = replace(options, resume=True)
-        break
-    return row_of(piece, optimize.run(options), time.monotonic() - start)
+    return OptimizeOptions(piece.device, seed=piece.seed, **TASKS[piece.variant], **target)
+
+
+def runs_of(piece: Piece) -> list[dict[str, Any]]:
+    """Manifests of the piece's runs in the store, the newest first."""
+    from rig.commands.options import command_words
+    from rig.store.store import Store
+
+    words = command_words("optimize", options_of(piece))
+    return [m for m in reversed(Store().runs()) if m["command"] == "optimize" and m["argv"] == words]
+
+
+def finished(piece: Piece) -> dict[str, Any] | None:
+    """The result of the piece's newest finished run, or None."""
+    from rig.store.store import Store
+
+    done = [manifest["id"] for manifest in runs_of(piece) if manifest["state"] == "done"]
+    return dict(Store().open_run(done[0]).read_json("result.json")) if done else None
+
+
+def measure_networks_of(lender: str, piece: Piece) -> dict[str, Any]:
+    """The row of a FLOPs piece whose network another device's piece made: measured here, beside its baseline in turns.
+
+    Raises BadInputError where that piece is not finished. Measurements are kept in a store of their own below the
+    user's, so that a stopped piece goes on where it was.
+    """
+    result = finished(piece._replace(device=lender))
+    if result is None:
+        raise BadInputError(f"{lender} has not finished this piece", "run it there first, or leave --networks-of out")
+    from rig.compression.bench import Bench
+    from rig.compression.loop import CONFIRM_ROUNDS
+    from rig.profiles import load_profile
+    from rig.quality.verdict import compare as ratio_of
+    from rig.store.store import Store
+
+    store = Store(Store().root / "power-vs-flops")
+    words = ["borrowed", lender, *map(str, piece)]
+    known = [m["id"] for m in store.runs() if m["argv"] == words]
+    run = store.open_run(known[-1]) if known else store.new_run("measure", piece.device, argv=words)
+    networks = {name: Path(result[name]["onnx"]) for name in ("baseline", "result")}
+    bench = Bench(load_profile(piece.device), run, lambda text: None)
+    with bench:
+        found = bench.in_turn(networks, "borrowed", [None], CONFIRM_ROUNDS)
+    run.update(state="done")
+    before, after = found["baseline", None], found["result", None]
+    row = {**row_of(piece, result, None), "kind": before[0].kind, "networks_of": lender}
+    for quantity in ("latency_s", "energy_active_j"):
+        told = all(getattr(m, quantity) is not None for m in (*before, *after))
+        ratio = ratio_of(before, after, quantity) if told else None
+        row[quantity] = None if ratio is None else {"value": ratio.value, "lo": ratio.lo, "hi": ratio.hi}
+    return row
 
 
 def row_of(piece: Piece, result: dict[str, Any], seconds: float | None) -> dict[str, Any]:
@@ -210,6 +258,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, action="append")
     parser.add_argument("--resource", choices=["flops", "energy", "latency"])
     parser.add_argument("--share", type=int)
+    parser.add_argument("--networks-of", choices=list(BUDGETS), help="measure the networks of its FLOPs pieces here")
     parser.add_argument("--variant", choices=VARIANTS, default="full")
     parser.add_argument("--out", type=Path, default=HERE)
     asked = parser.parse_args()
@@ -220,6 +269,10 @@ def main() -> int:
         for piece in pieces(asked.device, asked.variant, tuple(asked.seed or SEEDS))
         if asked.resource in (None, piece.resource) and asked.share in (None, piece.share)
     ]
+    if asked.networks_of is not None:
+        chosen = [piece for piece in chosen if piece.resource == "flops"]
+        lent = BUDGETS[asked.networks_of]["flops"]
+        chosen = [piece for piece in chosen if piece.share in lent and asked.networks_of != asked.device]
     if not chosen:
         shares = ", ".join(f"{name} {several}" for name, several in BUDGETS[asked.device].items())
         print(f"no such piece; {asked.device} has {shares}", file=sys.stderr)
@@ -232,7 +285,7 @@ def main() -> int:
             print(f"{name}: {'done, ' + known['verdict'] if known else 'missing'}")
         elif known is None:
             try:
-                row = run_piece(piece)
+                row = measure_networks_of(asked.networks_of, piece) if asked.networks_of else run_piece(piece)
             except RigError as error:
                 print(f"{name}: not measured: {error.message}. Fix: {error.fix}", file=sys.stderr, flush=True)
                 failed += 1

@@ -65,7 +65,7 @@ def error_table(results: dict[str, Any]) -> str:
         "FLOPs, two",
         "two, family left out",
         "worst network",
-        "seconds × watts: all joules",
+        "seconds × watts: whole-board joules",
     ]
     return table([*head, "seconds × watts: active joules", "worst network", "per-kind sums", "family left out"], rows)
 
