@@ -4,7 +4,7 @@
 
 Each board draws its meter's data sheet (window 10 ms to 1 s, lag, rate, step to 0.4 W, noise) from its seed; everything
 runs through the agent as on a real board. The meters of ``--exponential`` further boards forget exponentially; their
-window is the time that holds 99 % of a sample's weight. Simulated: no figure here is of a real sensor.
+window is the time that holds 99 % of a sample's weight. 0 boards of a kind: those of results.json are kept. Simulated: no figure here is of a real sensor.
 """
 
 from __future__ import annotations
@@ -105,6 +105,12 @@ def judged(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return figures
 
 
+def kept(exponential: bool) -> list[dict[str, Any]]:
+    """The rows of one kind of meter in results.json."""
+    rows: list[dict[str, Any]] = json.loads((PLACE / "results.json").read_text())["rows"]
+    return [row for row in rows if ("time_constant_s" in row["truth"]) == exponential]
+
+
 def spread(errors: list[float]) -> dict[str, float]:
     """Median, 95th percentile and worst of relative errors."""
     return {"median": float(np.median(errors)), "p95": float(np.quantile(errors, 0.95)), "worst": float(max(errors))}
@@ -119,8 +125,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ.update(RIG_HOME=str(folder / "home"), RIG_CONFIG=str(folder / "config"))
-        rows = [board(seed, chosen.steps, folder) for seed in range(chosen.boards)]
+        rows = [board(seed, chosen.steps, folder) for seed in range(chosen.boards)] or kept(exponential=False)
         more = [board(seed, chosen.steps, folder, exponential=True) for seed in range(chosen.exponential)]
+        more = more or kept(exponential=True)
     figures = {"boxcar": judged(rows), **({"exponential": judged(more)} if more else {})}
     head = json.dumps({"steps": chosen.steps, "figures": figures}, indent=1)[:-2]
     lines = ",\n".join("  " + json.dumps(row) for row in [*rows, *more])  # a board a line
