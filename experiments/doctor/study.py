@@ -4,7 +4,8 @@
 
 Each board draws its meter's data sheet (window 10 ms to 1 s, lag, rate, step to 0.4 W, noise) from its seed; everything
 runs through the agent as on a real board. The meters of ``--exponential`` further boards forget exponentially; their
-window is the time that holds 99 % of a sample's weight. 0 boards of a kind: those of results.json are kept. Simulated: no figure here is of a real sensor.
+window is the time that holds 99 % of a sample's weight. 0 boards of a kind: those of results.json are kept.
+Simulated: no figure here is of a real sensor.
 """
 
 from __future__ import annotations
