@@ -22,8 +22,8 @@ forest             a random forest on the network's sums: a black box, *not a ke
 =================  ====================================================================================================
 
 ``ConstantPower`` is the reference of energy and power: latency, predicted or measured, times one constant. A kind
-that the training rows lack, or have too few of, has no prediction (nan). Contract: ``fit(rows, cost (n,))`` returns self, ``predict(rows)``
-the costs (n,).
+that the training rows lack, or have too few of, has no prediction (nan). Contract: ``fit(rows, cost (n,))`` returns
+self, ``predict(rows)`` the costs (n,).
 """
 
 from __future__ import annotations
@@ -206,7 +206,7 @@ class KernelLookup:
 
 
 class PerGroup:
-    """One reference a group of rows (their data type, and with ``by_kind`` their kind too) of ``least`` rows or more."""
+    """One reference a group of rows (their data type, and with ``by_kind`` their kind too) of ``least`` rows."""
 
     def __init__(self, make: Callable[[], Reference], by_kind: bool, least: int = 2) -> None:
         self.make, self.by_kind, self.least = make, by_kind, least

@@ -24,16 +24,18 @@ def fit_rows(
     *,
     more: Sequence[KernelRow] = (),
     overhead: tuple[float, float] = (0.0, 0.0),
+    idle_power_w: Bounds | None = None,
     base: CompositionModel | None = None,
 ) -> KernelCostModel:
     """Fit to rows of any mixture of data types.
 
-    ``more``: kernels from stored runs of the same configuration, with their standard errors; ``overhead`` of a call,
-    as they found it. Both are for kernels alone: among whole networks give the kernels of a run as rows. ``base``: of
-    whole networks, the model of a similar board, fitted to networks too, from which to start. Raises ValueError where
-    nothing is usable.
+    ``more``: kernels from stored runs of the same configuration, with their standard errors; ``overhead`` of a call
+    and ``idle_power_w``, as they found them. These are for kernels alone: among networks give the kernels of a run
+    as rows. ``base``: of whole networks, the model of a similar board, fitted to networks too, from which to start.
+    Raises ValueError where nothing is usable.
     """
-    rows = with_quiet_power(rows)
+    idle_power_w = idle_power_w or quiet_power(rows)
+    rows = with_quiet_power(rows, idle_power_w)
     networks = [row for row in rows if isinstance(row, TableNetwork)]
     kernels = [row for row in rows if isinstance(row, TableKernel)]
     if networks:
@@ -43,7 +45,7 @@ def fit_rows(
     if base is not None:
         raise ValueError("the model of another board is a start for tables of whole networks, and these hold kernels")
     every = [*kernel_rows(kernels), *more]
-    return KernelCostModel.fit(every, configuration, kind, idle_power_w=quiet_power(rows), overhead=overhead)
+    return KernelCostModel.fit(every, configuration, kind, idle_power_w=idle_power_w, overhead=overhead)
 
 
 def kernel_rows(kernels: Sequence[TableKernel]) -> list[KernelRow]:
@@ -54,9 +56,8 @@ def kernel_rows(kernels: Sequence[TableKernel]) -> list[KernelRow]:
     ]
 
 
-def with_quiet_power(rows: Sequence[Row]) -> list[Row]:
-    """The rows, those that do not state their quiet power with that of the others: their energies are of one board."""
-    known = quiet_power(rows)
+def with_quiet_power(rows: Sequence[Row], known: Bounds | None) -> list[Row]:
+    """The rows, those that do not state their quiet power with the known one: their energies are of one board."""
     if known is None:
         return list(rows)
     return [row if row.idle_power_w is not None else replace(row, idle_power_w=known[0]) for row in rows]

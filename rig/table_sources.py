@@ -39,7 +39,7 @@ SHOWN = 3
 class Sources(NamedTuple):
     """Rows of all sources; ``kernels``: those of stored runs with their standard errors (also among ``rows``).
 
-    ``files``: one record a source, for the store. ``overhead``, ``layout_block``: of the stored runs.
+    ``files``: one record a source, for the store. ``overhead``, ``idle_power_w``, ``layout_block``: of the stored runs.
     """
 
     rows: list[Row]
@@ -49,6 +49,7 @@ class Sources(NamedTuple):
     kind: str
     warnings: list[dict[str, Any]]
     overhead: tuple[float, float] = (0.0, 0.0)
+    idle_power_w: tuple[float, float, float] | None = None
     layout_block: int | None = None
 
     @property
@@ -87,6 +88,7 @@ def read_sources(
         "imported" if "imported" in kinds else "measured" if "measured" in kinds else kinds.pop(),
         [*_warnings(tables), *_unknown_boundary(configuration, rows)],
         overheads[0],
+        next((run.idle_power_w for run in runs.values() if run.idle_power_w is not None), None),
         next((run.layout_block for run in runs.values() if run.layout_block is not None), None),
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ from power_models.cross_validation import HeldOut
 from rig import cli, evaluations
 from rig.commands import evaluate as evaluate_command
 from rig.store.store import Store
-
 
 ROWS = 20  # few: fitting is tested elsewhere
 
@@ -342,3 +342,31 @@ def test_every_method_and_quantity_has_words() -> None:
     methods = {OURS, LATENCY_X_POWER, MEASURED_LATENCY_X_POWER, *KERNEL_REFERENCES, *NETWORK_REFERENCES}
     assert methods == set(evaluate_command.METHODS)
     assert set(QUANTITIES) == set(evaluate_command.NAMES)
+
+
+@pytest.fixture
+def golden_run(home: Path) -> str:
+    """A stored calibration of the simulated board, in the store of these tests."""
+    archive = Path(__file__).parent / "golden" / "runs" / "virtual.tar.gz"
+    with tarfile.open(archive) as packed:
+        name = packed.getnames()[0].split("/")[0]
+        packed.extractall(home / "runs", filter="data")
+    return name
+
+
+def test_a_stored_run_is_fitted_like_a_table(golden_run: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, said = rig(capsys, "fit", golden_run, "--device", "from-run")
+    assert code == 0, said
+    assert said["kind"] == "simulated"
+    assert said["sources"][0]["what"] == "run"
+    assert said["sources"][0]["rows"] > 5
+    assert said["device"]["runtime"] == "virtual"
+    assert said["idle_power_w"]["value"] > 2
+
+
+def test_simulated_and_published_measurements_are_not_put_together(
+    golden_run: str, table: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, said = rig(capsys, "fit", golden_run, str(table), "--device", "mixed")
+    assert code == 2
+    assert "simulated and real" in said["error"]["message"]

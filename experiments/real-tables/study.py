@@ -1,11 +1,13 @@
 """Errors of the cost models on measured tables, by the protocols of the project's targets, beside every reference.
 
-    python experiments/real-tables/study.py run TABLE… [--splits 10] [--protocols folds family levels] [--levels N]
+    python experiments/real-tables/study.py run TABLE… [--splits 10] [--protocols folds family …] [--levels N]
     python experiments/real-tables/study.py table
 
 ``run`` does what is missing, one unit at a time, each stored in ``results/`` as it is done: a split of five folds
-(``folds``, seeds 0, 1, …), a family of networks or a level of a column left out. ``table`` writes the tables of
-README.md from what is stored. Kernel tables have the protocols folds and levels, network tables folds and family.
+(``folds``, seeds 0, 1, …), a family of networks or a level of a column left out (``family``, ``levels``); ``transfer``
+leaves a family out too, but starts from the other board's model, fitted to all networks of another table that is given.
+``table`` writes the tables of README.md from what is stored. Kernel tables have the protocols folds and levels, network
+tables folds, family and transfer.
 """
 
 from __future__ import annotations
@@ -21,9 +23,11 @@ import numpy as np
 import summary
 
 from device_agents.records import Configuration
+from power_models.composition import CompositionModel
 from power_models.cross_validation import HeldOut, fit_tables, hold_out, pooled
 from power_models.evaluation import Predicted, Row
 from power_models.measured_tables import MeasuredTable, TableKernel, read_table
+from power_models.table_fit import fit_rows
 from power_models.table_folds import MOST_LEVELS, Fold, level_folds, levels, random_folds
 
 HERE = Path(__file__).parent
@@ -31,7 +35,7 @@ RESULTS = HERE / "results"
 FOLDS = 5
 LEVEL_COLUMNS = ("in_channels", "out_channels", "in_height", "kernel_h")
 SLOW_S = 0.010  # kernels shorter than this carry the error of the TX2's own sensor (data's README)
-PROTOCOLS = ("folds", "family", "levels")
+PROTOCOLS = ("folds", "family", "transfer", "levels")
 
 
 class Unit(NamedTuple):
@@ -42,6 +46,7 @@ class Unit(NamedTuple):
     protocol: str
     name: str
     folds: list[Fold]
+    base: MeasuredTable | None = None
 
     @property
     def file(self) -> Path:
@@ -54,8 +59,14 @@ def stem(path: Path) -> str:
     return path.name.split(".")[0]
 
 
-def units(table: MeasuredTable, splits: int, protocols: Sequence[str], most_levels: int | None) -> Iterator[Unit]:
-    """Every unit of a table, cheapest protocols first."""
+def units(
+    table: MeasuredTable,
+    splits: int,
+    protocols: Sequence[str],
+    most_levels: int | None,
+    base: MeasuredTable | None = None,
+) -> Iterator[Unit]:
+    """Every unit of a table, cheapest protocols first; ``base``: the table of a similar board."""
     rows: list[Row] = [*table.kernels, *table.networks]
     if "folds" in protocols:
         for seed in range(splits):
@@ -63,6 +74,9 @@ def units(table: MeasuredTable, splits: int, protocols: Sequence[str], most_leve
     if "family" in protocols and table.networks and len({row.family for row in table.networks}) > 1:
         for fold in level_folds(rows, "family", FOLDS, 0):
             yield Unit(table, rows, "family", fold.label.partition("=")[2], [fold])
+    if "transfer" in protocols and base is not None:
+        for fold in level_folds(rows, "family", FOLDS, 0):
+            yield Unit(table, rows, "transfer", fold.label.partition("=")[2], [fold], base)
     if "levels" in protocols and table.kernels:
         for column in LEVEL_COLUMNS:
             if 1 < len(set(levels(rows, column).tolist())) <= MOST_LEVELS:
@@ -79,9 +93,9 @@ def _levels(table: MeasuredTable, rows: list[Row], column: str, most: int | None
 
 def do(unit: Unit) -> dict[str, Any]:
     """Fit, predict and score a unit."""
-    configuration = Configuration(stem(unit.table.path), "", "", "", 0, False, "", "")
     began_s = time.perf_counter()
-    made = [hold_out(unit.rows, fold, fit_tables(configuration)) for fold in unit.folds]
+    fit = fit_tables(unknown(unit.table), base=None if unit.base is None else base_model(unit.base))
+    made = [hold_out(unit.rows, fold, fit) for fold in unit.folds]
     found = {"all": pooled(unit.rows, made)}
     slow = [i for i, row in enumerate(unit.rows) if isinstance(row, TableKernel) and row.latency_s >= SLOW_S]
     if slow and len(slow) < len(unit.rows):
@@ -103,6 +117,32 @@ def do(unit: Unit) -> dict[str, Any]:
         "fit_s": [round(one.fit_s, 1) for one in made],
         "methods": methods,
     }
+
+
+def unknown(table: MeasuredTable) -> Configuration:
+    """A configuration of which nothing but the table's name is known."""
+    return Configuration(stem(table.path), "", "", "", 0, False, "", "")
+
+
+_BASES: dict[Path, CompositionModel] = {}
+
+
+def base_model(table: MeasuredTable) -> CompositionModel:
+    """The model of the similar board, fitted to its whole table, once."""
+    if table.path not in _BASES:
+        model = fit_rows(table.networks, unknown(table), "imported")
+        assert isinstance(model, CompositionModel)
+        _BASES[table.path] = model
+    return _BASES[table.path]
+
+
+def similar(table: MeasuredTable, tables: Sequence[MeasuredTable]) -> MeasuredTable | None:
+    """Another of the tables whose networks are of the same families."""
+    families = {row.family for row in table.networks}
+    for other in tables:
+        if other is not table and families and {row.family for row in other.networks} == families:
+            return other
+    return None
 
 
 def _only(one: HeldOut, kept: set[int]) -> HeldOut:
@@ -133,8 +173,9 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.command == "run":
         RESULTS.mkdir(exist_ok=True)
-        for path in asked.tables:
-            for unit in units(read_table(path), asked.splits, asked.protocols, asked.levels):
+        tables = [read_table(path) for path in asked.tables]
+        for table in tables:
+            for unit in units(table, asked.splits, asked.protocols, asked.levels, similar(table, tables)):
                 if asked.again or not unit.file.exists():
                     result = do(unit)
                     new = unit.file.with_suffix(".new")

@@ -47,6 +47,9 @@ def _network_targets() -> list[Target]:
                 both = {"latency_s": float(most), "energy_j": float(most)}
                 title = f"{board} {dtype}, {family} left out"
                 found.append(Target(title, table, f"family {family}", f"dtype={dtype}", both))
+                found.append(
+                    Target(f"{title}, from the other board", table, f"transfer {family}", f"dtype={dtype}", both)
+                )
     return found
 
 

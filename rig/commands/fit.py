@@ -91,11 +91,14 @@ def _fit(sources: Sources, base: CompositionModel | None) -> KernelCostModel:
     from power_models.measured_tables import TableNetwork
     from power_models.table_fit import fit_rows
 
-    has_networks = any(isinstance(row, TableNetwork) for row in sources.rows)
-    rows: list[Row] = sources.rows if has_networks or not sources.kernels else sources.table_rows
-    more = [] if has_networks else sources.kernels
+    apart: dict[str, Any] = {}
+    rows: list[Row] = sources.rows
+    if sources.kernels and not any(isinstance(row, TableNetwork) for row in rows):
+        # The kernels of runs have standard errors, which rows of tables have not.
+        rows = sources.table_rows
+        apart = {"more": sources.kernels, "overhead": sources.overhead, "idle_power_w": sources.idle_power_w}
     try:
-        model = fit_rows(rows, sources.configuration, sources.kind, more=more, overhead=sources.overhead, base=base)
+        model = fit_rows(rows, sources.configuration, sources.kind, base=base, **apart)
     except ValueError as error:
         raise BadInputError(f"fitting: {error}", fix="give a table with more usable rows") from error
     model.layout_block = sources.layout_block

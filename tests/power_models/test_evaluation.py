@@ -133,7 +133,7 @@ def test_active_energy_is_told_only_where_quiet_power_is_known(kernels: list[Row
     assert np.isnan(measured(without, "energy_active_j")).all()
     assert np.isfinite(measured(kernels, "energy_active_j")).all()
     assert quiet_power(without) is None
-    both = with_quiet_power([*without, *kernels[:5]])
+    both = with_quiet_power([*without, *kernels[:5]], quiet_power(kernels[:5]))
     assert [row.idle_power_w for row in both] == [pytest.approx(2.9)] * 15
 
 
