@@ -189,11 +189,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=None)
     options = parser.parse_args()
     spaces = [SearchSpace.of(seed_network(name)) for name in options.networks]
-    trials = []
+    trials = json.loads(options.out.read_text())["trials"] if options.out and options.out.exists() else []
+    done = {(trial["board"], trial["seed"], trial["strategy"]) for trial in trials}
     for name in options.boards:
         for seed in range(options.seeds):
             trial = Trial(board_of(name), spaces, seed, options.product)
             for strategy in options.strategies:
+                if (name, seed, strategy) in done:
+                    continue
                 began = time.process_time()
                 errors = run_strategy(trial, strategy, options.counts)
                 worst = [max(pair) for pair in zip(*errors.values(), strict=True)]

@@ -3,7 +3,7 @@
 SIMULATED: from the nominal virtual board to siblings with perturbed constants (and redrawn block sizes), kernels' costs
 straight from the physics plus noise. Judged on the networks of ``experiments/cost-models/subjects.py``.
 
-    python experiments/active-design/transfer_boards.py --boards 0 1 2 --out experiments/active-design/transfer-boards.json
+    python experiments/active-design/transfer_boards.py --out experiments/active-design/transfer-boards.json
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ import json
 import random
 import sys
 from pathlib import Path
-
-import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "cost-models"))
 
@@ -76,12 +74,18 @@ def main() -> None:
             found.append(entry)
             line = "; ".join(
                 f"{label}: {own['networks']} networks, "
-                + ", ".join(f"{100 * own[q]['mean']:.1f} % (covers {100 * own[q]['coverage']:.0f})" for q in own if q != "networks")
+                + ", ".join(
+                    f"{100 * own[q]['mean']:.1f} % (covers {100 * own[q]['coverage']:.0f})"
+                    for q in own
+                    if q != "networks"
+                )
                 for label, own in entry["models"].items()
             )
             print(f"board {name}, {count} kernels: {line}", flush=True)
             if options.out:
-                options.out.write_text(json.dumps({"kind": "simulated", "rows": found}, indent=1) + "\n", encoding="utf-8")
+                options.out.write_text(
+                    json.dumps({"kind": "simulated", "rows": found}, indent=1) + "\n", encoding="utf-8"
+                )
 
 
 if __name__ == "__main__":
