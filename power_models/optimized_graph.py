@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from power_models.kernel_builders import ACTIVATIONS, BUILDERS, Kernel, activation_name, elementwise
 from power_models.onnx_graph import Graph, InvalidModel, Node, Tensor, UnsupportedOperator, load_graph, read_graph
@@ -273,7 +274,10 @@ def optimized_kernels(
     shape: Sequence[int] | None = None,
 ) -> tuple[list[Kernel], list[str]]:
     """(kernels, names of the network inputs) of an optimized graph; see ``from_optimized``."""
-    proto = onnx.ModelProto.FromString(optimized) if isinstance(optimized, bytes) else optimized
+    try:
+        proto = onnx.ModelProto.FromString(optimized) if isinstance(optimized, bytes) else optimized
+    except DecodeError as error:
+        raise InvalidModel(f"the optimized graph is cut short or no ONNX model: {error}") from error
     if not isinstance(proto, onnx.ModelProto):
         proto = onnx.load_model(str(proto), load_external_data=False)
     reader = OptimizedGraph(proto, None if original is None else read_graph(original, shape), shape)

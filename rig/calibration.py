@@ -234,13 +234,15 @@ def _predicted_networks(
 
 
 def _network_rows(model: KernelCostModel, networks: Sequence[MeasuredNetwork], runtime: str) -> list[NetworkRow]:
-    """Measured networks as kernels and totals, those that the model can price."""
+    """Measured networks as kernels (the runtime's own list, where it gave one) and totals; those that can be priced."""
     from power_models.network_check import NetworkRow
     from rig.workloads.network_file import read_kernels
 
     known, found = set(model.known_kinds), []
     for network in networks:
-        kernels = [node.spec for node in read_kernels(network.path, runtime, block=model.layout_block)]
+        kernels = list(network.kernels or ())
+        if network.kernels is None:
+            kernels = [node.spec for node in read_kernels(network.path, runtime, block=model.layout_block)]
         energy = network.measurement.energy_active_j
         if all((kernel.kind, kernel.dtype) in known for kernel in kernels):
             latency_s = float(network.measurement.latency_s.value or 0.0)

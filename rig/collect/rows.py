@@ -38,11 +38,15 @@ class Problem(NamedTuple):
 
 
 class MeasuredNetwork(NamedTuple):
-    """A context as a whole: its name (the group of its rows), its file, and what an inference took."""
+    """A context as a whole: its name (the group of its rows), its file, and what an inference took.
+
+    ``kernels``: those of the runtime's own graph; None where it has none (the virtual runtime).
+    """
 
     name: str
     path: Path
     measurement: Measurement
+    kernels: tuple[KernelSpec, ...] | None = None
 
 
 class Collected(NamedTuple):
@@ -147,7 +151,8 @@ def _build_rows(
         graph = graphs[job.identity]
         if job.identity in best and (graph is not None or campaign.runtime == "virtual"):
             measured = best[job.identity]
-            networks.append(MeasuredNetwork(job.label, job.context.path, measured))
+            executed = None if graph is None else tuple(kernel.kernel for kernel in graph.kernels)
+            networks.append(MeasuredNetwork(job.label, job.context.path, measured, executed))
             if graph is None:
                 continue  # the virtual runtime has no profile: the network is known as a whole
             found, unseen = context_rows(graph, measured, overhead[0], node_cost_s, job.label)

@@ -22,8 +22,9 @@ from rig.compression.template import Template, make_template
 from rig.compression.trial import Trial
 from rig.errors import NoCostModelError, UnsupportedOperatorError
 from rig.quality.verdict import paced_line
+from rig.store.store import Store
 from rig.units import Limit
-from rig.workloads.network_file import read_kernels
+from rig.workloads.executed_kernels import executed_kernels
 
 GROWTH = 1.5  # how much wider than the seed network a group may become
 PACEABLE = 0.97  # of a frame's time: a network that needs more cannot be paced
@@ -74,12 +75,14 @@ def take_survey(bench: Bench, task: Task, cost_model: KernelCostModel, settings:
     if not path.exists():
         export.save_checked(network, task.input_shape, path)
     groups = find_groups(network, torch.zeros(1, *task.input_shape))
-    template = make_template(read_kernels(path, bench.profile.runtime.name, block=cost_model.layout_block), groups)
-    tables = _tables(template, cost_model, path)
-    predicted = tables.totals(template.seed_widths())
     with bench:
         if any(limit.quantity in ("power", "energy") for limit in settings.limits):
             bench.need_power()
+        store = Store(bench.run.path.parent.parent)
+        listed = executed_kernels(bench.profile, cost_model, store, path, session=bench.session)
+        template = make_template(listed.nodes, groups)
+        tables = _tables(template, cost_model, path)
+        predicted = tables.totals(template.seed_widths())
         rates = rates_of(settings, float(predicted[0]), bench)
         trial = Trial.measure(bench, {"baseline": path}, "survey", rates, rounds=SURVEY_ROUNDS)
         _check_configuration(bench, cost_model)

@@ -70,10 +70,13 @@ def executed_kernels(
         return _by_rules(model, store, path, shape_text, f"{runtime} cannot be asked", True)
     kept = _folder(store, profile) / f"{_digest(profile, configuration, path, shape_text)}.json.gz"
     try:
-        if not kept.is_file() and ask:
-            _keep(kept, _asked(profile, path, shape_text, session))
         if kept.is_file():
             return KernelList(_nodes(_kept(kept), path, shape_text), "runtime")
+        if ask:
+            facts = _asked(profile, path, shape_text, session)
+            nodes = _nodes(facts, path, shape_text)
+            _keep(kept, facts)
+            return KernelList(nodes, "runtime")
         why = "the device was not asked"
     except (DeviceError, BadInputError) as error:
         why = error.message
