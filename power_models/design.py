@@ -112,11 +112,12 @@ class Surveyor:
         return chosen
 
 
-def prior_of_rows(kernels: Sequence[KernelSpec], log_cost: Floats) -> ErrorPrior:
-    """The process's scales as measured log costs (n,) tell them; the default ones for a few."""
+def prior_of_rows(kernels: Sequence[KernelSpec], log_cost: Floats, start: ErrorPrior | None = None) -> ErrorPrior:
+    """The process's scales as measured log costs (n,) tell them; ``start`` (or the default ones) for a few."""
+    start = start or ErrorPrior()
     if not len(kernels):
-        return ErrorPrior()
-    return learn_prior(FeatureSpace.of(kernels).points(kernels), None, log_cost, ErrorPrior())
+        return start
+    return learn_prior(FeatureSpace.of(kernels).points(kernels), None, log_cost, start)
 
 
 def one_of_each(candidates: Sequence[KernelSpec], weight: Floats, known: Sequence[KernelSpec]) -> list[int]:

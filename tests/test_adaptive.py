@@ -11,7 +11,7 @@ import pytest
 
 from device_agents.records import Configuration, KernelSpec
 from device_agents.virtual_board.physics import BoardModel
-from power_models.kernel_cost import KernelRow
+from power_models.kernel_cost import KernelCosts, KernelRow
 from power_models.validate import Prediction
 from rig.collect import adaptive
 from rig.collect.adaptive import DESIGN_FILE, check_errors, measure_until, next_batch, read_batches
@@ -179,6 +179,37 @@ def test_the_forecast_follows_the_expected_deviation(targets: Targets) -> None:
     halved = batch.needed(0.5, 1.0)
     assert halved is not None
     assert batch.ahead[halved - 1] <= 0.5 * batch.deviation < (batch.ahead[halved - 2] if halved > 1 else math.inf)
+
+
+def test_with_a_base_the_first_batch_is_small_and_still_holds_every_kind(run: Run, targets: Targets) -> None:
+    device = Device()
+    measure_until(run, targets, device, falling(0.01), 0.5, 500, 3.0, base=Board())  # type: ignore[arg-type]
+    assert len(device.asked[0]) == 8
+    assert {k.kind for k in device.asked[0]} == {k.kind for network in targets.kernels(None) for k in network}
+
+
+class Board:
+    """A base that prices as another board runs: a fifth slower, convolutions twice."""
+
+    known_kinds = tuple((kind, "float32") for kind in ("conv", "add", "fc", "global_avg_pool"))
+
+    def predict(self, kernels: Sequence[KernelSpec]) -> KernelCosts:
+        seconds = np.array([(2.0 if k.kind == "conv" else 1.2) * BOARD.kernel_cost(k)[0] for k in kernels])
+        nothing = np.zeros(len(kernels))
+        return KernelCosts(
+            seconds, seconds, seconds, *[nothing] * 3, nothing > 0, [""] * len(kernels), ["x"] * len(kernels), {}
+        )
+
+
+def test_for_onnx_runtime_kernels_are_those_of_its_graph(network: Path, tmp_path: Path) -> None:
+    """An addition is part of the convolution before it there, and cannot be a candidate of its own."""
+    found = draw_targets([network], "onnxruntime", 0, tmp_path)
+    found.chosen_by = found.chosen_by[:4]
+    kernels = [kernel for one in found.kernels(16) for kernel in one]
+    assert any("add" in kernel.fused for kernel in kernels)
+    batch = next_batch(found, [], None, 16, 12, 3.0)
+    assert all(adaptive.measurable(kernel, "onnxruntime", 3.0) for kernel in batch.kernels)
+    assert adaptive.measurable(found.probe(3.0), "onnxruntime", 3.0)
 
 
 def test_too_long_a_kernel_is_not_measured(targets: Targets) -> None:

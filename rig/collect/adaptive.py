@@ -20,6 +20,8 @@ import numpy as np
 from device_agents.records import KernelSpec
 from power_models.design import Surveyor, one_of_each, prior_of_rows, totals_of
 from power_models.features import Floats
+from power_models.kernel_process import ErrorPrior
+from power_models.transfer import START
 from rig.workloads.families import rough_seconds
 
 if TYPE_CHECKING:
@@ -123,11 +125,16 @@ def measure_until(
     most_kernels: int,
     longest_s: float,
     tell: Callable[[str], None] = lambda text: None,
+    base: KernelCostModel | None = None,
 ) -> Outcome:
-    """Measure, round by round. ``measure`` gets all kernels asked for so far and measures what is missing."""
+    """Measure, round by round. ``measure`` gets all kernels asked for so far and measures what is missing.
+
+    ``base``: the model to start from, where there is one: then only what differs from it is unsure.
+    """
     asked = read_batches(run)
     if not asked:
-        asked = next_batch(targets, [], None, None, min(FIRST_BATCH, most_kernels), longest_s).kernels
+        first = min(LEAST_BATCH if base is not None else FIRST_BATCH, most_kernels)
+        asked = next_batch(targets, [], base, None, first, longest_s, base=base).kernels
         _keep(run, asked, [])
     rounds: list[Round] = []
     while True:
@@ -135,7 +142,8 @@ def measure_until(
         fitted = fit(collected)
         rows = [row for row in collected.rows if row.source == "chain"]
         count = max(LEAST_BATCH, math.ceil(GROWTH * len(asked)))
-        batch = next_batch(targets, rows, fitted.model, collected.layout_block, count, longest_s, asked)
+        block = collected.layout_block
+        batch = next_batch(targets, rows, fitted.model, block, count, longest_s, asked, base)
         rounds.append(Round(len(asked), check_errors(fitted.networks), batch.deviation))
         tell(_told(rounds[-1], limit))
         why = _why_over(rounds[-1], limit, in_time, len(asked) >= most_kernels, not batch.kernels)
@@ -202,6 +210,7 @@ def next_batch(
     count: int,
     longest_s: float,
     asked: Sequence[KernelSpec] = (),
+    base: KernelCostModel | None = None,
 ) -> Batch:
     """The kernels to measure next, none of ``asked``; the same for the same rows and model."""
     networks = targets.kernels(block)
@@ -211,7 +220,7 @@ def next_batch(
     worth = sorted(totals.kernels, key=lambda kernel: -weight[kernel])
     candidates = [k for k in worth if k not in taken and measurable(k, targets.runtime, longest_s)][:MOST_CANDIDATES]
     measured = list(dict.fromkeys([*(row.kernel for row in rows), *asked]))
-    prior = prior_of_rows([row.kernel for row in rows], np.log([row.latency_s for row in rows]))
+    prior = _prior(rows, base)
     if not candidates:
         return Batch([], 0.0, [])
     surveyor = Surveyor(prior, totals, candidates, measured)
@@ -219,6 +228,17 @@ def next_batch(
     first = one_of_each(candidates, np.array([weight[kernel] for kernel in candidates]), measured)
     chosen = surveyor.choose(LOOK_AHEAD, first)
     return Batch([candidates[i] for i in chosen.places[: max(count, len(first))]], now, chosen.deviation)
+
+
+def _prior(rows: Sequence[KernelRow], base: KernelCostModel | None) -> ErrorPrior:
+    """The process's scales: of the costs, or of what they differ from the base's."""
+    if base is None:
+        return prior_of_rows([row.kernel for row in rows], np.log([row.latency_s for row in rows]))
+    known = set(base.known_kinds)
+    rows = [row for row in rows if (row.kernel.kind, row.kernel.dtype) in known]
+    kernels = [row.kernel for row in rows]
+    off = np.log([row.latency_s for row in rows]) - np.log(base.predict(kernels).latency_s) if rows else np.zeros(0)
+    return prior_of_rows(kernels, off, START)
 
 
 def measurable(kernel: KernelSpec, runtime: str, longest_s: float) -> bool:

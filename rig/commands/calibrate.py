@@ -198,6 +198,7 @@ def _collect(
                 calibration.kernel_count(profile, options),
                 longest_s,
                 progress.stage,
+                base,
             )
             collected, design = read_campaign(stored), outcome.to_json(options.error, len(work.contexts))
         stored.problems += session.problems
