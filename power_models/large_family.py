@@ -67,9 +67,13 @@ def fit_large_family(name: str, rows: Rows, folds: Sequence[Index], seed: int = 
 def level_groups(columns: KernelColumns, seed: int = 0) -> list[Index]:
     """Rows to leave out together: one inner level (or band of levels) of every size that varies."""
     rng = np.random.default_rng(seed)
-    groups: dict[bytes, Index] = {}
+    groups: list[Index] = []
+    done: list[Floats] = []
     for dimension in DIMENSIONS:
         values = columns.number(dimension)
+        if any(np.array_equal(values, other) for other in done):
+            continue  # square maps and windows: height and width are one size
+        done.append(values)
         levels = np.unique(values)
         if len(levels) > FEW_LEVELS:
             edges = np.unique(np.quantile(values, np.linspace(0, 1, BANDS + 1)[1:-1]))
@@ -77,9 +81,8 @@ def level_groups(columns: KernelColumns, seed: int = 0) -> list[Index]:
             levels = np.unique(values)
         if len(levels) < 3:
             continue
-        own = np.flatnonzero(values == rng.choice(levels[1:-1]))
-        groups.setdefault(own.tobytes(), own)  # square maps: height and width make the same group
-    return list(groups.values())
+        groups.append(np.flatnonzero(values == rng.choice(levels[1:-1])))
+    return groups
 
 
 def _fit_stack(
