@@ -12,6 +12,7 @@ from rig.profiles import load_profile
 from rig.workloads import calibration_networks
 from rig.workloads.context_networks import FAMILIES, context_designs
 from rig.workloads.network_file import read_kernels
+from tests.agent_setup import QUICK_PLAN
 
 LOCAL = load_profile("local")
 CONV = KernelSpec("conv", 1, 32, 14, 14, 64, 14, 14, 3, 3, 1, 1)
@@ -99,6 +100,9 @@ def test_a_network_without_its_task_is_refused(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_the_network_of_a_task_is_measured_near_and_whole(tmp_path, monkeypatch):
     monkeypatch.setenv("RIG_HOME", str(tmp_path))
+    monkeypatch.setenv("RIG_CONFIG", str(tmp_path / "config"))
+    (tmp_path / "config" / "devices").mkdir(parents=True)
+    (tmp_path / "config" / "devices" / "virtual-pi4.toml").write_text(QUICK_PLAN)
     result = run(CalibrateOptions("virtual-pi4", kernels=24, task="digits", model="resnet8", time="20s"))
     measured = {row["name"] for row in result["kernels"]["before"]}
     own = {node.spec.label for node in read_kernels(tmp_path / "networks" / "digits-resnet8.onnx", "virtual")}

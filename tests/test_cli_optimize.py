@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import signal
@@ -11,6 +13,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from rig import cli
 
 TASK = ("--device", "virtual-pi4", "--task", "digits", "--model", "resnet8")
 THREE_QUARTERS = ("--target-power", "75%", "--fps", "60")
@@ -27,9 +31,14 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return here
 
 
-def rig(environment: dict[str, str], *words: str, timeout_s: float = 400.0) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "rig.cli", *words]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=timeout_s)
+def rig(environment: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
+    """The command in this process: PyTorch takes seconds to import, and is imported once."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        for name in ("RIG_HOME", "RIG_CONFIG", "OMP_NUM_THREADS"):
+            patch.setenv(name, environment[name])
+        code = cli.main(list(words))
+    return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,5 @@
+import functools
+
 import pytest
 import torch
 
@@ -8,13 +10,17 @@ from rig.compression.networks import build
 from rig.compression.template import make_template
 
 
+@functools.cache
+def resnet20():
+    """Exported once: that takes seconds."""
+    return to_onnx(build("resnet20").eval(), (1, 28, 28))
+
+
 # ONNX Runtime adds and drops layout reorders off its blocks of 16; at aligned widths the list holds.
 @pytest.mark.parametrize(("rules", "stem"), [("virtual", 8), ("onnxruntime", 32)])
 def test_the_template_at_other_widths_is_the_kernel_list_of_the_rebuilt_network(rules, stem):
     net = build("resnet20").eval()
-    template = make_template(
-        kernel_graph(to_onnx(net, (1, 28, 28)), rules), find_groups(net, torch.zeros(1, 1, 28, 28))
-    )
+    template = make_template(kernel_graph(resnet20(), rules), find_groups(net, torch.zeros(1, 1, 28, 28)))
     widths = {**template.seed_widths(), "conv1": stem, "layer2.1.conv1": 16, "layer3.0.conv2": 48}
     rebuilt = build("resnet20", widths=template.layer_widths(widths)).eval()
     expected = kernel_graph(to_onnx(rebuilt, (1, 28, 28)), rules)
@@ -23,7 +29,7 @@ def test_the_template_at_other_widths_is_the_kernel_list_of_the_rebuilt_network(
 
 def test_blocks_are_found_and_their_kernels_vanish_with_them():
     net = build("resnet20").eval()
-    template = make_template(kernel_graph(to_onnx(net, (1, 28, 28))), find_groups(net, torch.zeros(1, 1, 28, 28)))
+    template = make_template(kernel_graph(resnet20()), find_groups(net, torch.zeros(1, 1, 28, 28)))
     assert [b.name for b in template.blocks] == [f"layer{s}.{i}" for s in (1, 2, 3) for i in (0, 1, 2)]
     removed = ["layer1.1", "layer3.2"]
     table = template.layer_widths(template.seed_widths(), removed)
