@@ -144,7 +144,8 @@ def measure_until(
         count = max(LEAST_BATCH, math.ceil(GROWTH * len(asked)))
         block = collected.layout_block
         batch = next_batch(targets, rows, fitted.model, block, count, longest_s, asked, base)
-        rounds.append(Round(len(asked), check_errors(fitted.networks), batch.deviation))
+        measured = len({row.kernel for row in rows} & set(asked))
+        rounds.append(Round(measured, check_errors(fitted.networks), batch.deviation))
         tell(_told(rounds[-1], limit))
         why = _why_over(rounds[-1], limit, in_time, len(asked) >= most_kernels, not batch.kernels)
         if why:

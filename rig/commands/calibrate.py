@@ -200,7 +200,8 @@ def _collect(
                 progress.stage,
                 base,
             )
-            collected, design = read_campaign(stored), outcome.to_json(options.error, len(work.contexts))
+            collected = read_campaign(stored)
+            design = outcome.to_json(options.error, len(collected.networks))
         stored.problems += session.problems
         evidence.keep_session(stored, session)
     return collected, design
