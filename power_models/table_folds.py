@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -36,7 +37,7 @@ def level_folds(rows: Sequence[Row], column: str, folds: int, seed: int) -> list
     Raises ValueError for a column that the rows do not have (naming those they have), or one with a single level.
     """
     values = levels(rows, column)
-    members = {level: np.flatnonzero(values == level).tolist() for level in _in_order(values)}
+    members = {level: np.flatnonzero(values == level).tolist() for level in in_order(values.tolist())}
     if len(members) < 2:
         raise ValueError(f"column {column} has one level only ({next(iter(members), 'none')}): nothing to leave out")
     if len(members) > MOST_LEVELS:
@@ -53,13 +54,14 @@ def _dealt(blocks: Sequence[Sequence[int]], folds: int, seed: int) -> list[Fold]
     return [Fold(f"fold {i + 1}", np.array(sorted(fold), dtype=np.intp)) for i, fold in enumerate(dealt)]
 
 
-def _in_order(values: NDArray[np.str_]) -> list[str]:
-    """The distinct levels, numbers by size."""
-    found = sorted(set(values.tolist()))
-    try:
-        return sorted(found, key=float)
-    except ValueError:
-        return found
+def in_order(values: Iterable[str]) -> list[str]:
+    """The distinct levels, the numbers in them by size: 1x1, 3x3, 11x11."""
+    return sorted(set(values), key=_natural)
+
+
+def _natural(level: str) -> list[tuple[float, str]]:
+    parts = re.split(r"(\d+(?:\.\d+)?)", level)
+    return [(float(part), "") if i % 2 else (-1.0, part) for i, part in enumerate(parts)]
 
 
 def levels(rows: Sequence[Row], column: str) -> NDArray[np.str_]:

@@ -57,6 +57,12 @@ def unfinished_run(store: Store, device: str, request: Mapping[str, Any]) -> Run
     return None
 
 
+def fitted_to(store: Store, device: str) -> set[str]:
+    """SHA-256 of every table that the device's cost models were fitted to (``rig fit``)."""
+    fits = [one for one in store.runs() if one["command"] == "fit" and one["device"] == device]
+    return {source["sha256"] for one in fits for source in one.get("sources", []) if source["sha256"]}
+
+
 def stored_folds(run: Run) -> dict[tuple[int, int], HeldOut]:
     """(repeat, fold) → what was done; a line that a kill tore is left out, its fold is done again."""
     from power_models.cross_validation import HeldOut
@@ -131,7 +137,7 @@ def of_model(rows: Sequence[Row], predicted: Mapping[str, Predicted], group: str
 
     from power_models.cross_validation import OURS
     from power_models.evaluation import scores_by_part
-    from power_models.table_folds import levels
+    from power_models.table_folds import in_order, levels
 
     def of(index: np.ndarray) -> dict[str, dict[str, Scores]]:
         members = [rows[i] for i in index]
@@ -145,7 +151,7 @@ def of_model(rows: Sequence[Row], predicted: Mapping[str, Predicted], group: str
             values = levels(rows, group)
         except ValueError as error:
             raise BadInputError(f"--group: {error}", fix="rig evaluate --help shows examples") from error
-        for level in dict.fromkeys(values.tolist()):
+        for level in in_order(values.tolist()):
             found = of(np.flatnonzero(values == level))
             by_level[f"{group}={level}"] = {OURS: {q: _plain(parts["all"]) for q, parts in found.items()}}
     return {"methods": methods, "levels": by_level, "median_level": {}}

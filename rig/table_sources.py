@@ -86,7 +86,7 @@ def read_sources(
         [_record(table) for table in tables] + [_run_record(name, run) for name, run in runs.items()],
         configuration,
         "imported" if "imported" in kinds else "measured" if "measured" in kinds else kinds.pop(),
-        [*_warnings(tables), *_unknown_boundary(configuration, rows)],
+        _warnings(tables),
         overheads[0],
         next((run.idle_power_w for run in runs.values() if run.idle_power_w is not None), None),
         next((run.layout_block for run in runs.values() if run.layout_block is not None), None),
@@ -223,8 +223,9 @@ def _warnings(tables: Sequence[MeasuredTable]) -> list[dict[str, Any]]:
     return found
 
 
-def _unknown_boundary(configuration: Configuration, rows: Sequence[Row]) -> list[dict[str, Any]]:
-    if configuration.boundary or all(row.power_w is None for row in rows):
+def unknown_boundary(sources: Sources) -> list[dict[str, Any]]:
+    """A warning where power was measured, but nobody says where."""
+    if sources.configuration.boundary or all(row.power_w is None for row in sources.rows):
         return []
     message = "the tables do not say where their power was measured"
     return [warning("unknown-boundary", message, f"add --boundary, one of {', '.join(BOUNDARIES)}")]

@@ -13,7 +13,7 @@ from rig.cost_models import load_cost_model
 from rig.output import Interrupted, plain, warning
 from rig.store.store import Run, Store, utc_now
 from rig.table_sources import Sources, base_model, read_sources, rows_record
-from rig.wording import label
+from rig.wording import boundary_words, label
 
 if TYPE_CHECKING:
     from device_agents.records import Configuration
@@ -70,7 +70,8 @@ def run(options: EvaluateOptions) -> dict[str, Any]:
         found = evaluations.scored(sources.rows, plan, done)
         predicted = _first_repeat(sources, done)
         kind, configuration = sources.kind, sources.configuration
-    result = plain(_result(options, sources, stored, found, predicted, (kind, configuration), words))
+    seen = options.folds is None and not _tables(sources).isdisjoint(evaluations.fitted_to(store, options.device))
+    result = plain(_result(options, sources, stored, found, predicted, (kind, configuration), words, seen))
     if result["validation"]:
         stored.write_json("result.json", {**result, "schema": "rig.evaluate/1"})
     stored.update(state="done", finished_utc=utc_now())
@@ -124,6 +125,7 @@ def _result(
     predicted: Mapping[str, Predicted],
     of: tuple[str, Configuration],
     words: str,
+    seen: bool,
 ) -> dict[str, Any]:
     kind, configuration = of
     return {
@@ -143,12 +145,18 @@ def _result(
         **found,
         "validation": evaluations.validation(sources.rows, predicted, sources.kind),
         "artifacts": {"run": str(stored.path)},
-        "warnings": [*sources.warnings, *_warnings(options, found)],
+        "warnings": [*sources.warnings, *_warnings(options, sources, configuration, found, seen)],
         "next": f"rig report {stored.id}",
     }
 
 
-def _warnings(options: EvaluateOptions, found: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _tables(sources: Sources) -> set[str]:
+    return {one["sha256"] for one in sources.files if one["sha256"]}
+
+
+def _warnings(
+    options: EvaluateOptions, sources: Sources, configuration: Configuration, found: Mapping[str, Any], seen: bool
+) -> list[dict[str, Any]]:
     notes = []
     ours = found["methods"].get("ours", {})
     unpriced = max((parts["all"]["unpriced"] for parts in ours.values()), default=0)
@@ -157,8 +165,14 @@ def _warnings(options: EvaluateOptions, found: Mapping[str, Any]) -> list[dict[s
     elif unpriced:
         message = f"{unpriced} rows have no price (a kind that the model was never fitted to) and count nowhere"
         notes.append(warning("unpriced", message, "give the model rows of that kind"))
-    if options.folds is None:
-        message = "the model may have been fitted to these very rows: its errors on new ones are larger"
+    here, there = sources.configuration.boundary, configuration.boundary
+    if options.folds is None and here and there and here != there:
+        message = (
+            f"the tables' power is {boundary_words(here)}, the model's {boundary_words(there)}: not the same watts"
+        )
+        notes.append(warning("other-boundary", message, "score it on tables measured at the same place"))
+    if seen:
+        message = f"{options.device} was fitted to this very table: errors on new rows are larger"
         notes.append(warning("in-sample", message, "add --folds 5 to hold rows out"))
     return notes
 

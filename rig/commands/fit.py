@@ -152,7 +152,7 @@ def _result(
 def _warnings(
     options: FitOptions, sources: Sources, model: KernelCostModel, checked: HeldOut | None
 ) -> list[dict[str, Any]]:
-    found = []
+    found = table_sources.unknown_boundary(sources)
     if model.unusable:
         shown = "; ".join(model.unusable[:3]) + (f" and {len(model.unusable) - 3} more" if model.unusable[3:] else "")
         found.append(warning("unusable-rows", f"the fit cannot use all of each row: {shown}", None))

@@ -28,7 +28,7 @@ from power_models.measured_tables import read_table
 from power_models.network_cost import whole_energy
 from power_models.references import KERNEL_REFERENCES, NETWORK_REFERENCES, ConstantPower
 from power_models.table_fit import quiet_power, with_quiet_power
-from power_models.table_folds import MOST_LEVELS, level_folds, levels, random_folds
+from power_models.table_folds import MOST_LEVELS, in_order, level_folds, levels, random_folds
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,16 @@ def test_levels_of_a_column_are_left_out_whole(kernels: list[Row], networks: lis
     assert {fold.label for fold in level_folds(networks, "family", 5, 0)} == {
         "family=net-v1", "family=net-v2", "family=other",
     }  # fmt: skip
-    assert set(levels(kernels, "kernel_size").tolist()) == {"1x1", "3x3", "5x5"}
+    assert in_order(levels(kernels, "kernel_size").tolist()) == ["1x1", "3x3", "5x5"]
+    assert in_order(["11x11", "3x3", "b", "a2", "a10", "0.5", "0.25"]) == [
+        "0.25",
+        "0.5",
+        "3x3",
+        "11x11",
+        "a2",
+        "a10",
+        "b",
+    ]
 
 
 def test_many_levels_are_dealt_into_folds_whole(kernels: list[Row]) -> None:
