@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from power_models.composition import CompositionModel
 
 OURS = "ours"
+PLACE_NOT_TOLD = "ours_place_not_told"  # the same model where rows' lines in a drifting campaign are not told it
 LATENCY_X_POWER = "latency_x_power"  # our predicted latency times a constant power
 MEASURED_LATENCY_X_POWER = "measured_latency_x_power"  # needs the very latency measured: no prediction, a yardstick
 DIGITS = 7
@@ -77,6 +78,9 @@ def hold_out(rows: Sequence[Row], fold: Fold, fit: Fit, references: bool = True)
     fit_s = time.perf_counter() - began_s
     ours = {name: own for name, own in predict(model, test, same_campaign=True).items() if np.isfinite(own.value).any()}
     found: dict[str, Mapping[str, Predicted]] = {OURS: ours}
+    if model.drift is not None:
+        alone = predict(model, test)
+        found[PLACE_NOT_TOLD] = {quantity: alone[quantity] for quantity in ours}
     if references:
         found |= reference_predictions(training, test, ours)
     return HeldOut(fold.label, fold.rows.tolist(), found, fit_s)

@@ -337,11 +337,11 @@ def test_configuration_comes_from_the_table(tmp_path: Path) -> None:
 
 
 def test_every_method_and_quantity_has_words() -> None:
-    from power_models.cross_validation import LATENCY_X_POWER, MEASURED_LATENCY_X_POWER, OURS
+    from power_models.cross_validation import LATENCY_X_POWER, MEASURED_LATENCY_X_POWER, OURS, PLACE_NOT_TOLD
     from power_models.evaluation import QUANTITIES
     from power_models.references import KERNEL_REFERENCES, NETWORK_REFERENCES
 
-    methods = {OURS, LATENCY_X_POWER, MEASURED_LATENCY_X_POWER, *KERNEL_REFERENCES, *NETWORK_REFERENCES}
+    methods = {OURS, PLACE_NOT_TOLD, LATENCY_X_POWER, MEASURED_LATENCY_X_POWER, *KERNEL_REFERENCES, *NETWORK_REFERENCES}
     assert methods == set(evaluate_command.METHODS)
     assert set(QUANTITIES) == set(evaluate_command.NAMES)
 

@@ -120,6 +120,8 @@ def targets_table(stored: Sequence[Mapping[str, Any]]) -> str:
             note = f", {unpriced:.0f} unpriced" if unpriced else ""
             others = [_values(units, method, quantity, target.part, "mape") for method in REFERENCES]
             shown = [f"{100 * _joined(v, target.protocol):.1f}" if v else "" for v in others]
+            alone = _values(units, "ours_place_not_told", quantity, target.part, "mape")
+            note += f"; {100 * _joined(alone, target.protocol):.2f} % where lines are not told" if alone else ""
             count = f" ({len(ours)} levels)" if target.protocol == "levels" else ""
             figure = f"**{reached:.2f}**{spread} %{mark}{note}"
             lines.append(_row([target.title + count, QUANTITIES[quantity], f"≤ {most:g} %", figure, *shown]))

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 NAMES = {"latency_s": "latency", "power_w": "power", "energy_j": "energy", "energy_active_j": "active energy"}
 METHODS = {
     "ours": "cost model",
+    "ours_place_not_told": "the same, lines not told",
     "flops_line": "FLOPs line",
     "latency_x_power": "its latency × constant power",
     "measured_latency_x_power": "measured latency × constant power",

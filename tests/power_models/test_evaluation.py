@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,14 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tables_made_up import kernel_table, network_table
 
-from power_models.cross_validation import MEASURED_LATENCY_X_POWER, HeldOut, pooled, reference_predictions
+from power_models import cross_validation
+from power_models.cross_validation import (
+    MEASURED_LATENCY_X_POWER,
+    PLACE_NOT_TOLD,
+    HeldOut,
+    pooled,
+    reference_predictions,
+)
 from power_models.evaluation import (
     Predicted,
     Row,
@@ -221,3 +229,20 @@ def test_a_stored_fold_is_read_back_and_scores_the_same(kernels: list[Row]) -> N
     assert scores["ours"]["latency_s"]["all"].coverage == 1.0
     assert scores["flops_line"]["latency_s"]["all"].mape == pytest.approx(1.0, rel=1e-4)
     assert scores["flops_line"]["latency_s"]["all"].coverage is None
+
+
+def test_a_drifting_campaign_is_scored_with_and_without_the_lines(
+    kernels: list[Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told(model: object, rows: list[Row], same_campaign: bool = False) -> dict[str, Predicted]:
+        truth = measured(rows, "latency_s")
+        return {"latency_s": Predicted(truth * (1.0 if same_campaign else 1.2), truth, truth)}
+
+    monkeypatch.setattr(cross_validation, "predict", told)
+    fold = random_folds(kernels, 4, 0)[0]
+    for drift in (None, object()):
+        made = cross_validation.hold_out(kernels, fold, lambda rows: SimpleNamespace(drift=drift), references=False)
+        scores = pooled(kernels, [made])
+        assert scores["ours"]["latency_s"]["all"].mape == pytest.approx(0.0)
+        assert (PLACE_NOT_TOLD in scores) == (drift is not None)
+    assert scores[PLACE_NOT_TOLD]["latency_s"]["all"].mape == pytest.approx(0.2)
