@@ -92,7 +92,7 @@ class Supervisor(object):
             "device": self._settings.device,
             "serial": board.serial(),
             "identity": board.identity(),
-            "runtimes": self._runtime.ask({"op": "probe"}, 60.0),
+            "runtimes": self._runtime.ask({"op": "probe", "only": request.get("runtime")}, 60.0),
             "sensors": sensors,
             "clock": clock_domain(),
             "spool": self._spool.keys(),

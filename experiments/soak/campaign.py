@@ -11,9 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import onnx
-from onnx import TensorProto, helper
-
 from device_agents.records import KernelSpec, MeasurePlan
 from rig.connection.session import Session, Subject
 from rig.errors import DeviceError
@@ -55,6 +52,9 @@ def subject_of(runtime: str, folder: Path) -> Subject:
         return Subject("chain", kernels=KERNELS)
     path = folder / "small.onnx"
     if not path.exists():
+        import onnx  # half a second of each start of the host
+        from onnx import TensorProto, helper
+
         weights = helper.make_tensor("w", TensorProto.FLOAT, [8, 8, 3, 3], [0.01 * (i % 7 - 3) for i in range(576)])
         nodes = [helper.make_node("Conv", ["x", "w"], ["y"], name="conv", pads=[1, 1, 1, 1])]
         ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 8, 32, 32]) for name in ("x", "y")]

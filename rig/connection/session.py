@@ -18,7 +18,7 @@ import secrets
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -44,6 +44,7 @@ T = TypeVar("T")
 
 RECONNECTS = 3
 RECONNECT_PAUSE_S = 1.0
+FIRST_PAUSE_S = 0.1  # an agent that is leaving takes tenths of a second; the pauses then double
 
 # A device that answered before is waited for this long: it may be rebooting.
 REBOOT_S = 120.0
@@ -421,6 +422,7 @@ class Session:
     def _reach(self, until_s: float) -> None:
         """Connect; a device that answered before and does not now may be rebooting, and is waited for."""
         told = False
+        pauses = _pauses_s()
         while True:
             try:
                 self._connect()
@@ -433,7 +435,7 @@ class Session:
                 if not told:
                     sys.stderr.write(f"rig: {error.message}; waiting up to {left_s:.0f} s for it to come back\n")
                 told = True
-                time.sleep(RECONNECT_PAUSE_S)
+                time.sleep(next(pauses))
 
     def _drop_link(self) -> None:
         """Let go of a broken link and of the connection under it, which may be half open: it would only cost time."""
@@ -450,13 +452,14 @@ class Session:
         """
         deadline_s = time.monotonic() + longest_s
         sent_again = False
+        pauses = _pauses_s()
         while True:
             try:
                 return self._again(action)
             except DeviceBusyError as error:
                 if self._holder not in error.message or time.monotonic() > deadline_s:
                     raise
-                time.sleep(RECONNECT_PAUSE_S)
+                time.sleep(next(pauses))
             except ModelError:
                 if sent_again or not self._a_model_is_gone():
                     raise
@@ -477,6 +480,7 @@ class Session:
         self._link.shake_hands(bundle.sha256)
         request = {"id": self._next_id(), "op": "hello", "sensors": list(self.profile.sensors)}
         request["sensor_options"] = self.profile.sensor_options
+        request["runtime"] = self.profile.runtime.name
         self.hello = {**self._link.ask(request, 90.0), "agent": self._link.magic}
         self._note(hello_problems(self.profile.name, self.hello))
 
@@ -519,6 +523,14 @@ class Session:
         name = f"model-{digest}.onnx"
         self._sent_models.add(name)
         return transport.exists(name) or transport.put(path, name)
+
+
+def _pauses_s() -> Iterator[float]:
+    """Seconds between one try and the next."""
+    pause_s = FIRST_PAUSE_S
+    while True:
+        yield pause_s
+        pause_s = min(2.0 * pause_s, RECONNECT_PAUSE_S)
 
 
 def rig_home() -> Path:
