@@ -13,7 +13,7 @@ from math import prod
 from typing import NamedTuple
 
 from device_agents.records import WEIGHTED_KINDS
-from power_models.graph_patterns import merge_gates, merge_gelu, merge_pads, merge_slices
+from power_models.graph_patterns import merge_equal, merge_gates, merge_gelu, merge_pads, merge_slices
 from power_models.kernel_builders import (
     ACTIVATIONS,
     BUILDERS,
@@ -37,7 +37,8 @@ class FusionRules(NamedTuple):
     stands for a convolution that has taken an addition. ``fuses_pad``: convolutions and average pools do the zero
     padding before them. ``adds``: kinds that take a following addition of two tensors along. ``merges_gates``: a
     tensor times its own sigmoid is one kernel. ``merges_slices``: slices that share a tensor out are one split.
-    ``gelu_of_any_order``: an exported gelu is seen however its products are ordered.
+    ``gelu_of_any_order``: an exported gelu is seen however its products are ordered. ``merges_equal``: of equal nodes
+    with equal inputs one runs.
     """
 
     name: str
@@ -49,6 +50,7 @@ class FusionRules(NamedTuple):
     merges_gates: bool = True
     merges_slices: bool = False
     gelu_of_any_order: bool = True
+    merges_equal: bool = False
 
 
 _ANY_ACTIVATION = frozenset({*ACTIVATIONS.values(), "relu6"})
@@ -86,6 +88,7 @@ ONNXRUNTIME = FusionRules(
     fuses_pad=True,
     merges_slices=True,
     gelu_of_any_order=False,
+    merges_equal=True,
 )
 
 
@@ -102,6 +105,9 @@ class Lowering:
 
     def run(self) -> list[Kernel]:
         """The kernels in execution order."""
+        if self.rules.merges_equal:
+            merge_equal(self.graph)
+            self.uses = reader_counts(self.graph)
         swallowed = merge_gelu(self.graph, self.uses, self.rules.gelu_of_any_order)
         if self.rules.merges_gates:
             swallowed |= merge_gates(self.graph, self.uses)
@@ -203,7 +209,7 @@ class Lowering:
         self._emit(kernel, node)
 
     def _taken_along(self, kernel: Kernel, node: Node) -> bool:
-        """Let a kernel do the addition behind it, where the rules allow it and in its place: its operand exists then."""
+        """Let a kernel do the addition behind it, where the rules allow it and in its place (its operand is there)."""
         if kernel.kind != "add" or len(kernel.reads) != 2 or kernel.inputs != 2:
             return False
         for name, other in (kernel.reads, kernel.reads[::-1]):

@@ -4,6 +4,7 @@
     x · (1 + erf(x / √2)) · 0.5           →  Gelu                  (in other orders too, where the engine sees it)
     a Pad of zeros before a convolution   →  the convolution's own padding
     Slices that share an axis out         →  Split
+    equal nodes of equal inputs           →  the first of them
 
 Each function returns the ids of the nodes that are swallowed, and keeps the reader counts ``uses`` true.
 """
@@ -179,3 +180,28 @@ def _part(graph: Graph, node: Node) -> tuple[int, int, int] | None:
     axis = (0 if axes is None else int(axes[0])) % len(shape)
     start, end, _ = slice(int(starts[0]), int(ends[0])).indices(shape[axis])
     return axis, start, end
+
+
+def merge_equal(graph: Graph) -> None:
+    """Drop a node that does what one before it does: same operator, attributes and inputs.
+
+    Weights are told apart by name, but for those that a node fills with one number (as the files of networks without
+    their weights have them): equal ones are one. A network output stays.
+    """
+    stands_for: dict[str, str] = {}
+    seen: dict[tuple[Any, ...], Node] = {}
+    kept = []
+    for node in graph.nodes:
+        node.inputs = [stands_for.get(name, name) for name in node.inputs]
+        key = (node.op, tuple(_identity(graph, name) for name in node.inputs), repr(sorted(node.attributes.items())))
+        first = seen.setdefault(key, node)
+        if first is node or set(node.outputs) & set(graph.outputs):
+            kept.append(node)
+        else:
+            stands_for.update(zip(node.outputs, first.outputs, strict=False))
+    graph.nodes = kept
+
+
+def _identity(graph: Graph, name: str) -> Any:
+    tensor = graph.tensors.get(name)
+    return name if tensor is None or tensor.fill is None else (tensor.shape, tensor.dtype, tensor.fill)

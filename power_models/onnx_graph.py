@@ -44,13 +44,17 @@ class UnsupportedOperator(ValueError):
 
 @dataclass(slots=True)
 class Tensor:
-    """A named value: its shape, element type, whether it is constant, and the initializer it stems from."""
+    """A named value: its shape, element type, whether it is constant, and the initializer it stems from.
+
+    ``fill``: of a constant that a node makes of one number, that number.
+    """
 
     shape: tuple[int, ...]
     dtype: str = "float32"
     constant: bool = False
     root: str | None = None
     value: Any = None
+    fill: float | None = None
 
 
 @dataclass(slots=True)

@@ -63,8 +63,9 @@ def fold_constant(graph: Graph, node: Node) -> bool:
         return True
     value = _evaluate(graph, node)
     shape = output_shapes(graph, node)[0].shape if value is None else tuple(value.shape)
-    root = first.root if node.op in KEEPS_ROOT else node.outputs[0]
-    tensors[node.outputs[0]] = Tensor(shape, first.dtype, True, root, value)
+    keeps = node.op in KEEPS_ROOT
+    root = first.root if keeps else node.outputs[0]
+    tensors[node.outputs[0]] = Tensor(shape, first.dtype, True, root, value, first.fill if keeps else None)
     return True
 
 
@@ -84,8 +85,9 @@ def _filled(node: Node, dims: Any) -> Tensor:
     shape = tuple(int(d) for d in dims)
     proto = node.attributes.get("value")
     fill = constant_tensor(proto, node.outputs[0]) if proto is not None else Tensor((1,), value=np.zeros(1, np.float32))
-    value = np.full(shape, fill.value.reshape(-1)[0]) if prod(shape) <= SMALL else None
-    return Tensor(shape, fill.dtype, True, node.outputs[0], value)
+    number = fill.value.reshape(-1)[0]
+    value = np.full(shape, number) if prod(shape) <= SMALL else None
+    return Tensor(shape, fill.dtype, True, node.outputs[0], value, float(number))
 
 
 def _evaluate(graph: Graph, node: Node) -> Any:

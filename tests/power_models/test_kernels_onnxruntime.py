@@ -59,6 +59,21 @@ def test_light_networks(name, tmp_path, block):
     assert_same_list(light(name), tmp_path, block)
 
 
+@pytest.mark.parametrize("name", ["inception_v1", "inception_v2", "shufflenet"])
+def test_light_networks_as_they_are(name, tmp_path, block):
+    """With all weights of a layer equal, as in the file: of equal branches the runtime runs one."""
+    model = onnx.load_model(LIGHT / f"light_{name}.onnx")
+    real = from_optimized(optimized(model, tmp_path), original=model)
+    assert Counter(n.spec for n in real) == Counter(n.spec for n in kernel_graph(model, "onnxruntime", block=block))
+
+
+def test_a_branch_that_is_a_network_output_is_not_merged(tmp_path, block):
+    net = NetworkBuilder(0)
+    x = net.input(1, 16, 8, 8)
+    model = net.model(net.activation("relu", x), net.activation("relu", x))
+    assert_same_list(model, tmp_path, block)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["vgg19", "bvlc_alexnet", "zfnet512"])
 def test_large_light_networks(name, tmp_path, block):
