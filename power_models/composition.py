@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from device_agents.records import KernelSpec
 from power_models.composition_cost import LogCost, Parts
@@ -59,14 +60,15 @@ class CompositionModel(KernelCostModel):
             return term_amounts(columns, shapes.families)
         return base_terms(self.base, kernels, columns, shapes)
 
-    def parts(self, kernels: Sequence[KernelSpec]) -> tuple[Parts, Parts | None]:
+    def parts(
+        self, kernels: Sequence[KernelSpec], columns: KernelColumns, shapes: Shapes
+    ) -> tuple[Parts, Parts | None]:
         """Log seconds and log watts of kernels, with their derivatives."""
-        columns = KernelColumns.of(kernels)
-        shapes = Shapes.of(kernels, columns)
         seconds = self.seconds.parts(self.term_costs(kernels, columns, shapes), shapes)
         if self.watts is None:
             return seconds, None
-        return seconds, self.watts.parts(watt_amounts(seconds, self.base, kernels), shapes)
+        known = self.base.parts(kernels, columns, shapes)[1] if self.base is not None else None
+        return seconds, self.watts.parts(watt_amounts(seconds.shares, known), shapes)
 
     def predict(self, kernels: Sequence[KernelSpec], names: Sequence[str] | None = None) -> KernelCosts:
         """Costs of kernels, in order; ``names`` (n,) are used in the error only.
@@ -74,17 +76,19 @@ class CompositionModel(KernelCostModel):
         Raises UnpricedKernel for a kind or data type that was never measured.
         """
         self._check_priced(kernels, names)
-        seconds, watts = self.parts(kernels)
-        return self._costs(kernels, seconds, watts)
+        columns = KernelColumns.of(kernels)
+        shapes = Shapes.of(kernels, columns)
+        return self._costs(kernels, shapes, *self.parts(kernels, columns, shapes))
 
-    def _costs(self, kernels: Sequence[KernelSpec], seconds: Parts, watts: Parts | None) -> KernelCosts:
-        noise = self._noise(self.seconds, kernels)
+    def _costs(self, kernels: Sequence[KernelSpec], shapes: Shapes, seconds: Parts, watts: Parts | None) -> KernelCosts:
+        place = np.maximum(self.seconds.basis.places(shapes)[1], 0)
+        noise = self.seconds.noise[place]
         sd = {"latency": np.sqrt(self.seconds.variance(seconds.slope) + seconds.missed + noise**2)}
         latency = np.exp(seconds.value)
         energy = np.full(len(kernels), np.nan)
         sd["power"] = sd["energy"] = energy
         if watts is not None and self.watts is not None:
-            noise = self._noise(self.watts, kernels)
+            noise = self.watts.noise[place]
             sd["power"] = np.sqrt(self.watts.variance(watts.slope) + watts.missed + noise**2)
             sd["energy"] = self._joined(sd["latency"], sd["power"])
             energy = latency * np.exp(watts.value)
@@ -97,7 +101,7 @@ class CompositionModel(KernelCostModel):
             energy,
             energy * np.exp(-half["energy"]),
             energy * np.exp(half["energy"]),
-            self._extrapolated(kernels),
+            self._extrapolated(families, shapes),
             ["composition" if self.base is None else "composition on another board's"] * len(kernels),
             families,
             {quantity: (one, one) for quantity, one in half.items()},
@@ -114,10 +118,12 @@ class CompositionModel(KernelCostModel):
         position = {spec: i for i, spec in enumerate(unique)}
         repeat = np.array([position[spec] for spec in kernels])
         self._check_priced(kernels, names)
-        seconds, watts = self.parts(unique)
-        costs = self._costs(unique, seconds, watts)
+        columns = KernelColumns.of(unique)
+        shapes = Shapes.of(unique, columns)
+        seconds, watts = self.parts(unique, columns, shapes)
+        costs = self._costs(unique, shapes, seconds, watts)
         counts = np.bincount(repeat, minlength=len(unique)).astype(np.float64)
-        dtype = int(np.maximum(self.seconds.basis.places(_shapes(unique))[1], 0)[0])
+        dtype = int(np.maximum(self.seconds.basis.places(shapes)[1], 0)[0])
         overhead = self.overhead_of(dtype)
         latency, latency_sd = self._total(self.seconds, seconds, counts * costs.latency_s, overhead[0], dtype)
         energy, power_sd = float("nan"), float("nan")
@@ -151,19 +157,15 @@ class CompositionModel(KernelCostModel):
         result: Floats = np.sqrt(np.maximum(square, 0.0))
         return result
 
-    def _noise(self, cost: LogCost, kernels: Sequence[KernelSpec]) -> Floats:
-        place = {name: i for i, name in enumerate(cost.basis.dtypes)}
-        result: Floats = cost.noise[[place.get(spec.dtype, 0) for spec in kernels]]
-        return result
-
-    def _extrapolated(self, kernels: Sequence[KernelSpec]) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-        points = _shapes(kernels).coordinates
-        found = np.ones(len(kernels), dtype=bool)
-        for i, spec in enumerate(kernels):
-            reach = self.reach.get(family_of(spec))
-            if reach is not None:
-                low, high = np.array(reach[0]) - OUTSIDE, np.array(reach[1]) + OUTSIDE
-                found[i] = bool(((points[i] < low) | (points[i] > high)).any())
+    def _extrapolated(self, families: Sequence[str], shapes: Shapes) -> NDArray[np.bool_]:
+        found = np.ones(len(families), dtype=bool)
+        names = np.array(families, dtype=str)
+        for family in dict.fromkeys(families):
+            if family in self.reach:
+                low, high = (np.array(side) for side in self.reach[family])
+                rows = np.flatnonzero(names == family)
+                points = shapes.coordinates[rows]
+                found[rows] = ((points < low - OUTSIDE) | (points > high + OUTSIDE)).any(axis=1)
         return found
 
     def _check_priced(self, kernels: Sequence[KernelSpec], names: Sequence[str] | None) -> None:
@@ -186,10 +188,6 @@ class CompositionModel(KernelCostModel):
         composition_files.write(self, folder)
 
 
-def _shapes(kernels: Sequence[KernelSpec]) -> Shapes:
-    return Shapes.of(kernels, KernelColumns.of(kernels))
-
-
 def base_terms(base: CompositionModel, kernels: Sequence[KernelSpec], columns: KernelColumns, shapes: Shapes) -> Floats:
     """The base's seconds of each kernel, split into the contributions of its terms (n, terms)."""
     parts = base.seconds.parts(base.term_costs(kernels, columns, shapes), shapes)
@@ -197,7 +195,6 @@ def base_terms(base: CompositionModel, kernels: Sequence[KernelSpec], columns: K
     return result
 
 
-def watt_amounts(seconds: Parts, base: CompositionModel | None, kernels: Sequence[KernelSpec]) -> Floats:
-    """What the watts' rates multiply: the share of a kernel's seconds that each term has, times the base's watts."""
-    known = base.parts(kernels)[1] if base is not None else None
-    return seconds.shares if known is None else seconds.shares * np.exp(known.value)[:, None]
+def watt_amounts(shares: Floats, known: Parts | None) -> Floats:
+    """What the watts' rates multiply (n, terms): each term's share of the seconds, times the base's watts if known."""
+    return shares if known is None else shares * np.exp(known.value)[:, None]

@@ -24,7 +24,7 @@ from power_models.features import Floats
 Index = NDArray[np.intp]
 
 ROOT5 = float(np.sqrt(5.0))
-TINY = 1e-300
+TINY = 1e-100
 OTHER_FAMILY = 0.2  # correlation of the process between families
 OTHER_DTYPE = 0.5  # and between data types
 FAMILY_COMMON = float(np.sqrt(2.0))  # what a family has of its own is more alike over data types than not
@@ -66,8 +66,8 @@ class Basis:
 
     @cached_property
     def _inverse_root(self) -> Floats:
-        result: Floats = np.linalg.inv(self.root) if len(self.root) else np.zeros((0, 0))
-        return result
+        # Inverted once: numpy has no triangular solver, and the decomposition ends long before it gets singular.
+        return np.asarray(np.linalg.inv(self.root), dtype=np.float64)
 
     def columns(self, shapes: Shapes) -> tuple[Floats, Floats]:
         """Columns (n, f) that multiply the weights, and the variance (n,) that they miss."""

@@ -12,12 +12,13 @@ import numpy as np
 
 from power_models.composition_cost import ROOT5, Hyper, alike
 from power_models.composition_solver import Prior, Setting, Solution, Totals
-from power_models.composition_terms import LENGTH_GROUPS
+from power_models.composition_terms import LENGTH_GROUPS, LENGTHS
 from power_models.features import Floats
 
-SPREADS = (0.5, 0.7, 0.7, 0.7, 0.6, 0.6, 0.6, 0.6)  # sd of the log scales; the noise has its own
+SPREADS = (0.5, 0.7, 0.7, 0.7, *[0.6] * LENGTHS)  # sd of the log scales; the noise has its own
 NOISE_SPREAD = 0.8
 STEPS = 20
+LAST = 4 + LENGTHS
 REACH = 4.0  # e-folds that a scale may move
 CELL, SMALL_CELL = 0.5, 1.25  # e-folds within which shapes are put together; for kernels with a small share
 SMALL_SHARE = 0.02
@@ -49,11 +50,11 @@ def tuned(setting: Setting, totals: Totals, prior: Prior, solution: Solution) ->
 
     def objective(x: Floats) -> tuple[float, Floats]:
         scale = np.exp(x)
-        inverse = scale[4:8] ** -2
+        inverse = scale[4:LAST] ** -2
         scaled = ROOT5 * np.sqrt(sum(s * i for s, i in zip(merged.squares, inverse, strict=True)))
         decay = np.exp(-scaled) * merged.alike
         process = scale[3] ** 2 * (merged.shares @ ((1 + scaled + scaled**2 / 3) * decay) @ merged.shares.T)
-        scatter = (scale[8:] ** 2)[noise]
+        scatter = (scale[LAST:] ** 2)[noise]
         whole = fixed + process + np.diag(scatter + 1e-12)
         for part, one in zip(parts, scale[:3], strict=True):
             whole = whole + one**2 * part
@@ -66,8 +67,8 @@ def tuned(setting: Setting, totals: Totals, prior: Prior, solution: Solution) ->
         slope[:3] += [one**2 * (inner * part).sum() for part, one in zip(parts, scale[:3], strict=True)]
         slope[3] += (inner * process).sum()
         back = (merged.shares.T @ inner @ merged.shares) * (5 / 3 * scale[3] ** 2 * (1 + scaled) * decay)
-        slope[4:8] += [0.5 * i * float((back * s).sum()) for s, i in zip(merged.squares, inverse, strict=True)]
-        slope[8:] += np.bincount(noise, np.diag(inner) * scatter, kinds)
+        slope[4:LAST] += [0.5 * i * float((back * s).sum()) for s, i in zip(merged.squares, inverse, strict=True)]
+        slope[LAST:] += np.bincount(noise, np.diag(inner) * scatter, kinds)
         return float(value), slope
 
     now = solution.cost.basis.hyper
@@ -75,7 +76,7 @@ def tuned(setting: Setting, totals: Totals, prior: Prior, solution: Solution) ->
     bounds = list(zip(middle - REACH, middle + REACH, strict=True))
     found = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": STEPS})
     best = [float(value) for value in np.exp(found.x)]
-    return Hyper(best[0], best[1], best[2], best[3], tuple(best[4:8])), np.array(best[8:])
+    return Hyper(best[0], best[1], best[2], best[3], tuple(best[4:LAST])), np.array(best[LAST:])
 
 
 def _covariances(solution: Solution, rows: Any) -> tuple[Floats, list[Floats]]:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from device_agents.records import Configuration, KernelSpec
-from power_models.composition import CompositionModel, base_terms
+from power_models.composition import CompositionModel, base_terms, watt_amounts
 from power_models.composition_cost import EXPONENT_START, Hyper, Index, LogCost, Rates, roofline
 from power_models.composition_evidence import tuned
 from power_models.composition_solver import Prior, Setting, Solution, Totals, solve
@@ -27,14 +27,15 @@ from power_models.intervals import NORMAL_95, conformal_quantile
 from power_models.kernel_cost import Bounds
 from power_models.measured_tables import TableKernel, TableNetwork
 
-SECONDS = Hyper(1.0, 0.2, 0.08, 0.15, (1.0, 1.0, 0.7, 1.0))  # prior middles of the scales
-WATTS = Hyper(1.0, 0.05, 0.03, 0.05, (1.0, 1.0, 0.7, 1.0))
+SECONDS = Hyper(1.0, 0.2, 0.08, 0.15, (1.0, 1.0, 0.7, 1.0, 1.0))  # prior middles of the scales
+WATTS = Hyper(1.0, 0.05, 0.03, 0.05, (1.0, 1.0, 0.7, 1.0, 1.0))
 SECONDS_NOISE, WATTS_NOISE = 0.02, 0.01
 RATE_SPREAD, BASE_SPREAD, WATT_SPREAD = 1.2, 0.25, 0.2  # sd of a log rate: of its own, over a base's, of watts
 OVERHEAD_SPREAD, BASE_OVERHEAD_SPREAD = 1.0, 0.3
 FIRST_INDUCING, INDUCING, MANY_INDUCING = 120, 300, 600
 MANY_NETWORKS = 500
 ROUNDS = 2
+FIRST_NOISE = 3.0  # the first linearization need not be near
 MIXTURE = np.array([0.6, 0.25, 0.05, 0.05, 0.05])  # towards which parents' rates are drawn: parts of a typical total
 MIXTURE_WEIGHT = 0.02
 LEAST_PART = 0.02  # no parent's part of a typical total starts smaller
@@ -77,7 +78,7 @@ def fit_from_networks(
     shapes = Shapes.of(rows.kernels, columns)
     setting, prior, totals = _seconds_problem(rows, columns, shapes, dtypes, base)
     seconds, totals = _fitted(setting, totals, prior)
-    watts = _watts(rows, setting, seconds, base)
+    watts = _watts(rows, columns, setting, seconds, base)
     scores, together = _scores(rows, totals, seconds, watts)
     known = {(spec.kind, spec.dtype) for spec in rows.kernels} | set(base.known_kinds if base else ())
     return CompositionModel(
@@ -196,24 +197,23 @@ def _centred(setting: Setting, totals: Totals, rates: Floats, overhead: Floats) 
 
 def _fitted(setting: Setting, totals: Totals, prior: Prior) -> tuple[Solution, Totals]:
     kinds = int(totals.noise.max()) + 1
-    solution = solve(setting, totals, prior, np.full(kinds, prior.noise), FIRST_INDUCING)
+    solution = solve(setting, totals, prior, np.full(kinds, FIRST_NOISE * prior.noise), FIRST_INDUCING)
     inducing = MANY_INDUCING if len(totals.log_value) > MANY_NETWORKS else INDUCING
-    for _ in range(ROUNDS):
+    for _ in range(1 if len(totals.log_value) > MANY_NETWORKS else ROUNDS):
         hyper, noise = tuned(setting, totals, prior, solution)
-        solution = solve(setting, totals, prior, noise, inducing, hyper)
+        solution = solve(setting, totals, prior, noise, inducing, hyper, solution)
     return solution, totals
 
 
 def _watts(
-    rows: _Rows, setting: Setting, seconds: Solution, base: CompositionModel | None
+    rows: _Rows, columns: KernelColumns, setting: Setting, seconds: Solution, base: CompositionModel | None
 ) -> tuple[Solution, Totals] | None:
     there = np.flatnonzero(np.isfinite(rows.energy_active_j))
     if not len(there):
         return None
-    known = base.parts(rows.kernels)[1] if base is not None else None
-    times = 1.0 if known is None else np.exp(known.value)[:, None]
+    known = None if base is None else base.parts(rows.kernels, columns, setting.shapes)[1]
     part = np.full(seconds.term_shares.shape[1], OTHER)
-    own = Setting.of(seconds.term_shares * times, part, setting.shapes, setting.families, setting.dtypes)
+    own = Setting.of(watt_amounts(seconds.term_shares, known), part, setting.shapes, setting.families, setting.dtypes)
     log_watts = np.log(rows.energy_active_j[there] / rows.latency_s[there])
     overhead = rows.overhead * np.exp(seconds.cost.overhead)[rows.dtype] / seconds.totals
     dtype = rows.dtype[there]

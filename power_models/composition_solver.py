@@ -21,16 +21,16 @@ from power_models.composition_cost import (
     Rates,
     by_dtype,
     covariance,
-    family_columns,
     roofline,
-    slope_columns,
 )
-from power_models.composition_terms import SLOPES, Shapes
+from power_models.composition_terms import LENGTHS, SLOPES, Shapes
 from power_models.features import Floats
 
 STEPS = 25
+SETTLED = 1e-3  # a step that gains less, relative, is the last
 EXPONENT_SD = 0.3
 DTYPES_ALIKE = 0.9  # prior correlation of a term's rate between data types, about each one's own middle
+MOST_CANDIDATES = 2000  # among which inducing kernels are chosen
 LEAST_SHARE = 0.02  # inducing kernels are chosen by share of a total; smaller ones count as this much
 ROOT_FLOOR = 1e-6  # of the variance: where the incomplete decomposition ends
 
@@ -89,8 +89,8 @@ class Setting:
         return cls(amounts, part, shapes, families, dtypes, family, dtype, centre)
 
 
-_NO_HYPER = Hyper(0.0, 0.0, 0.0, 0.0, (1.0,) * 4)
-_NO_POINTS = (np.zeros((0, 0, SLOPES)), np.zeros((0, 6)), np.zeros(0, np.intp), np.zeros(0, np.intp), np.zeros((0, 0)))
+_NO_HYPER = Hyper(0.0, 0.0, 0.0, 0.0, (1.0,) * LENGTHS)
+_NO_POINTS = (np.zeros((0, 0, SLOPES)), np.zeros((0, 0)), np.zeros(0, np.intp), np.zeros(0, np.intp), np.zeros((0, 0)))
 
 
 @dataclass
@@ -118,9 +118,18 @@ class Solution:
 
 
 def solve(
-    setting: Setting, totals: Totals, prior: Prior, noise: Floats, inducing: int, hyper: Hyper | None = None
+    setting: Setting,
+    totals: Totals,
+    prior: Prior,
+    noise: Floats,
+    inducing: int,
+    hyper: Hyper | None = None,
+    before: Solution | None = None,
 ) -> Solution:
-    """The most probable z; ``noise``: sd of each noise kind; ``hyper``: other scales than the prior's middles."""
+    """The most probable z; ``noise``: sd of each noise kind.
+
+    ``hyper``: other scales than the prior's middles. ``before``: a solution under other scales, to start from.
+    """
     hyper = hyper or prior.hyper
     basis, columns = _basis(setting, totals, prior, inducing, hyper)
     dtypes, terms = len(setting.dtypes), setting.amounts.shape[1]
@@ -151,7 +160,10 @@ def solve(
     def misfit(z: Floats, total: Floats) -> float:
         return float(0.5 * z @ z + 0.5 * (((totals.log_value - np.log(total)) / sigma) ** 2).sum())
 
-    z = _descend(state, jacobian, misfit, totals.log_value, sigma, split[-1] + columns.shape[1])
+    start = np.zeros(split[-1] + columns.shape[1])
+    if before is not None:
+        _take_over(start, before, hyper, len(mix))
+    z = _descend(state, jacobian, misfit, totals.log_value, sigma, start)
     seconds, slope, overhead, total, rates = state(z)
     shares, gradient = jacobian(seconds, slope, overhead, total)
     told = _told(gradient / sigma[:, None])
@@ -163,18 +175,31 @@ def solve(
     return Solution(log_cost, z, seconds, total, shares, gradient, term_shares, leverage)
 
 
+def _take_over(start: Floats, before: Solution, hyper: Hyper, rates: int) -> None:
+    """Put rates, overheads, families and slopes of an earlier solution in place; the process begins at nothing."""
+    basis = before.cost.basis
+    old, families, dtypes = basis.hyper, len(basis.families), len(basis.dtypes)
+    flags = rates + dtypes + families * (dtypes + 1)
+    shared = flags + basis.centre.size
+    scale = np.ones(shared)
+    scale[:rates] = old.terms / hyper.terms
+    scale[rates + dtypes : flags] = old.family / hyper.family
+    scale[flags:] = old.slopes / hyper.slopes
+    start[:shared] = scale * before.z[:shared]
+
+
 def _descend(
     state: Callable[[Floats], tuple[Floats, Floats, Floats, Floats, Rates]],
     jacobian: Callable[[Floats, Floats, Floats, Floats], tuple[Any, Floats]],
     misfit: Callable[[Floats, Floats], float],
     target: Floats,
     sigma: Floats,
-    size: int,
+    z: Floats,
 ) -> Floats:
-    """Damped Gauss–Newton from z = 0 (Levenberg–Marquardt)."""
+    """Damped Gauss–Newton from a start (Levenberg–Marquardt)."""
     from scipy.linalg import cho_factor, cho_solve
 
-    z = np.zeros(size)
+    size = len(z)
     current = state(z)
     cost, damping = misfit(z, current[3]), 1e-3
     for _ in range(STEPS):
@@ -192,7 +217,7 @@ def _descend(
             break
         gain, damping = cost - found, max(damping / 10.0, 1e-9)
         z, current, cost = z + step, trial, found
-        if gain < 1e-3 + 1e-4 * abs(cost):
+        if gain < SETTLED * abs(cost):
             break
     return z
 
@@ -218,31 +243,36 @@ def _basis(setting: Setting, totals: Totals, prior: Prior, inducing: int, hyper:
     shares = totals.weights.multiply(1.0 / whole[:, None]).tocsr().multiply(seconds[None, :]).tocsr()
     largest = np.asarray(shares.max(axis=0).todense()).ravel()
     importance = np.where(largest > 0, np.maximum(largest, LEAST_SHARE), 0.0)
-    root, chosen = _incomplete_cholesky(setting, hyper, importance, inducing)
-    points = (setting.shapes.coordinates[chosen], setting.family[chosen], setting.dtype[chosen], root[chosen])
-    basis = Basis(setting.families, setting.dtypes, hyper, setting.centre, *points)
-    flags = family_columns(setting.family, setting.dtype, len(setting.families), len(setting.dtypes))
-    slopes = slope_columns(setting.shapes.coordinates, setting.family, setting.dtype, setting.centre)
-    return basis, np.hstack([hyper.family * flags, hyper.slopes * slopes, root])
+    candidates = np.argsort(-importance, kind="stable")
+    if len(candidates) > MOST_CANDIDATES:
+        chance = importance / importance.sum()
+        some = np.random.default_rng(0).choice(len(chance), MOST_CANDIDATES, replace=False, p=chance)
+        candidates = np.sort(some)
+    places = (setting.shapes.coordinates[candidates], setting.family[candidates], setting.dtype[candidates])
+    root, chosen = _incomplete_cholesky(places, hyper, importance[candidates], inducing)
+    inducing_points = (places[0][chosen], places[1][chosen], places[2][chosen], root[chosen])
+    basis = Basis(setting.families, setting.dtypes, hyper, setting.centre, *inducing_points)
+    return basis, basis.columns(setting.shapes)[0]
 
 
-def _incomplete_cholesky(setting: Setting, hyper: Hyper, importance: Floats, most: int) -> tuple[Floats, Index]:
+def _incomplete_cholesky(
+    places: tuple[Floats, Index, Index], hyper: Hyper, importance: Floats, most: int
+) -> tuple[Floats, Index]:
     """Columns (n, m) of the pivoted Cholesky factor, and the pivots (m,)."""
-    points, family, dtype = setting.shapes.coordinates, setting.family, setting.dtype
-    root = np.zeros((len(points), most))
+    points, family, dtype = places
+    rows = np.zeros((most, len(points)))  # the factor's columns, each contiguous
     left = np.full(len(points), hyper.process**2)
     chosen: list[int] = []
     while len(chosen) < most:
         pivot = int(np.argmax(left * importance))
         if left[pivot] * (importance[pivot] > 0) <= ROOT_FLOOR * hyper.process**2:
             break
-        at = slice(pivot, pivot + 1)
-        column = covariance(points, family, dtype, points[at], family[at], dtype[at], hyper)[:, 0]
-        m = len(chosen)
-        column = (column - root[:, :m] @ root[pivot, :m]) / np.sqrt(left[pivot])
-        column[chosen] = 0.0
-        root[:, m] = column
-        left = np.maximum(left - column**2, 0.0)
+        m, at = len(chosen), slice(pivot, pivot + 1)
+        row = covariance(points[at], family[at], dtype[at], points, family, dtype, hyper)[0]
+        row = (row - rows[:m, pivot] @ rows[:m]) / np.sqrt(left[pivot])
+        row[chosen] = 0.0
+        rows[m] = row
+        left = np.maximum(left - row**2, 0.0)
         left[pivot] = 0.0
         chosen.append(pivot)
-    return root[:, : len(chosen)], np.array(chosen, dtype=np.intp)
+    return np.ascontiguousarray(rows[: len(chosen)].T), np.array(chosen, dtype=np.intp)

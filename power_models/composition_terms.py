@@ -24,9 +24,10 @@ PARENTS = ("macs", "bytes", "elements", "calls")
 COMPUTE, TRAFFIC, OTHER = 0, 1, 2
 MATRIX = ("conv_1x1", "conv_kxk", "fc")  # run as matrix products
 WINDOW = ("conv_grouped", "depthwise")  # walk a window over each channel
-COORDINATES = ("in_channels", "out_channels", "pixels", "window", "stride", "activation")
-SLOPES = 4  # the leading coordinates may bend the cost as a power law
-LENGTH_GROUPS = (0, 0, 1, 2, 3, 3)  # which length scale each coordinate has
+COORDINATES = ("in_channels", "out_channels", "pixels", "window", "tile", "stride", "activation")
+SLOPES = 5  # the leading coordinates may bend the cost as a power law
+LENGTHS = 5
+LENGTH_GROUPS = (0, 0, 1, 2, 4, 3, 3)  # which length scale each coordinate has
 
 
 class Term(NamedTuple):
@@ -84,11 +85,19 @@ def _coordinates(columns: KernelColumns, families: NDArray[np.str_]) -> Floats:
             np.where(dense, outer, channels),
             np.log(columns.pixels),
             np.where(families == "global_avg_pool", 0.0, np.log(columns.window)),
+            np.where(columns.weighted & (families != "fc"), _tile_waste(columns), 0.0),
             2.0 * np.log(number("stride")),
             columns.costly_activation.astype(float),
         ],
         1,
     )
+
+
+def _tile_waste(columns: KernelColumns) -> Floats:
+    """Log of how much more output whole tiles of 16 × 8 are than the map: what transforms over tiles waste."""
+    high, wide = columns.number("out_height"), columns.number("out_width")
+    result: Floats = np.log(padded(wide, 16) * padded(high, 8) / (wide * high))
+    return result
 
 
 def parent_amounts(columns: KernelColumns) -> Floats:
