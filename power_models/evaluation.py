@@ -142,13 +142,24 @@ def predict(model: KernelCostModel, rows: Sequence[Row], same_campaign: bool = F
     ``same_campaign``: the rows are of the table that the model was fitted to, so that their lines are places in the
     drift of its campaign, if it had one (``drift``); else a row is taken to be at a typical place.
     """
-    if all(isinstance(row, TableKernel) for row in rows):
-        places = [float(row.line) if same_campaign else np.nan for row in rows]
-        return _predict_kernels(model, [row.kernels[0] for row in rows], places)
     found = {quantity: Predicted.none(len(rows)) for quantity in QUANTITIES}
-    for i, row in enumerate(rows):
+    alone = np.array([isinstance(row, TableKernel) for row in rows], dtype=np.bool_)
+    for index, one in ((np.flatnonzero(alone), _predict_kernels), (np.flatnonzero(~alone), _predict_networks)):
+        if len(index):
+            places = [float(rows[i].line) if same_campaign else np.nan for i in index.tolist()]
+            for quantity, own in one(model, [rows[i].kernels for i in index.tolist()], places).items():
+                for column, numbers in zip(found[quantity], own, strict=True):
+                    column[index] = numbers
+    return found
+
+
+def _predict_networks(
+    model: KernelCostModel, networks: Sequence[Sequence[KernelSpec]], places: Sequence[float]
+) -> dict[str, Predicted]:
+    found = {quantity: Predicted.none(len(networks)) for quantity in QUANTITIES}
+    for i, kernels in enumerate(networks):
         try:
-            cost = price_network(model, row.kernels)
+            cost = price_network(model, kernels)
         except UnpricedKernel:
             continue
         bounds = {"latency_s": cost.latency_s}
@@ -162,8 +173,9 @@ def predict(model: KernelCostModel, rows: Sequence[Row], same_campaign: bool = F
 
 
 def _predict_kernels(
-    model: KernelCostModel, kernels: Sequence[KernelSpec], places: Sequence[float]
+    model: KernelCostModel, rows: Sequence[Sequence[KernelSpec]], places: Sequence[float]
 ) -> dict[str, Predicted]:
+    kernels = [row[0] for row in rows]
     known = set(model.known_kinds)
     priced = np.flatnonzero([(spec.kind, spec.dtype) in known for spec in kernels])
     found = {quantity: Predicted.none(len(kernels)) for quantity in QUANTITIES}
@@ -208,27 +220,24 @@ def parts_of(rows: Sequence[Row]) -> dict[str, Index]:
 
     Fifths are of the whole table, the smallest first, for kernels; a part with fewer than five rows is not told.
     """
-    labels: dict[str, NDArray[np.str_]] = {"dtype": np.array([row.dtype for row in rows])}
-    if all(isinstance(row, TableKernel) for row in rows):
-        labels["kind"] = np.array([row.kernels[0].kind for row in rows])
-        labels["size"] = size_fifths(rows)
-    else:
-        labels["family"] = np.array([row.family for row in rows if isinstance(row, TableNetwork)])
+    kernels = [isinstance(row, TableKernel) for row in rows]
+    labels = {
+        "what": np.array(["kernel" if alone else "network" for alone in kernels]),
+        "dtype": np.array([row.dtype for row in rows]),
+        "kind": np.array([row.kernels[0].kind if alone else "" for row, alone in zip(rows, kernels, strict=True)]),
+        "family": np.array([row.family if isinstance(row, TableNetwork) else "" for row in rows]),
+        "size": size_fifths(rows) if all(kernels) and len(rows) >= FEWEST * QUINTILES else np.full(len(rows), ""),
+    }
     found = {"all": np.arange(len(rows))}
     for name, values in labels.items():
-        levels = np.unique(values)
-        for level in levels if len(levels) > 1 else []:
-            index = np.flatnonzero(values == level)
-            if len(index) >= FEWEST:
-                found[f"{name}={level}"] = index
-    dtypes = np.unique(labels["dtype"])
-    if "family" in labels and len(dtypes) > 1:
-        for dtype in dtypes:
-            for level in np.unique(labels["family"]):
-                index = np.flatnonzero((labels["dtype"] == dtype) & (labels["family"] == level))
-                if len(index) >= FEWEST:
-                    found[f"dtype={dtype},family={level}"] = index
-    return found
+        levels = np.unique(values).tolist()
+        found |= {f"{name}={level}": np.flatnonzero(values == level) for level in levels if level and len(levels) > 1}
+    if len(np.unique(labels["dtype"])) > 1:
+        for dtype, family in sorted(set(zip(labels["dtype"].tolist(), labels["family"].tolist(), strict=True))):
+            if family:
+                own = (labels["dtype"] == dtype) & (labels["family"] == family)
+                found[f"dtype={dtype},family={family}"] = np.flatnonzero(own)
+    return {name: index for name, index in found.items() if name == "all" or len(index) >= FEWEST}
 
 
 def size_fifths(rows: Sequence[Row]) -> NDArray[np.str_]:

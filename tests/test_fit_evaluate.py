@@ -288,6 +288,14 @@ def test_whole_networks_give_a_model_of_kernels_from_which_another_can_start(
     assert code == 0
     assert said["methods"]["ours"]["latency_s"]["all"]["median"] < 0.1
     assert set(said["levels"]) == {"family=net-v1", "family=net-v2", "family=other"}
+    kernels = kernel_table(tmp_path / "kernels.csv", 12, quiet=False)
+    code, both = rig(capsys, "fit", str(table), str(kernels), "--device", "both")
+    assert (code, [one["rows"] for one in both["sources"]]) == (0, [24, 12])
+    assert both["idle_power_w"]["value"] == pytest.approx(QUIET_W)
+    code, said = rig(capsys, "evaluate", str(table), str(kernels), "--device", "both")
+    latency = said["methods"]["ours"]["latency_s"]
+    assert (latency["what=kernel"]["n"], latency["what=network"]["n"]) == (12, 24)
+    assert latency["what=kernel"]["median"] < 0.3
     other = network_table(tmp_path / "other.jsonl", 12, seed=3, device="another")
     code, said = rig(capsys, "fit", str(other), "--device", "like-board", "--from", "board")
     assert (code, said["base"]) == (0, "board")

@@ -145,6 +145,14 @@ def test_parts_are_kinds_data_types_fifths_and_families(kernels: list[Row], netw
     assert {"dtype=int8", "family=net-v1", "dtype=float32,family=other"} <= set(parts_of(networks))
 
 
+def test_kernels_among_networks_are_parts_of_their_own(kernels: list[Row], networks: list[Row]) -> None:
+    parts = parts_of([*kernels[:30], *networks[:30]])
+    assert parts["what=kernel"].tolist() == list(range(30))
+    assert parts["what=network"].tolist() == list(range(30, 60))
+    assert {"kind=conv", "family=other"} <= set(parts)
+    assert not any(name.startswith("size") for name in parts)
+
+
 def test_active_energy_is_told_only_where_quiet_power_is_known(kernels: list[Row], tmp_path: Path) -> None:
     without = list(read_table(kernel_table(tmp_path / "k.csv", 10, quiet=False)).kernels)
     assert np.isnan(measured(without, "energy_active_j")).all()
@@ -241,7 +249,9 @@ def test_a_drifting_campaign_is_scored_with_and_without_the_lines(
     monkeypatch.setattr(cross_validation, "predict", told)
     fold = random_folds(kernels, 4, 0)[0]
     for drift in (None, object()):
-        made = cross_validation.hold_out(kernels, fold, lambda rows: SimpleNamespace(drift=drift), references=False)
+        made = cross_validation.hold_out(
+            kernels, fold, lambda rows, drift=drift: SimpleNamespace(drift=drift), references=False
+        )
         scores = pooled(kernels, [made])
         assert scores["ours"]["latency_s"]["all"].mape == pytest.approx(0.0)
         assert (PLACE_NOT_TOLD in scores) == (drift is not None)
