@@ -119,6 +119,19 @@ def test_a_device_without_a_profile_is_not_measured(
     assert "made-up.toml" in said["error"]["fix"]
 
 
+def test_devices_list_what_can_be_priced_only(
+    fitted: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from rig.commands import devices
+
+    monkeypatch.setattr(devices, "profile_names", lambda: ["pi4"])
+    assert cli.main(["devices"]) == 0
+    assert "made-up" in capsys.readouterr().out
+    rows = {row["name"]: row for row in rig(capsys, "devices")[1]["devices"]}
+    assert (rows["made-up"]["state"], rows["made-up"]["calibrated"]) == ("priced only", True)
+    assert rows["pi4"]["state"] == "not set up"
+
+
 def test_an_unknown_device_is_still_unknown(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     code, said = rig(capsys, "predict", str(network(tmp_path)), "--device", "virtual-pi5")
     assert (code, said["error"]["code"]) == (2, "unknown-device")

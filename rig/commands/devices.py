@@ -29,6 +29,7 @@ def run(options: DevicesOptions) -> dict[str, Any]:
     calibrated = set(calibrated_devices(root))
     with ThreadPoolExecutor(AT_ONCE) as pool:
         rows = list(pool.map(lambda name: _row(name, options.probe, calibrated, root), profile_names()))
+    rows += [_priced_only(name) for name in sorted(calibrated - {row["name"] for row in rows})]
     ready = [row["name"] for row in rows if row["state"] == "ready"]
     first = WITHOUT_A_BOARD if WITHOUT_A_BOARD in ready else ready[0] if ready else None
     return {
@@ -46,6 +47,13 @@ def _without_host(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     own = config_folder() / "devices" / f"{names[0] if len(names) == 1 else 'NAME'}.toml"
     fix = f'write host = "NAME-OR-ADDRESS" in section [transport] of {own}, or use --device {WITHOUT_A_BOARD}'
     return [warning("no-host", f"{', '.join(names)}: no host is set", fix)]
+
+
+def _priced_only(name: str) -> dict[str, Any]:
+    """A name that has a cost model (``rig fit``) and no profile."""
+    row: dict[str, Any] = {"name": name, "state": "priced only", "kind": None, "runtime": None, "sensors": []}
+    about = "a cost model fitted to tables or runs; no profile, so it cannot be measured"
+    return {**row, "meter": None, "calibrated": True, "shipped_model": False, "description": about, "warnings": []}
 
 
 def _row(name: str, probe: bool, calibrated: set[str], root: Path) -> dict[str, Any]:
