@@ -251,3 +251,25 @@ def test_the_sampler_imports_no_more_than_it_needs() -> None:
         env={**os.environ, "PYTHONPATH": ""},
     )
     assert json.loads(seen.stdout) == []
+
+
+def test_what_the_benchmark_counts_as_lost() -> None:
+    """By the time stamps alone: a tick without a sample; of a counter nothing; a late reading overwrites conversions."""
+    import importlib.util
+
+    path = Path(sampler_module.__file__).parents[1] / "benchmarks/sampler.py"
+    spec = importlib.util.spec_from_file_location("sampler_benchmark", path)
+    assert spec is not None
+    assert spec.loader is not None
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    chip = {"counts_energy": False, "update_s": 0.0065}
+    stamps = 50.0 + 0.01 * np.arange(100)
+    assert benchmark.losses(stamps, 0.01, chip) == {"without_sample": 0, "overwritten": 0, "lost": 0}
+    late = stamps.copy()
+    late[40] += 0.008
+    assert benchmark.losses(late, 0.01, chip) == {"without_sample": 0, "overwritten": 1, "lost": 0}
+    gone = np.delete(stamps, [60, 61])
+    assert benchmark.losses(gone, 0.01, chip) == {"without_sample": 2, "overwritten": 3, "lost": 2}
+    counter = {"counts_energy": True, "update_s": 0.001}
+    assert benchmark.losses(gone, 0.01, counter) == {"without_sample": 2, "overwritten": 0, "lost": 0}
