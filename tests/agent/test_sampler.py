@@ -254,7 +254,7 @@ def test_the_sampler_imports_no_more_than_it_needs() -> None:
 
 
 def test_what_the_benchmark_counts_as_lost() -> None:
-    """By the time stamps alone: a tick without a sample; of a counter nothing; a late reading overwrites conversions."""
+    """By the time stamps: ticks without a sample; of a counter nothing; a late reading overwrites conversions."""
     import importlib.util
 
     path = Path(sampler_module.__file__).parents[1] / "benchmarks/sampler.py"
