@@ -187,7 +187,7 @@ def fit_and_check(
     """
     from power_models.kernel_cost import KernelCostModel
     from power_models.network_check import learn_from_networks
-    from power_models.transfer import fit_transferred
+    from power_models.transfer_fit import fit_transferred
     from power_models.validate import predict_rows, summarize
 
     training = held_out.training(collected.rows)

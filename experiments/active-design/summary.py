@@ -51,10 +51,9 @@ def simulated() -> None:
             reached = int(np.isfinite(values).sum())
             median = float(np.median(values))
             ratios = capped / np.where(np.isfinite(table["ours"]), table["ours"], 2 * max(counts))
-            print(
-                f"  {name:14s} {_count(median, counts)} ({_count(values.min(), counts)} to {_count(values.max(), counts)}),"
-                f" reached in {reached} of {len(values)}; {float(np.median(ratios)):.1f} times ours"
-            )
+            low, middle, high = (_count(value, counts) for value in (values.min(), median, values.max()))
+            times = f"{float(np.median(ratios)):.1f} times ours"
+            print(f"  {name:14s} {middle} ({low} to {high}), reached in {reached} of {len(values)}; {times}")
     _draw(counts, {name: np.array([by_strategy[name][key] for key in sorted(shared)]) for name in LOOKS})
 
 

@@ -23,7 +23,7 @@ from device_agents.records import Configuration
 from device_agents.virtual_board.physics import BoardModel
 from power_models.kernel_cost import KernelCostModel
 from power_models.network_check import NetworkRow
-from power_models.transfer import fit_transferred
+from power_models.transfer_fit import fit_transferred
 from power_models.validate import predict_networks, summarize
 from rig.workloads.grid import design
 

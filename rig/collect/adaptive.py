@@ -21,7 +21,7 @@ from device_agents.records import KernelSpec
 from power_models.design import Surveyor, one_of_each, prior_of_rows, totals_of
 from power_models.features import Floats
 from power_models.kernel_process import ErrorPrior
-from power_models.transfer import START
+from power_models.transfer_fit import START
 from rig.workloads.families import rough_seconds
 
 if TYPE_CHECKING:

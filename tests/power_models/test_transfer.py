@@ -12,7 +12,8 @@ from device_agents.records import Configuration, KernelSpec
 from power_models.kernel_cost import KernelCostModel, KernelRow, UnpricedKernel
 from power_models.network_check import NetworkRow, learn_from_networks
 from power_models.network_cost import price_network
-from power_models.transfer import TransferredModel, fit_transferred
+from power_models.transfer import TransferredModel
+from power_models.transfer_fit import fit_transferred
 
 sys.path.insert(0, str(Path(__file__).parent))
 from synthetic_device import CONFIGURATION, cost, kernels, rows
