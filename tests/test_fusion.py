@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -9,7 +12,9 @@ from power_models import fusion_rules
 from power_models.fusion_rules import MeasuredPair, judge_pair, rules_from
 from power_models.graph_fusion import BARE, ONNXRUNTIME, TENSORRT, VIRTUAL
 from power_models.kernels import from_optimized, kernel_graph
+from rig import cli
 from rig.collect.fusion import measure_fusion, networks_of
+from rig.commands import calibrate_fusion
 from rig.connection.session import Session
 from rig.errors import BadInputError, StoreError, TransientDeviceError
 from rig.profiles import load_profile
@@ -17,6 +22,7 @@ from rig.store.store import Store
 from rig.workloads.executed_kernels import RULES_FILE, measured_rules
 from rig.workloads.fusion_pairs import CHEAPEST, PAIRS, UNITS, network, surroundings
 from rig.workloads.onnx_builder import NetworkBuilder
+from tests.agent_setup import QUICK_PLAN
 
 ort = pytest.importorskip("onnxruntime")
 
@@ -215,3 +221,39 @@ def test_a_network_that_stays_rejected_ends_it(board):
         measure_fusion(session, run, [("conv", "relu")], hot, "virtual", rounds=3)
     with pytest.raises(BadInputError, match="2 rounds"):
         measure_fusion(session, run, [("conv", "relu")], hot, "virtual", rounds=2)
+
+
+def test_the_command_saves_rules_that_predictions_use(tmp_path, monkeypatch, capsys):
+    """With few pairs and coarse windows: what is said, what is kept, and that the rest stays the base's."""
+    for name in ("RIG_HOME", "RIG_CONFIG"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    monkeypatch.setenv("RIG_LOCK_DIR", str(tmp_path))
+    folder = tmp_path / "RIG_CONFIG" / "devices"
+    folder.mkdir(parents=True)
+    (folder / "virtual-pi4.toml").write_text(QUICK_PLAN + "\n[grid]\nfusion_rounds = 3\n")
+    monkeypatch.setattr(calibrate_fusion, "PAIRS", (("conv", "add"), ("conv", "relu")))
+    assert cli.main(["calibrate", "--device", "virtual-pi4", "--fusion", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["kind"], said["run_id"], said["base"]) == ("simulated", "u-0001", "virtual")
+    assert [(row["first"], row["second"]) for row in said["pairs"]] == [("conv", "add"), ("conv", "relu")]
+    for row in said["pairs"]:
+        assert row["saving_s"]["lo"] <= row["saving_s"]["value"] <= row["saving_s"]["hi"]
+        assert row["saving_s"]["n"] == 3
+    rules = measured_rules(Store(), "virtual-pi4")
+    assert rules.activations["conv"] >= VIRTUAL.activations["conv"] - {"relu"}
+    assert Path(said["artifacts"]["rules"]).name == RULES_FILE
+    # On a terminal: a line a pair, from the same measurements where the run is not finished, else from new ones.
+    assert cli.main(["calibrate", "--device", "virtual-pi4", "--fusion"]) == 0
+    out = capsys.readouterr().out
+    assert "conv | add" in out
+    assert "Rules" in out
+
+
+def test_too_few_rounds_in_a_profile_are_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("RIG_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("RIG_CONFIG", str(tmp_path / "config"))
+    folder = tmp_path / "config" / "devices"
+    folder.mkdir(parents=True)
+    (folder / "virtual-pi4.toml").write_text("[grid]\nfusion_rounds = 2\n")
+    assert cli.main(["calibrate", "--device", "virtual-pi4", "--fusion", "--json"]) == 2
+    assert "grid.fusion_rounds is 2" in json.loads(capsys.readouterr().out)["error"]["message"]
