@@ -16,7 +16,8 @@ import numpy as np
 from rig.doctor.load import Load, steps
 from rig.doctor.load_curve import BOXCAR, SHAPES, LoadCurve
 from rig.doctor.readings import fresh, noise_w, quantum, step_error_w, updates
-from rig.doctor.response import StepResponse, fit_step_response
+from rig.doctor.response import fit_step_response
+from rig.doctor.step_response import StepResponse
 from rig.quality.power import TO_AND_FRO, on_runtime_clock
 from rig.store.store import utc_now
 
