@@ -48,7 +48,7 @@ class Basis:
     """What the linear part of a log cost is made of, for m inducing kernels, F families, D data types.
 
     ``centre`` (D, F, SLOPES): where slopes are zero. ``points`` (m, q), ``point_family``, ``point_dtype`` (m,): the
-    inducing kernels; ``root`` (m, m): lower Cholesky factor of their covariance.
+    inducing kernels.
     """
 
     families: tuple[str, ...]
@@ -58,7 +58,6 @@ class Basis:
     points: Floats
     point_family: Index
     point_dtype: Index
-    root: Floats
 
     def places(self, shapes: Shapes) -> tuple[Index, Index]:
         """Index of each kernel's family (−1: never measured) and data type (−1 likewise), (n,) each."""
@@ -66,8 +65,11 @@ class Basis:
 
     @cached_property
     def _inverse_root(self) -> Floats:
-        # Inverted once: numpy has no triangular solver, and the decomposition ends long before it gets singular.
-        return np.asarray(np.linalg.inv(self.root), dtype=np.float64)
+        """Inverse (m, m) of the lower Cholesky factor of the inducing kernels' covariance."""
+        own = (self.points, self.point_family, self.point_dtype)
+        matrix = covariance(*own, *own, self.hyper)
+        # Inverted once: numpy has no triangular solver, and kernels that tell nothing new are not among these.
+        return np.asarray(np.linalg.inv(np.linalg.cholesky(matrix)), dtype=np.float64)
 
     def columns(self, shapes: Shapes) -> tuple[Floats, Floats]:
         """Columns (n, f) that multiply the weights, and the variance (n,) that they miss."""
@@ -223,7 +225,6 @@ class LogCost:
             "points": basis.points,
             "point_family": basis.point_family,
             "point_dtype": basis.point_dtype,
-            "root": basis.root,
             "part": self.part,
             "rates": self.rates.terms,
             "exponents": self.rates.exponents,
@@ -255,7 +256,7 @@ class LogCost:
         rates = Rates(real["rates"], real["exponents"])
         about_overhead = (real["overhead"], float(about["overhead_sd"]))
         learned = (real["mix"], real["weights"], real["told"], real["noise"])
-        basis = Basis(*names, hyper, real["centre"], real["points"], *inducing, real["root"])
+        basis = Basis(*names, hyper, real["centre"], real["points"], *inducing)
         return cls(basis, whole["part"], rates, *about_overhead, *learned)
 
 

@@ -19,6 +19,7 @@ SPREADS = (0.5, 0.7, 0.7, 0.7, *[0.6] * LENGTHS)  # sd of the log scales; the no
 NOISE_SPREAD = 0.8
 STEPS = 20
 LAST = 4 + LENGTHS
+LEAST_NOISE = 0.002  # no total is measured better
 REACH = 4.0  # e-folds that a scale may move
 CELL, SMALL_CELL = 0.5, 1.25  # e-folds within which shapes are put together; for kernels with a small share
 SMALL_SHARE = 0.02
@@ -73,7 +74,9 @@ def tuned(setting: Setting, totals: Totals, prior: Prior, solution: Solution) ->
 
     now = solution.cost.basis.hyper
     start = np.log([*now[:4], *now.lengths, *solution.cost.noise])
-    bounds = list(zip(middle - REACH, middle + REACH, strict=True))
+    lowest = middle - REACH
+    lowest[LAST:] = np.maximum(lowest[LAST:], np.log(LEAST_NOISE))
+    bounds = list(zip(lowest, middle + REACH, strict=True))
     found = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": STEPS})
     best = [float(value) for value in np.exp(found.x)]
     return Hyper(best[0], best[1], best[2], best[3], tuple(best[4:LAST])), np.array(best[LAST:])

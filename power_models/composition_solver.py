@@ -32,7 +32,7 @@ EXPONENT_SD = 0.3
 DTYPES_ALIKE = 0.9  # prior correlation of a term's rate between data types, about each one's own middle
 MOST_CANDIDATES = 2000  # among which inducing kernels are chosen
 LEAST_SHARE = 0.02  # inducing kernels are chosen by share of a total; smaller ones count as this much
-ROOT_FLOOR = 1e-6  # of the variance: where the incomplete decomposition ends
+ROOT_FLOOR = 1e-5  # of the variance: where the incomplete decomposition ends
 
 
 class Totals(NamedTuple):
@@ -90,7 +90,7 @@ class Setting:
 
 
 _NO_HYPER = Hyper(0.0, 0.0, 0.0, 0.0, (1.0,) * LENGTHS)
-_NO_POINTS = (np.zeros((0, 0, SLOPES)), np.zeros((0, 0)), np.zeros(0, np.intp), np.zeros(0, np.intp), np.zeros((0, 0)))
+_NO_POINTS = (np.zeros((0, 0, SLOPES)), np.zeros((0, 0)), np.zeros(0, np.intp), np.zeros(0, np.intp))
 
 
 @dataclass
@@ -249,16 +249,14 @@ def _basis(setting: Setting, totals: Totals, prior: Prior, inducing: int, hyper:
         some = np.random.default_rng(0).choice(len(chance), MOST_CANDIDATES, replace=False, p=chance)
         candidates = np.sort(some)
     places = (setting.shapes.coordinates[candidates], setting.family[candidates], setting.dtype[candidates])
-    root, chosen = _incomplete_cholesky(places, hyper, importance[candidates], inducing)
-    inducing_points = (places[0][chosen], places[1][chosen], places[2][chosen], root[chosen])
-    basis = Basis(setting.families, setting.dtypes, hyper, setting.centre, *inducing_points)
+    chosen = _pivots(places, hyper, importance[candidates], inducing)
+    points = (places[0][chosen], places[1][chosen], places[2][chosen])
+    basis = Basis(setting.families, setting.dtypes, hyper, setting.centre, *points)
     return basis, basis.columns(setting.shapes)[0]
 
 
-def _incomplete_cholesky(
-    places: tuple[Floats, Index, Index], hyper: Hyper, importance: Floats, most: int
-) -> tuple[Floats, Index]:
-    """Columns (n, m) of the pivoted Cholesky factor, and the pivots (m,)."""
+def _pivots(places: tuple[Floats, Index, Index], hyper: Hyper, importance: Floats, most: int) -> Index:
+    """The pivots (m,) of an incomplete Cholesky decomposition of the process' covariance, weighted by importance."""
     points, family, dtype = places
     rows = np.zeros((most, len(points)))  # the factor's columns, each contiguous
     left = np.full(len(points), hyper.process**2)
@@ -270,9 +268,8 @@ def _incomplete_cholesky(
         m, at = len(chosen), slice(pivot, pivot + 1)
         row = covariance(points[at], family[at], dtype[at], points, family, dtype, hyper)[0]
         row = (row - rows[:m, pivot] @ rows[:m]) / np.sqrt(left[pivot])
-        row[chosen] = 0.0
         rows[m] = row
         left = np.maximum(left - row**2, 0.0)
         left[pivot] = 0.0
         chosen.append(pivot)
-    return np.ascontiguousarray(rows[: len(chosen)].T), np.array(chosen, dtype=np.intp)
+    return np.array(chosen, dtype=np.intp)
