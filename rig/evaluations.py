@@ -5,12 +5,14 @@ folds.jsonl    of a run folder: one line a fold (repeat, what was held out, pred
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rig.durable import append_json
 from rig.errors import BadInputError
+from rig.profiles import SHIPPED_FOLDER
 from rig.units import Quantity
 
 if TYPE_CHECKING:
@@ -57,10 +59,16 @@ def unfinished_run(store: Store, device: str, request: Mapping[str, Any]) -> Run
     return None
 
 
-def fitted_to(store: Store, device: str) -> set[str]:
-    """SHA-256 of every table that the device's cost models were fitted to (``rig fit``)."""
+def was_seen(store: Store, device: str, files: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the device's cost model was fitted to one of the tables: by ``rig fit``, or as it comes with the rig."""
+    from rig.cost_models import calibrated_devices, shipped_devices
+
+    tables = {one["sha256"] for one in files if one["sha256"]}
+    if device not in calibrated_devices(store.root) and device in shipped_devices():
+        published = [path for path in (SHIPPED_FOLDER / "data").iterdir() if path.name.endswith(".jsonl.gz")]
+        return not tables.isdisjoint(hashlib.sha256(path.read_bytes()).hexdigest() for path in published)
     fits = [one for one in store.runs() if one["command"] == "fit" and one["device"] == device]
-    return {source["sha256"] for one in fits for source in one.get("sources", []) if source["sha256"]}
+    return not tables.isdisjoint(source["sha256"] for one in fits for source in one.get("sources", []))
 
 
 def stored_folds(run: Run) -> dict[tuple[int, int], HeldOut]:

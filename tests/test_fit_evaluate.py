@@ -15,6 +15,7 @@ from tables_made_up import QUIET_W, kernel_table, network_table
 from power_models.cross_validation import HeldOut
 from rig import cli, evaluations
 from rig.commands import evaluate as evaluate_command
+from rig.profiles import SHIPPED_FOLDER
 from rig.store.store import Store
 
 ROWS = 20  # few: fitting is tested elsewhere
@@ -169,6 +170,15 @@ def test_evaluate_scores_the_stored_model(
     assert not said["warnings"]
     code, said = rig(capsys, "evaluate", "--device", "made-up", fitted["sources"][0]["path"])
     assert "in-sample" in [note["code"] for note in said["warnings"]]
+
+
+def test_the_model_that_comes_with_the_rig_has_seen_its_own_table(capsys: pytest.CaptureFixture[str]) -> None:
+    table = SHIPPED_FOLDER / "data" / "rpi4_tflite.jsonl.gz"
+    code, said = rig(capsys, "evaluate", "--device", "pi4", str(table))
+    assert code == 0
+    assert "in-sample" in [note["code"] for note in said["warnings"]]
+    assert said["methods"]["ours"]["latency_s"]["dtype=int8"]["mape"] < 0.05
+    assert said["methods"]["ours"]["power_w"]["all"]["mape"] < 0.02
 
 
 def test_a_table_with_a_kind_never_fitted_counts_its_rows_as_unpriced(

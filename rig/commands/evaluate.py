@@ -51,11 +51,13 @@ def run(options: EvaluateOptions) -> dict[str, Any]:
     }
     if options.folds is None:
         model = load_cost_model(store, options.device)
-        stored = store.new_run("evaluate", options.device, argv=shlex.split(words), request=request)
         from power_models.evaluation import predict
 
         predicted = predict(model, sources.rows)
         found = evaluations.of_model(sources.rows, predicted, options.group)
+        stored = store.new_run(
+            "evaluate", options.device, argv=shlex.split(words), request=request, sources=sources.files
+        )
         kind, configuration = model.kind, model.configuration
     else:
         from power_models.cross_validation import fit_tables
@@ -71,7 +73,7 @@ def run(options: EvaluateOptions) -> dict[str, Any]:
         found = evaluations.scored(sources.rows, plan, done)
         predicted = _first_repeat(sources, done)
         kind, configuration = sources.kind, sources.configuration
-    seen = options.folds is None and not _tables(sources).isdisjoint(evaluations.fitted_to(store, options.device))
+    seen = options.folds is None and evaluations.was_seen(store, options.device, sources.files)
     result = plain(_result(options, sources, stored, found, predicted, (kind, configuration), words, seen))
     if result["validation"]:
         stored.write_json("result.json", {**result, "schema": "rig.evaluate/1"})
@@ -151,10 +153,6 @@ def _result(
     }
 
 
-def _tables(sources: Sources) -> set[str]:
-    return {one["sha256"] for one in sources.files if one["sha256"]}
-
-
 def _warnings(
     options: EvaluateOptions, sources: Sources, configuration: Configuration, found: Mapping[str, Any], seen: bool
 ) -> list[dict[str, Any]]:
@@ -173,7 +171,7 @@ def _warnings(
         )
         notes.append(warning("other-boundary", message, "score it on tables measured at the same place"))
     if seen:
-        message = f"{options.device} was fitted to this very table: errors on new rows are larger"
+        message = f"the model of {options.device} was fitted to this very table: errors on new rows are larger"
         notes.append(warning("in-sample", message, "add --folds 5 to hold rows out"))
     return notes
 
