@@ -324,7 +324,7 @@ def test_two_commands_on_one_device(environment: dict[str, str], folders: dict[s
 
 
 def test_time_limit_keeps_what_there_is(environment: dict[str, str]) -> None:
-    said = rig(environment, *CALIBRATE, "--seed", "99", "--kernels", "400", "--time", "2s", "--json")
+    said = rig(environment, *CALIBRATE, "--seed", "99", "--kernels", "400", "--time", "6s", "--json")
     assert said.code == 0, said.err
     data = json.loads(said.out)
     assert data["complete"] is False
