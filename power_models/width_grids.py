@@ -1,7 +1,7 @@
 """At which widths a cost table holds prices, and what it says between them.
 
     narrow axis   every width up to MAX_GRID_POINTS: the table is the model
-    wide axis     every width up to 16 or 32, then a few an octave; between two of them the price is taken at the next
+    wide axis     every width up to 24 or 32, then a few an octave; between two of them the price is taken at the next
                   whole hardware block and interpolated, so that stairs stay stairs
 
 Whether an axis has stairs, and of which block, is chosen by the error on widths drawn from the model; the error that a
@@ -23,7 +23,7 @@ Counts = npt.NDArray[np.int64]
 MAX_GRID_POINTS = 96
 STAIRS = (1, 4, 8, 16, 32, 64)  # blocks of channels that hardware may run together; 1: no stairs
 OCTAVE_LINE, OCTAVE_PLANE = 8, 4  # points an octave, where one axis is tabulated and where both are
-DENSE_LINE, DENSE_PLANE = 32, 16
+DENSE_LINE, DENSE_PLANE = 32, 24
 BETTER = 0.98  # a block must better the error of a smaller one by so much
 
 

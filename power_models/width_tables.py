@@ -107,7 +107,7 @@ def _require_inside(grid: Sequence[int], count: int) -> None:
 class Draft:
     """A table before its prices are known: what to ask the model, and which of the answers are what.
 
-    ``lines``: for the choice of stairs, widths between the grid points of c_in and of c_out, the other at its most.
+    ``lines``: for the choice of stairs, (c_in, c_out) of which the first, or the second, is between grid points.
     ``checks``: widths to state the error at.
     """
 
@@ -116,15 +116,13 @@ class Draft:
     ratio: int
     grid_in: Counts
     grid_out: Counts
-    lines: tuple[list[int], list[int]]
+    lines: tuple[list[tuple[int, int]], list[tuple[int, int]]]
     checks: list[tuple[int, int]]
 
     def pairs(self) -> list[tuple[int, int]]:
         """(c_in, c_out) of every price wanted: the grid, the two lines, the checks."""
-        most_in, most_out = int(self.grid_in[-1]), int(self.grid_out[-1])
-        along_in, along_out = self.lines
         plane = [(a, b) for a in self.grid_in.tolist() for b in self.grid_out.tolist()]
-        return [*plane, *((a, most_out) for a in along_in), *((most_in, b) for b in along_out), *self.checks]
+        return [*plane, *self.lines[0], *self.lines[1], *self.checks]
 
     def specs(self) -> list[KernelSpec]:
         """The kernels of ``pairs``."""
@@ -138,7 +136,11 @@ def draft_of(kernel: SizedKernel, largest: Mapping[str, int], random: np.random.
     plane = bool(kernel.channels_in.terms) and bool(kernel.channels_out.terms) and not tied
     grid_out = width_grid(most_out, plane) if kernel.channels_out.terms else np.array([most_out])
     grid_in = width_grid(most_in, plane) if kernel.channels_in.terms and not tied else np.array([most_in])
-    lines = (drawn_widths(random, grid_in, LINE_WIDTHS), drawn_widths(random, grid_out, LINE_WIDTHS))
+    along_in, along_out = (drawn_widths(random, grid, LINE_WIDTHS) for grid in (grid_in, grid_out))
+    lines = (
+        list(zip(along_in, random.choice(grid_out, len(along_in)).tolist(), strict=True)),
+        list(zip(random.choice(grid_in, len(along_out)).tolist(), along_out, strict=True)),
+    )
     apart_in, apart_out = (drawn_widths(random, grid, CHECKS) for grid in (grid_in, grid_out))
     first = list(apart_in or [int(grid_in[-1])] * len(apart_out))
     second = list(apart_out or [int(grid_out[-1])] * len(apart_in))

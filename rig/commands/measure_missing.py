@@ -92,7 +92,9 @@ def _result(
     stored: Run, wanted: missing.Missing, before: Mapping[str, Any], collected: Collected, fitted: Fitted
 ) -> dict[str, Any]:
     """Each kernel asked for: what it costs, or why it could not be measured."""
-    found: dict[KernelSpec, Any] = {row.kernel: row for row in collected.rows if row.kernel in set(wanted.kernels)}
+    # A kernel's chain says more of it than its share of a network's profile.
+    ranked = sorted(collected.rows, key=lambda row: row.source == "chain")
+    found: dict[KernelSpec, Any] = {row.kernel: row for row in ranked if row.kernel in set(wanted.kernels)}
     reasons = {problem.subject: problem.reason for problem in collected.problems}
     rows = calibration.measured_kernels(list(found.values()), collected.kind)
     fresh = set(wanted.never_measured)
