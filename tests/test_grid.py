@@ -1,5 +1,7 @@
 """The design of a calibration: deterministic, without repeats, in range, and with every kind that must be priced."""
 
+import hashlib
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -8,8 +10,10 @@ import onnx
 import pytest
 
 from device_agents.records import KernelSpec
+from device_agents.virtual_board.physics import BoardModel
 from power_models.kernels import kernel_graph
 from rig.errors import BadInputError
+from rig.workloads import kernel_onnx
 from rig.workloads.context_networks import context_network
 from rig.workloads.families import MAX_ELEMENTS, MAX_MACS
 from rig.workloads.grid import KINDS, design, resized
@@ -105,3 +109,21 @@ def test_wrong_wishes():
         design(0, 0)
     with pytest.raises(BadInputError, match="no family of kernels for einsum"):
         design(10, 0, kinds=["conv", "einsum"])
+
+
+def test_every_kind_can_be_measured_on_both_runtimes():
+    chosen = design(1500, 0)
+    assert {spec.kind for spec in chosen} == set(KINDS) <= set(kernel_onnx.KINDS)
+    wanted = {"relu", "relu6", "hardswish", "hardsigmoid", "sigmoid", "silu", "gelu", "tanh", "leaky_relu", "erf"}
+    assert {spec.fused for spec in chosen if spec.kind == "activation"} == wanted
+    assert {spec.kernel_h for spec in chosen if spec.kind == "resize"} == {1, 2}
+    board = BoardModel.load("pi4")
+    assert all(board.kernel_cost(spec)[0] > 0 for spec in chosen)
+
+
+def test_an_older_design_is_still_the_same():
+    """Version 1, of which runs are stored: a digest of what it chose when it was today's."""
+    chosen = design(60, 0, version=1)
+    assert not {"gather", "reduce", "resize"} & {spec.kind for spec in chosen}
+    digest = hashlib.sha256(json.dumps([spec.to_json() for spec in chosen], sort_keys=True).encode()).hexdigest()
+    assert digest[:16] == "2e33b893a038f1ea"
