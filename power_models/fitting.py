@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 Index = NDArray[np.intp]
 
 OWN_MEMORY_ROWS = 40  # with fewer rows a kind without weights is fitted together with others
-OWN_MODEL_ROWS = 16  # with fewer rows a family is carried by the pooled model
+OWN_MODEL_ROWS = 8  # with fewer rows a family is carried by the pooled model
 SUPPORTED_ROWS = 6  # the same where related families lend their rows
 HELPED_ROWS = 40  # with fewer rows a family may be fitted together with related ones
 STAND_IN_ROWS = 600  # of more rows the pooled model sees a sample
