@@ -77,7 +77,8 @@ def short(result: Mapping[str, Any]) -> str:
 def write_readme(results: Path, readme: Path) -> str:
     """Replace the tables between the markers of README.md; returns them."""
     stored = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*.json"))]
-    text = "\n\n".join([targets_table(stored), quintiles_table(stored), levels_table(stored), intervals_table(stored)])
+    tables = (targets_table(stored), quintiles_table(stored), levels_table(stored), intervals_table(stored))
+    text = "\n\n".join(table for table in tables if table.count("\n") > 1)  # more than heads
     if readme.exists():
         old = readme.read_text(encoding="utf-8")
         before, rest = old.split(BEGIN)
@@ -172,7 +173,7 @@ def intervals_table(stored: Sequence[Mapping[str, Any]]) -> str:
             share, width, typical = (statistics.fmean(values) for values in (covered, half, error))
             tolerance = 1.96 * math.sqrt(0.95 * 0.05 / n[0])
             inside = "" if abs(share - 0.95) <= tolerance else " (outside)"
-            allowed = f"{95 - 100 * tolerance:.1f} to {95 + 100 * tolerance:.1f} %"
+            allowed = f"{95 - 100 * tolerance:.1f} to {min(95 + 100 * tolerance, 100):.1f} %"
             lines.append(
                 _row(
                     [
