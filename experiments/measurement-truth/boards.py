@@ -18,13 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from device_agents.child import Child
-from device_agents.clocks import exchanges_from, fit_clock
 from device_agents.measure import Measurement, Runtime
 from device_agents.records import KernelSpec, MeasurePlan
-from device_agents.sensors.virtual_reference import DATA_SHEET, OTHER_SEED
 from device_agents.virtual_board.physics import BoardModel
-from device_agents.virtual_board.sensor import VirtualSensor
-from rig.quality.power import PowerCurve
 
 GAIN_UNCERTAINTY = 0.02  # before calibration: a 1 % shunt and a chip, twice
 CLOCK_OFFSET_S, CLOCK_DRIFT_PPM = 0.3, 50.0
@@ -75,7 +71,7 @@ class Bench:
     """
 
     def __init__(self, folder: Path, runtime: Child, sampler: Child) -> None:
-        self._folder = folder
+        self.folder = folder
         self._runtime, self._sampler = runtime, sampler
         self._count = 0
 
@@ -84,7 +80,7 @@ class Bench:
     ) -> dict[str, Any]:
         """One MeasureRecord, as the supervisor gets it. ``options``: of the source, in place of the board's."""
         self._count += 1
-        folder = self._folder / f"board-{board.seed}"
+        folder = self.folder / f"board-{board.seed}"
         folder.mkdir(exist_ok=True)
         request = {
             "id": f"b{board.seed}-{self._count}",
@@ -99,12 +95,6 @@ class Bench:
         measurement = Measurement(request, Runtime(self._runtime, 120.0), self._sampler, lambda _: None, lambda: False)
         return measurement.run(str(folder))
 
-    def timeline(self, board: Board) -> str:
-        """The file that the board now writes."""
-        return str(
-            max((self._folder / f"board-{board.seed}").glob("timeline-*.jsonl"), key=lambda p: p.stat().st_mtime)
-        )
-
 
 @contextmanager
 def bench(folder: Path) -> Iterator[Bench]:
@@ -117,29 +107,6 @@ def bench(folder: Path) -> Iterator[Bench]:
     finally:
         for child in children:
             child.stop()
-
-
-class Reference:
-    """A better meter on the same board at the same time: 0.1 % gain, one draw a board, its own clock."""
-
-    def __init__(self, board: Board, timeline: str) -> None:
-        self._meter = VirtualSensor(timeline, DATA_SHEET, board.seed + OTHER_SEED)
-        self._exchanges: list[Any] = []
-        self._samples: list[tuple[float, float]] = []
-
-    def look(self) -> None:
-        """Read up to the board's present."""
-        self._samples += self._meter.poll()
-        self._exchanges += exchanges_from([self._meter.clock_exchange() for _ in range(8)])
-
-    def curve(self) -> PowerCurve:
-        """What it saw, on the board's clock."""
-        trace = {"times_s": [t for t, _ in self._samples], "power_w": [w for _, w in self._samples]}
-        return PowerCurve(trace, self._meter.describe(), fit_clock(self._exchanges).to_json())
-
-    def close(self) -> None:
-        """Close the timeline."""
-        self._meter.close()
 
 
 def drawn_kernel(rng: random.Random) -> KernelSpec:

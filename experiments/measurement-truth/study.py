@@ -4,11 +4,12 @@
     python experiments/measurement-truth/study.py --paced [--boards 100] [--out FILE]
 
 Production path: the agent's measurement with its runtime and sampler processes, ``rig.quality.verdict.assess``,
-``difference_chain``, ``rig.sensors.calibration.fit_sensor``; see boards.py for what each board draws and what the truth
-is. Everything is SIMULATED.
+``difference_chain``, ``rig calibrate-sensor``; see boards.py for what each board draws and what the truth is.
+Everything is SIMULATED.
 
-Each board's meter is first calibrated against a reference of 0.1 % that watches the same load at the same time. Then
-every kernel is measured as two chains; ``rel_ci`` is 2, 1 or 0.5 %, so that the rule stops early, in time, or at max_s.
+Each board's meter is first calibrated by that command against a reference of 0.1 % that watches the same load at the
+same time, and records are read by what it stored. Then every kernel is measured as two chains; ``rel_ci`` is 2, 1 or
+0.5 %, so that the rule stops early, in time, or at max_s.
 
 Counted, for each interval stated: whether it holds the truth. *As read*: the gain of the data sheet (2 %).
 *Calibrated*: corrected, with the calibration's gain part. *Without gain*: the gain part left out, the truth as this
@@ -18,8 +19,11 @@ very meter (its gain is known here) would read it.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 import math
+import os
 import random
 import tempfile
 import time
@@ -32,7 +36,6 @@ import numpy as np
 from boards import (
     Bench,
     Board,
-    Reference,
     bench,
     drawn_board,
     drawn_kernel,
@@ -44,15 +47,20 @@ from boards import (
 from device_agents.records import KernelSpec, MeasurePlan
 from device_agents.virtual_board.physics import BoardModel
 from device_agents.virtual_board.sensor import VirtualSensor
+from rig.commands import calibrate_sensor
+from rig.commands.options import CalibrateSensorOptions
 from rig.measurement import Measurement
 from rig.quality.stats import NORMAL_975, quadrature
 from rig.quality.verdict import assess, difference_chain, paced_line
-from rig.sensors.calibration import SensorCalibration, fit_sensor
+from rig.sensors.calibration import SensorCalibration
+from rig.sensors.store import with_sensor_knowledge
 
-LEVELS = (0.1, 0.25, 0.4, 0.55, 0.7, 0.85)  # share of time busy, beside flat out
-LEVEL_PLAN = MeasurePlan(rel_ci=0.002, max_s=20.0)
+DEVICE = "virtual-pi4"
 CHAIN_S = 0.012  # of the longer chain, about
 PACED_SHARES = (0.15, 0.3, 0.45, 0.6, 0.8)
+SINGLE_CALIBRATED = tuple(
+    f"calibrated/{name}" for name in ("energy_j/without gain", "energy_active_j/without gain", "latency_s")
+)
 SINGLE = ("energy_j", "energy_active_j", "power_w", "idle_power_w", "latency_s")
 
 Row = dict[str, Any]
@@ -63,35 +71,22 @@ def true_gain(board: Board) -> float:
     return VirtualSensor("", board.meter, board.seed)._gain
 
 
-def calibrated(board: Board, at: Bench, kernels: Sequence[KernelSpec], model: BoardModel) -> SensorCalibration:
-    """Gain and offset of the board's meter against the reference, from the same load seen by both."""
-    latency_s = true_mean_latency_s(model, kernels)
-    at.measure(board, kernels, MeasurePlan(max_s=1.0, min_windows=1, rel_ci=1.0, quiet_s=0.1))  # starts the timeline
-    reference = Reference(board, at.timeline(board))
-    source, source_se, stretches = [], [], []
-    for share in (*LEVELS, None):
-        reference.look()
-        plan = LEVEL_PLAN._replace(fps=None if share is None else share / latency_s)
-        found = assess(at.measure(board, kernels, plan))
-        reference.look()
-        if found.power_w is None or found.windows is None:
-            continue  # a level that this meter cannot resolve: rejected, as the record says
-        source.append(found.power_w.value)
-        # Both see the same load, so its scatter is in neither of the errors: the steps and the noise are.
-        samples = board.meter["rate_hz"] * (found.windows.power_t1_s[-1] - found.windows.power_t0_s[0])
-        steps_w = found.budget["power_w"]["quantization"] / NORMAL_975
-        source_se.append(quadrature(steps_w, board.meter["noise_w"] / math.sqrt(samples)))
-        stretches.append((found.windows.power_t0_s[0], found.windows.power_t1_s[-1]))
-    curve = reference.curve()
-    reference.close()
-    seen = [curve.mean_w(*stretch) for stretch in stretches]
-    # The reference's noise over seconds is nothing beside its gain; a ten-thousandth stands for it.
-    return fit_sensor(source, seen, 0.001, source_se, [1e-4 * watts for watts in seen])
+def calibrated(board: Board, folder: Path) -> SensorCalibration:
+    """Gain and offset of the board's meter by ``rig calibrate-sensor`` against the simulated reference of 0.1 %."""
+    devices = folder / "config" / "devices"
+    devices.mkdir(parents=True, exist_ok=True)
+    options = ", ".join(f"{key} = {toml(value)}" for key, value in board.options.items())
+    (devices / f"{DEVICE}.toml").write_text(f"[runtime]\noptions = {{ {options} }}\n", encoding="utf-8")
+    with contextlib.redirect_stderr(io.StringIO()):
+        found = calibrate_sensor.run(CalibrateSensorOptions(DEVICE, "virtual", "virtual_reference"))
+    return SensorCalibration.from_json(found["calibration"]["fit"])
 
 
-def with_calibration(record: Mapping[str, Any], fitted: SensorCalibration) -> dict[str, Any]:
-    """The record as it is stored once ``rig calibrate-sensor`` has been run."""
-    return {**record, "sensor": {**record["sensor"], "calibration": {"fit": fitted.to_json()}}}
+def toml(value: Any) -> str:
+    """A plain value as TOML writes it."""
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{key} = {toml(one)}" for key, one in value.items()) + " }"
+    return json.dumps(value)
 
 
 def held(value: float, half: float, truth: float) -> Row:
@@ -140,8 +135,7 @@ def chain_lengths(model: BoardModel, kernel: KernelSpec) -> tuple[int, int]:
 def kernel_rows(board: Board, at: Bench, count: int) -> dict[str, Any]:
     """Calibrate a board's meter and measure ``count`` kernels; all intervals against the truth."""
     rng, model, gain = random.Random(board.seed), board.model(), true_gain(board)
-    load = [KernelSpec("conv", 1, 64, 28, 28, 64, 28, 28, 3, 3, 1, 1, fused="relu")] * 4
-    fitted = calibrated(board, at, load, model)
+    fitted = calibrated(board, at.folder)
     readers = {"as read": lambda watts: gain * watts, "calibrated": lambda watts: fitted.corrected_w(gain * watts)}
     rows: dict[str, list[Row]] = defaultdict(list)
     stops, rejected = Counter(), Counter()
@@ -153,7 +147,7 @@ def kernel_rows(board: Board, at: Bench, count: int) -> dict[str, Any]:
         for k in lengths:
             record = at.measure(board, [kernel] * k, plan)
             stops[record["stopped"]] += 1
-            for how, one in (("as read", record), ("calibrated", with_calibration(record, fitted))):
+            for how, one in (("as read", record), ("calibrated", with_sensor_knowledge(record, DEVICE))):
                 found = assess(one)
                 pair[how].append(found)
                 if not found.ok:
@@ -252,13 +246,24 @@ def summary(rows: Sequence[Row]) -> Row:
     }
 
 
-def studied(boards: int, kernels: int) -> Row:
+def by_windows(rows: Sequence[Row]) -> dict[str, Row]:
+    """How much is held by how many windows there were: the rule stops early where the scatter looks small."""
+    found = {}
+    for low, high in ((1, 9), (10, 10), (11, 20), (21, 1000)):
+        chosen = [row for row in rows if row["n"] is not None and low <= row["n"] <= high]
+        if chosen:
+            found[f"{low} to {high}"] = {key: summary(chosen)[key] for key in ("n", "held", "held_half_width")}
+    return found
+
+
+def studied(boards: int, kernels: int, first: int = 0) -> Row:
     """All boards: coverage and bias of every interval."""
     rows: dict[str, list[Row]] = defaultdict(list)
     stops, rejected, residual, drawn = Counter(), Counter(), [], []
     started_s = time.monotonic()
     with tempfile.TemporaryDirectory() as folder, bench(Path(folder)) as at:
-        for seed in range(boards):
+        os.environ.update(RIG_HOME=f"{folder}/home", RIG_CONFIG=f"{folder}/config")
+        for seed in range(first, first + boards):
             one = kernel_rows(drawn_board(seed), at, kernels)
             for name, found in one["rows"].items():
                 rows[name] += [{**row, "board": seed} for row in found]
@@ -267,7 +272,7 @@ def studied(boards: int, kernels: int) -> Row:
             residual.append(one["residual_gain"] - 1.0)
             drawn.append({key: one[key] for key in ("meter", "gain", "residual_gain", "gain_uncertainty")})
             if seed % 10 == 9:
-                print(f"{seed + 1} boards, {time.monotonic() - started_s:.0f} s", flush=True)
+                print(f"{seed + 1 - first} boards, {time.monotonic() - started_s:.0f} s", flush=True)
     return {
         "boards": boards,
         "kernels": kernels,
@@ -275,6 +280,7 @@ def studied(boards: int, kernels: int) -> Row:
         "rejected": dict(rejected),
         "calibration": {"bias": float(np.mean(residual)), "rms": float(np.sqrt(np.mean(np.square(residual))))},
         "intervals": {name: summary(found) for name, found in sorted(rows.items())},
+        "by_windows": {name: by_windows(found) for name, found in sorted(rows.items()) if name in SINGLE_CALIBRATED},
         "drawn": drawn,
         "rows": {name: found for name, found in sorted(rows.items()) if name.startswith("calibrated/")},
     }
@@ -307,10 +313,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--boards", type=int, default=100)
     parser.add_argument("--kernels", type=int, default=4)
+    parser.add_argument("--first", type=int, default=0, help="number of the first board: rules are chosen on others")
     parser.add_argument("--paced", action="store_true")
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args()
-    found = studied_paced(chosen.boards) if chosen.paced else studied(chosen.boards, chosen.kernels)
+    found = studied_paced(chosen.boards) if chosen.paced else studied(chosen.boards, chosen.kernels, chosen.first)
     if chosen.paced:
         print(json.dumps({key: value for key, value in found.items() if key != "rows"}, indent=1))
     else:
@@ -319,6 +326,7 @@ def main() -> None:
                 f"{name:<44} {row['n']:5d}  held {100 * row['held']:5.1f} ± {100 * row['held_half_width']:.1f} %  bias "
                 f"{100 * row['bias']:+.2f} %  rms {100 * row['error_rms']:.2f} %  ± {100 * row['half_median']:.2f} %"
             )
+        print(json.dumps(found["by_windows"]))
         print({key: found[key] for key in ("stopped", "rejected", "calibration")})
     if chosen.out:
         found.pop("rows")

@@ -11,12 +11,14 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from device_agents.intervals import student_t_975
 from rig.errors import BadInputError, DeviceError, TransientDeviceError
 from rig.quality.power import MIN_SAMPLES, PowerCurve, UnusableTrace
 from rig.quality.stats import NORMAL_975, quadrature
@@ -31,15 +33,33 @@ WINDOWS_A_HALF = 5.0  # half a level holds so many of the windows that a source 
 
 
 class Levels(NamedTuple):
-    """Mean powers of each level (W), the standard errors of their differences, and how sure the reference is."""
+    """Mean powers of each level (W), the standard errors of their differences, and how sure the reference is.
+
+    ``rounded_w``: 95 % half-widths of what the steps of both leave at the lowest and at the highest level. A load that
+    is on and off by turns reads as two powers only, each of them rounded the same way at every level: what that does
+    is a straight line from end to end, which no scatter about the line shows.
+    """
 
     source_w: list[float]
     reference_w: list[float]
     difference_se_w: list[float]
     reference_gain_uncertainty: float
+    rounded_w: tuple[float, float] = (0.0, 0.0)
 
     def fit(self) -> SensorCalibration:
         """The calibration; BadInputError where these levels give none."""
+        fitted = self._line()
+        quantile = student_t_975(fitted.levels - 2)
+        low_w, high_w = self.rounded_w
+        slope = quadrature(low_w, high_w) / (fitted.highest_w - fitted.lowest_w) / quantile
+        at_pivot_w = max(low_w, high_w) / quantile
+        return replace(
+            fitted,
+            gain_se=quadrature(fitted.gain_se, fitted.gain * slope),
+            level_se_w=quadrature(fitted.level_se_w, at_pivot_w),
+        )
+
+    def _line(self) -> SensorCalibration:
         try:
             return fit_sensor(
                 self.source_w,
@@ -99,11 +119,12 @@ def compare_levels(
         [0.5 * (up[1] + down[1]) for up, down in pairs],
         [0.5 * quadrature(up[2], down[2]) for up, down in pairs],
         reference_gain_uncertainty,
+        (max(half[3] for half in pairs[0]), max(half[3] for half in pairs[-1])),
     )
 
 
-def _half(source: PowerCurve, reference: PowerCurve, t0_s: float, t1_s: float) -> tuple[float, float, float]:
-    """Mean powers of half a level, and the standard error of their difference."""
+def _half(source: PowerCurve, reference: PowerCurve, t0_s: float, t1_s: float) -> tuple[float, float, float, float]:
+    """Mean powers of half a level, the standard error of their difference, the half-width that their steps leave."""
     shortest_s = max(DUTY_PERIOD_S, *(max(2.0 * c.window_s, MIN_SAMPLES * c.update_s) for c in (source, reference)))
     batches = min(BATCHES, int((t1_s - t0_s) / shortest_s))
     if batches < 3:
@@ -117,8 +138,8 @@ def _half(source: PowerCurve, reference: PowerCurve, t0_s: float, t1_s: float) -
     except UnusableTrace as error:
         raise TransientDeviceError(str(error), "give the same command again") from error
     scatter = float(np.std(np.asarray(b) - np.asarray(a), ddof=1)) / math.sqrt(batches)
-    coarse = [c.quantization_half_width(c.samples(t0_s, t1_s)) / NORMAL_975 for c in (source, reference)]
-    return float(np.mean(a)), float(np.mean(b)), quadrature(scatter, *coarse)
+    rounded_w = quadrature(*(c.quantization_half_width(c.samples(t0_s, t1_s)) for c in (source, reference)))
+    return float(np.mean(a)), float(np.mean(b)), quadrature(scatter, rounded_w / NORMAL_975), rounded_w
 
 
 def read_points(path: Path, reference_gain_uncertainty: float) -> Levels:

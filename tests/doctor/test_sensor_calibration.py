@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from synthetic_records import synthetic_record
 
+from rig.doctor.levels import Levels
 from rig.plotting.trace_data import trace_data
 from rig.quality.verdict import assess
 from rig.sensors.calibration import SensorCalibration, fit_sensor
@@ -111,3 +112,21 @@ def test_the_picture_of_a_trace_shows_the_corrected_watts() -> None:
     drawn = trace_data(calibrated, calibrated["trace"])
     assert drawn.window_mean.value == pytest.approx(assess(calibrated).power_w.value, rel=0.005)
     assert drawn.window_mean.value == pytest.approx(2.9 + 0.030 / 0.010, rel=0.005)
+
+
+def test_two_powers_that_are_rounded_the_same_way_at_every_level_leave_the_gain_open() -> None:
+    """A load on and off by turns reads as two steps: a straight line of the wrong slope, without any scatter."""
+    true_w = np.linspace(2.9, 5.42, 6)
+    step_w, held, narrow = 0.3, [], []
+    for offset_w in np.linspace(0.0, step_w, 25):
+        low, high = (step_w * round((power + offset_w) / step_w) for power in (2.9, 5.42))
+        read_w = np.linspace(low, high, 6)
+        alone = Levels(read_w.tolist(), (true_w + offset_w).tolist(), [0.001] * 6, 0.001).fit()
+        fitted = Levels(read_w.tolist(), (true_w + offset_w).tolist(), [0.001] * 6, 0.001, (0.1425, 0.1425)).fit()
+        error = abs(fitted.gain - 1.0)
+        held.append(error <= fitted.change_half_width_w(1.0))
+        narrow.append(error <= alone.change_half_width_w(1.0))
+        assert fitted.gain == alone.gain
+        assert fitted.level_half_width_w(5.0) > alone.level_half_width_w(5.0)
+    assert np.mean(held) >= 0.95
+    assert np.mean(narrow) < 0.5, "the scatter alone says nothing of it"
