@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from power_models.composition_terms import COMPUTE, LENGTH_GROUPS, OTHER, SLOPES, TRAFFIC, Shapes
+from power_models.composition_terms import COMPUTE, COORDINATES, LENGTH_GROUPS, OTHER, SLOPES, TRAFFIC, Shapes
 from power_models.features import Floats
 
 Index = NDArray[np.intp]
@@ -253,6 +253,8 @@ class LogCost:
         real = {name: arrays[name].astype(np.float64) for name in arrays if name not in whole}
         names = (tuple(about["families"]), tuple(about["dtypes"]))
         inducing = (whole["point_family"], whole["point_dtype"])
+        if real["points"].shape[1:] != (len(COORDINATES),):
+            raise ValueError(f"shapes of {real['points'].shape[1:]} coordinates, this program has {len(COORDINATES)}")
         rates = Rates(real["rates"], real["exponents"])
         about_overhead = (real["overhead"], float(about["overhead_sd"]))
         learned = (real["mix"], real["weights"], real["told"], real["noise"])

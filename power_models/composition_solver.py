@@ -27,7 +27,7 @@ from power_models.composition_terms import LENGTHS, SLOPES, Shapes
 from power_models.features import Floats
 
 STEPS = 25
-SETTLED = 1e-3  # a step that gains less, relative, is the last
+SETTLED, LIGHT = 3e-4, 1e-2  # a step that gains less, relative, is the last; but not while damped more than this
 EXPONENT_SD = 0.3
 DTYPES_ALIKE = 0.9  # prior correlation of a term's rate between data types, about each one's own middle
 MOST_CANDIDATES = 2000  # among which inducing kernels are chosen
@@ -217,7 +217,7 @@ def _descend(
             break
         gain, damping = cost - found, max(damping / 10.0, 1e-9)
         z, current, cost = z + step, trial, found
-        if gain < SETTLED * abs(cost):
+        if gain < SETTLED * abs(cost) and damping <= LIGHT:
             break
     return z
 
@@ -243,10 +243,10 @@ def _basis(setting: Setting, totals: Totals, prior: Prior, inducing: int, hyper:
     shares = totals.weights.multiply(1.0 / whole[:, None]).tocsr().multiply(seconds[None, :]).tocsr()
     largest = np.asarray(shares.max(axis=0).todense()).ravel()
     importance = np.where(largest > 0, np.maximum(largest, LEAST_SHARE), 0.0)
-    candidates = np.argsort(-importance, kind="stable")
+    candidates = np.flatnonzero(importance > 0)
     if len(candidates) > MOST_CANDIDATES:
-        chance = importance / importance.sum()
-        some = np.random.default_rng(0).choice(len(chance), MOST_CANDIDATES, replace=False, p=chance)
+        chance = importance[candidates] / importance[candidates].sum()
+        some = np.random.default_rng(0).choice(candidates, MOST_CANDIDATES, replace=False, p=chance)
         candidates = np.sort(some)
     places = (setting.shapes.coordinates[candidates], setting.family[candidates], setting.dtype[candidates])
     chosen = _pivots(places, hyper, importance[candidates], inducing)
