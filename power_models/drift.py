@@ -29,6 +29,7 @@ MOST_ROWS = 3000
 WORTH = 0.93  # of the held-out error without it: what a drift must reach to be believed
 STEPS = (0.25, 0.5, 0.75)
 REFINED = 0.12
+SORTED_BY_SIZE, SORTED_BY_COST = 0.25, 0.75  # correlation of a row's place with its size, or with its cost
 LEFT = 0.02  # of a row's seconds stays the kernel's, however large the drift
 
 
@@ -64,9 +65,9 @@ def without(latency_s: Floats, places: Floats, slope_s: float) -> Floats:
 
 
 def find_drift(columns: KernelColumns, latency_s: Floats, places: Floats) -> Drift | None:
-    """The drift of rows at known places (n,), or None: too few rows, or nothing is gained by one."""
+    """The drift of rows at known places (n,), or None: too few rows, rows in an order of size, or nothing is gained."""
     known = np.flatnonzero(np.isfinite(places))
-    if len(known) < FEWEST_ROWS:
+    if len(known) < FEWEST_ROWS or _sorted(columns.take(known), latency_s[known], places[known]):
         return None
     last = float(places[known].max())
     known = np.random.default_rng(0).permutation(known)[:MOST_ROWS]
@@ -84,6 +85,20 @@ def find_drift(columns: KernelColumns, latency_s: Floats, places: Floats) -> Dri
     if min(errors.values()) > WORTH * errors[0.0]:
         return None
     return Drift(_lowest(errors), _weighted_median(places, 1.0 / latency_s), last)
+
+
+def _sorted(columns: KernelColumns, latency_s: Floats, places: Floats) -> bool:
+    """Whether the rows stand in an order of size or of cost: then their places say nothing of time."""
+    order = np.argsort(np.argsort(places)).astype(np.float64)
+    values = (columns.pixels, columns.number("in_channels"), columns.number("out_channels"), columns.bytes_moved)
+    of_size = [_correlation(order, np.log(one)) for one in values]
+    return max(np.abs(of_size)) > SORTED_BY_SIZE or _correlation(order, np.log(latency_s)) > SORTED_BY_COST
+
+
+def _correlation(a: Floats, b: Floats) -> float:
+    a, b = a - a.mean(), b - b.mean()
+    scale = float(np.sqrt((a**2).sum() * (b**2).sum()))
+    return float((a * b).sum()) / scale if scale > 0 else 0.0
 
 
 def _held_out(columns: KernelColumns, latency_s: Floats, places: Floats, slope_s: float) -> float:

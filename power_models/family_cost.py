@@ -62,28 +62,31 @@ class Ensemble:
 
 @dataclass
 class Doubt:
-    """The expected |log error| of a kernel, by its sizes and its predicted latency (n,).
+    """The expected |log error| of a kernel, by its sizes, its latency, and how far the learners are apart about it.
 
-    ``held_out``: the estimates for the training rows, each made without its fold; not saved.
+    ``held_out``: the estimates for the training rows (n,), each made without its fold; not saved.
     """
 
     trees: HistogramTrees
     held_out: Floats
 
     @staticmethod
-    def features(columns: KernelColumns, log_latency: Floats) -> Floats:
+    def features(columns: KernelColumns, log_latency: Floats, spreads: Sequence[Floats]) -> Floats:
         """What the size of an error may depend on (n, d)."""
-        return np.column_stack([size_features(columns), log_latency])
+        return np.column_stack([size_features(columns), log_latency, *spreads])
 
     @staticmethod
     def grown(features: Floats, target: Floats) -> HistogramTrees:
-        """Few and shallow trees, with many rows a leaf: the size of errors is known far less well than a cost."""
-        trees = HistogramTrees(trees=60, rate=0.08, leaves=6, least=25, depth=3)
-        return trees.fit(features, target, np.ones(len(target)))
+        """Shallow trees, with many rows a leaf: the size of errors is known far less well than a cost.
 
-    def of(self, columns: KernelColumns, log_latency: Floats) -> Floats:
+        ``target``: sizes of errors (n,), positive. Their gamma deviance wastes less of them than squares of logarithms.
+        """
+        trees = HistogramTrees(trees=100, rate=0.06, leaves=8, least=25, depth=4)
+        return trees.fit(features, target, np.ones(len(target)), loss="gamma")
+
+    def of(self, features: Floats) -> Floats:
         """Expected |log error| (n,)."""
-        return np.asarray(np.exp(self.trees.predict(self.features(columns, log_latency))), dtype=np.float64)
+        return np.asarray(np.exp(self.trees.predict(features)), dtype=np.float64)
 
 
 @dataclass
@@ -106,23 +109,34 @@ class FamilyModel:
 
     def predict(self, columns: KernelColumns) -> tuple[Floats, Floats]:
         """(log latency, log active energy) (n,); energy is nan where none was measured."""
-        outside = self.reach.outside(shape_features(columns, self.kinds))
-        log_latency = self.latency.predict(columns, None, outside)
-        if self.energy is None:
-            return log_latency, np.full(len(columns), np.nan)
-        return log_latency, self.energy.predict(columns, np.exp(log_latency), outside)
+        log_latency, log_energy, _ = self.predict_doubted(columns)
+        return log_latency, log_energy
 
-    def doubt(self, quantity: str, columns: KernelColumns, log_latency: Floats) -> Floats:
-        """Factor (n,) on the family's typical error: by a kernel's own size, and for lying between measured sizes."""
-        factor = np.ones(len(columns))
-        if quantity in self.doubts:
-            factor = self.doubts[quantity].of(columns, log_latency)
+    def predict_doubted(self, columns: KernelColumns) -> tuple[Floats, Floats, dict[str, Floats]]:
+        """``predict``, and by quantity a factor (n,) on the family's typical error.
+
+        The factor is the kernel's own expected error, where that was learned, and more between measured sizes.
+        """
+        outside = self.reach.outside(shape_features(columns, self.kinds))
+        log_latency, spread = _predicted(self.latency, columns, None, outside)
+        log_energy, spread_energy = np.full(len(columns), np.nan), spread
+        if self.energy is not None:
+            log_energy, spread_energy = _predicted(self.energy, columns, np.exp(log_latency), outside)
+        factors = {}
+        for quantity in ("latency", "energy", "power"):
+            factors[quantity] = self._between(quantity, columns)
+            if quantity in self.doubts:
+                spreads = {"latency": [spread], "power": [spread_energy]}.get(quantity, [spread, spread_energy])
+                factors[quantity] *= self.doubts[quantity].of(Doubt.features(columns, log_latency, spreads))
+        return log_latency, log_energy, factors
+
+    def _between(self, quantity: str, columns: KernelColumns) -> Floats:
         parts = {"latency": (self.latency,), "power": (self.energy,)}.get(quantity, (self.latency, self.energy))
         widest = np.ones(len(columns))
         for part in parts:
             if isinstance(part, Stack):
                 widest = np.maximum(widest, part.doubt(columns))
-        return factor * widest
+        return widest
 
     def to_arrays(self) -> dict[str, NDArray[np.generic]]:
         """Every learned number as plain arrays."""
@@ -161,6 +175,15 @@ class FamilyModel:
         }
         rows = int(about["rows"])  # type: ignore[call-overload]
         return cls(name, kinds, rows, latency, made["energy"], reach, doubts=doubts)
+
+
+def _predicted(
+    model: Ensemble | Stack, columns: KernelColumns, latency_s: Floats | None, outside: Floats
+) -> tuple[Floats, Floats]:
+    """Log cost (n,), and how far its learners are apart (n,), 0 where that means nothing."""
+    if isinstance(model, Stack):
+        return model.predict_apart(columns, latency_s, outside)
+    return model.predict(columns, latency_s, outside), np.zeros(len(columns))
 
 
 def _restore(

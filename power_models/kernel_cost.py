@@ -167,7 +167,7 @@ class KernelCostModel:
             index = np.flatnonzero(labels == family)
             priced = self.families[family]
             model, part = self.models[priced.model], columns.take(index)
-            log_latency, log_energy = model.predict(part)
+            log_latency, log_energy, doubts = model.predict_doubted(part)
             values["latency"][index] = log_latency + priced.latency_shift
             values["energy"][index] = log_energy + priced.energy_shift
             features = shape_features(part, model.kinds)
@@ -175,7 +175,7 @@ class KernelCostModel:
             unseen = model.reach.unseen(part)
             of_kind = np.array([priced.kind_factor.get(name, 1.0) for name in part.kinds.tolist()])
             for quantity, scale in priced.scales.items():
-                factor = of_kind * model.doubt(quantity, part, log_latency)
+                factor = of_kind * doubts[quantity]
                 low, high = scale.half_widths(distance, outside, unseen, factor)
                 down[quantity][index], up[quantity][index] = low, high
                 low, high = scale.spreads(distance, outside, unseen, factor)

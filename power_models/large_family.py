@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from power_models.family_cost import Doubt, FamilyModel, held_out_distance
 from power_models.features import Floats, KernelColumns
@@ -20,7 +21,7 @@ from power_models.reach import Reach
 from power_models.regressors import make_regressor
 from power_models.roofline import Roofline
 from power_models.selection import Index, Rows, score
-from power_models.stacked import DIMENSIONS, Levels, Stack, stack_features
+from power_models.stacked import DIMENSIONS, Levels, Stack, apart, stack_features
 from power_models.trees import HistogramTrees
 
 LARGE_FAMILY_ROWS = 300  # from so many rows on
@@ -29,12 +30,14 @@ REFERENCE_ROWS = 800  # what the reference candidates are fitted to
 REFERENCES = ("flops", "nonnegative", "roofline", "polynomial")
 FEW_LEVELS = 40  # up to so many values of a size are levels; more are cut into bands
 BANDS = 10
+JUDGED_BY_ITSELF = 1200  # rows from which on a process tells its own left-out errors
 NAMES = ("process", "trees")
 
 
 class _Fitted(NamedTuple):
     stack: Stack
     errors: Floats
+    spread: Floats
     scores: dict[str, float]
 
 
@@ -49,18 +52,20 @@ def fit_large_family(name: str, rows: Rows, folds: Sequence[Index], seed: int = 
     scores = {"latency": latency.scores | _reference_scores(columns, kinds, rows.log_latency, folds)}
     reach = Reach.of(columns, kinds)
     held_out = {"latency": latency.errors, "distance": held_out_distance(columns, kinds, folds)}
-    doubts = {"latency": _fit_doubt(columns, latency.errors, rows.log_latency - latency.errors, folds)}
+    guessed = rows.log_latency - latency.errors
+    doubts = {"latency": _fit_doubt(columns, latency.errors, guessed, [latency.spread], folds)}
     there = everyone[np.isfinite(rows.log_energy)]
     energy = None
     if len(there) == len(everyone):
-        guessed = rows.log_latency - latency.errors
         known = columns.given(np.exp(guessed))
         log_power = rows.log_energy - rows.log_latency
         power = _fit_stack(known, kinds, log_power, rows.energy_weight, size, folds, groups, True)
         energy, scores["power"] = power.stack, power.scores
         held_out["power"] = power.errors
         held_out["energy"] = power.errors + latency.errors
-        doubts |= {q: _fit_doubt(columns, held_out[q], guessed, folds) for q in ("power", "energy")}
+        both = [latency.spread, power.spread]
+        doubts["power"] = _fit_doubt(columns, power.errors, guessed, [power.spread], folds)
+        doubts["energy"] = _fit_doubt(columns, held_out["energy"], guessed, both, folds)
     return FamilyModel(name, kinds, len(columns), latency.stack, energy, reach, held_out, doubts, scores)
 
 
@@ -105,23 +110,26 @@ def _fit_stack(
     process = Process(coarse.shape[1]).fit(features, left, weight, size)
     trees = HistogramTrees().fit(features, left, weight)
 
+    judges = _judges(process, features, left, weight, size)
+
     def errors_without(rows: Index) -> Floats:
         rest = np.setdiff1d(np.arange(len(left)), rows)
         grown = HistogramTrees().fit(features[rest], left[rest], weight[rest])
-        return np.stack([process.left_out(rows), left[rows] - grown.predict(features[rows])])
+        return np.stack([_judged(judges, rows), left[rows] - grown.predict(features[rows])])
 
     by_fold = np.zeros((len(NAMES), len(left)))
     for fold in folds:
         by_fold[:, fold] = errors_without(fold)
     by_group = [errors_without(group) for group in groups]
-    process.release()
+    for judge, _ in judges:
+        judge.release()
     seen = stack_weights(by_fold, left)
     between, widening = seen, 1.0
     if by_group:
         rows = np.concatenate(groups)
         between = stack_weights(np.hstack(by_group), left[rows])
-        apart = score(_combined(np.hstack(by_group), left[rows], between))
-        widening = max(1.0, apart / score(_combined(by_fold, left, seen)[rows]))
+        without_level = score(_combined(np.hstack(by_group), left[rows], between))
+        widening = max(1.0, without_level / score(_combined(by_fold, left, seen)[rows]))
     errors = _combined(by_fold, left, seen)
     scores = {name: score(own) for name, own in zip(NAMES, by_fold, strict=True)}
     scores |= {"anchor": score(left), "stack": score(errors)}
@@ -137,7 +145,35 @@ def _fit_stack(
         Levels.of(columns),
         float(widening),
     )
-    return _Fitted(stack, errors, scores)
+    return _Fitted(stack, errors, apart(left - by_fold), scores)
+
+
+def _judges(
+    process: Process, features: Floats, left: Floats, weight: Floats, size: Floats
+) -> list[tuple[Process, NDArray[np.bool_]]]:
+    """Processes, and the rows (n,) whose left-out errors each may tell.
+
+    Of many rows the hyper-parameters saw a sample, and what they took from any one row is little. Of few they saw all,
+    and the errors would look too small: two processes, each tuned on one half of the rows, tell the other's.
+    """
+    if len(left) >= JUDGED_BY_ITSELF:
+        return [(process, np.ones(len(left), bool))]
+    process.release()
+    second = np.random.default_rng(1).permutation(len(left)) % 2 == 1
+    found = []
+    for half in (second, ~second):
+        judge = Process(process.coarse).fit(features, left, weight, size, np.flatnonzero(~half))
+        found.append((judge, half))
+    return found
+
+
+def _judged(judges: Sequence[tuple[Process, NDArray[np.bool_]]], rows: Index) -> Floats:
+    """Left-out errors of ``rows`` (all of them left out together), each told by the process that may."""
+    errors = np.zeros(len(rows))
+    for judge, may in judges:
+        own = may[rows]
+        errors[own] = judge.left_out(rows)[own]
+    return errors
 
 
 def _combined(errors: Floats, left: Floats, weights: Floats) -> Floats:
@@ -170,11 +206,13 @@ def _standard(values: Floats) -> Floats:
     return (values - values.mean()) / (spread if spread > 0 else 1.0)
 
 
-def _fit_doubt(columns: KernelColumns, errors: Floats, log_cost: Floats, folds: Sequence[Index]) -> Doubt:
+def _fit_doubt(
+    columns: KernelColumns, errors: Floats, log_latency: Floats, spreads: Sequence[Floats], folds: Sequence[Index]
+) -> Doubt:
     """The expected size of an error, and the held-out estimates of it (n,), each made without the row's fold."""
-    features = Doubt.features(columns, log_cost)
-    floor = 0.1 * float(np.median(np.abs(errors))) + 1e-6
-    target = np.log(np.abs(errors) + floor)
+    features = Doubt.features(columns, log_latency, spreads)
+    median = float(np.median(np.abs(errors))) + 1e-6
+    target = np.minimum(np.abs(errors), 20 * median) + 0.1 * median  # no row decides alone, none counts as certain
     held_out = np.zeros(len(errors))
     everyone = np.arange(len(errors))
     for fold in folds:

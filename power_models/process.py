@@ -47,8 +47,18 @@ class Process:
         self._inverse: Floats | None = None
         self._dual: Floats = np.zeros(0)
 
-    def fit(self, features: Floats, target: Floats, weight: Floats, size: Floats) -> Process:
-        """Fit to features (n, d), target (n,), weight (n,); ``size`` (n,) of order one: what the noise depends on."""
+    def fit(
+        self,
+        features: Floats,
+        target: Floats,
+        weight: Floats,
+        size: Floats,
+        tuned_on: NDArray[np.intp] | None = None,
+    ) -> Process:
+        """Fit to features (n, d), target (n,), weight (n,); ``size`` (n,) of order one: what the noise depends on.
+
+        ``tuned_on``: the rows that the hyper-parameters see (else a sample of all).
+        """
         from scipy.optimize import minimize
 
         spread = features.std(axis=0)
@@ -58,7 +68,8 @@ class Process:
         parts = [np.flatnonzero(used[: self.coarse]), self.coarse + np.flatnonzero(used[self.coarse :])]
         prior = self._prior([len(part) for part in parts])
         relative = weight / weight.mean()
-        sample = np.random.default_rng(0).permutation(len(target))[: self.TUNED]
+        everyone = np.arange(len(target)) if tuned_on is None else tuned_on
+        sample = np.random.default_rng(0).permutation(everyone)[: self.TUNED]
 
         def objective(x: Floats) -> tuple[float, Floats]:
             views = [table[np.ix_(sample, part)] for part in parts]
@@ -161,14 +172,25 @@ def _squares(a: Floats, b: Floats, length_b: Floats) -> Floats:
 
 
 def _matern(squares: Floats, part: int, slope: bool = False) -> tuple[Floats, Floats | None]:
-    """Matérn-5/2 (part 0) or -3/2 (part 1) of squared distances; its factor on Δ²/ℓ² in the derivative by log ℓ."""
-    distance = np.sqrt(squares)
-    distance *= ROOT3 if part else ROOT5
-    decay = np.exp(-distance)
-    if part:
-        return (1 + distance) * decay, 3 * decay if slope else None
-    value = (1 + distance + distance**2 / 3) * decay
-    return value, (5 / 3) * (1 + distance) * decay if slope else None
+    """Matérn-5/2 (part 0) or -3/2 (part 1) of squared distances; its factor on Δ²/ℓ² in the derivative by log ℓ.
+
+    ``squares`` is written over: these tables are large, and memory is what evaluating them costs.
+    """
+    further = np.sqrt(squares)
+    further *= ROOT3 if part else ROOT5
+    decay = np.negative(further)
+    np.exp(decay, out=decay)
+    further += 1.0
+    factor: Floats | None = None
+    if slope:
+        factor = 3.0 * decay if part else (5.0 / 3.0) * further * decay
+    value = further
+    if not part:
+        value = squares
+        value *= 5.0 / 3.0
+        value += further
+    value *= decay
+    return value, factor
 
 
 def _symmetric(lower: Floats) -> Floats:

@@ -23,6 +23,7 @@ from power_models.trees import HistogramTrees
 
 FADE = 1.0  # of the correction, for each e-fold outside the measured range
 DIMENSIONS = ("in_channels", "out_channels", "in_height", "in_width", "kernel_h", "kernel_w", "stride", "batch")
+LEAST_SPREAD = 1e-4
 SEEN, BETWEEN = 0.02, 0.10  # log distance to the nearest measured size: up to the first it counts as measured
 
 
@@ -34,6 +35,12 @@ def stack_features(columns: KernelColumns, kinds: tuple[str, ...]) -> tuple[Floa
         work = np.log(np.where(columns.macs > 0, columns.macs, columns.out_elements * columns.window))
         coarse = np.column_stack([coarse, log_latency, work - log_latency])
     return coarse, tile_features(columns, kinds)
+
+
+def apart(corrections: Floats) -> Floats:
+    """Logarithm of the spread of the members' corrections (m, n): where learners disagree, both are likely wrong."""
+    result: Floats = np.log(np.ptp(corrections, axis=0) + LEAST_SPREAD)
+    return result
 
 
 class Levels:
@@ -84,15 +91,20 @@ class Stack:
 
     def predict(self, columns: KernelColumns, latency_s: Floats | None, outside: Floats) -> Floats:
         """Log cost (n,); ``latency_s`` is used by a stack of power. ``outside``: e-folds beyond the measured range."""
+        return self.predict_apart(columns, latency_s, outside)[0]
+
+    def predict_apart(self, columns: KernelColumns, latency_s: Floats | None, outside: Floats) -> tuple[Floats, Floats]:
+        """Log cost (n,) and how far the members are apart about it (n,), see ``apart``."""
         known = columns.given(latency_s if self.of_power else None)
-        coarse, fine = stack_features(known, self.kinds)
-        features = np.hstack([coarse, fine])
+        features = np.hstack(stack_features(known, self.kinds))
         corrections = np.stack([member.predict(features) for member in self.members])
         gate = self.levels.between(columns)
         weights = self.weights[0][:, None] * (1 - gate) + self.weights[1][:, None] * gate
         correction = np.clip((weights * corrections).sum(axis=0), -self.bound, self.bound)
         value: Floats = self.anchored(known) + correction * np.exp(-FADE * outside)
-        return value + np.log(latency_s) if self.of_power and latency_s is not None else value
+        if self.of_power and latency_s is not None:
+            value = value + np.log(latency_s)
+        return value, apart(corrections)
 
     def anchored(self, columns: KernelColumns) -> Floats:
         """The anchor's log cost (n,)."""

@@ -246,6 +246,12 @@ class TestDrift:
         shuffled = np.random.default_rng(1).permutation(self.table(2e-7)[1])
         assert find_drift(columns, shuffled, places) is None
 
+    def test_rows_in_an_order_of_size_or_cost_have_none(self) -> None:
+        columns, seconds, places = self.table(2e-7)
+        for values in (seconds, columns.number("out_channels")):
+            order = np.argsort(values)
+            assert find_drift(columns.take(order), seconds[order], places) is None
+
     def test_needs_rows(self) -> None:
         columns, seconds, places = self.table(2e-7)
         assert find_drift(columns.take(np.arange(300)), seconds[:300], places[:300]) is None
