@@ -182,7 +182,7 @@ def _combined(errors: Floats, left: Floats, weights: Floats) -> Floats:
     return result
 
 
-def stack_weights(errors: Floats, left: Floats, steps: int = 60) -> Floats:
+def stack_weights(errors: Floats, left: Floats, steps: int = 6) -> Floats:
     """Weights (m,), non-negative and at most one in sum, with the least mean |error|; errors (m, n), left (n,).
 
     Iteratively reweighted least squares; the anchor alone (all weights zero) is always among what is weighed.
@@ -193,7 +193,7 @@ def stack_weights(errors: Floats, left: Floats, steps: int = 60) -> Floats:
     predictions = (left - errors).T
     weights = np.full(len(errors), 1.0 / len(errors))
     scale = float(np.median(np.abs(errors))) + 1e-9
-    for _ in range(steps // 10):
+    for _ in range(steps):
         root = 1.0 / np.sqrt(np.maximum(np.abs(left - predictions @ weights), 0.1 * scale))
         weights = nnls(predictions * root[:, None], left * root)[0]
     total = float(weights.sum())
@@ -203,7 +203,8 @@ def stack_weights(errors: Floats, left: Floats, steps: int = 60) -> Floats:
 
 def _standard(values: Floats) -> Floats:
     spread = float(values.std())
-    return (values - values.mean()) / (spread if spread > 0 else 1.0)
+    standard: Floats = (values - values.mean()) / (spread if spread > 0 else 1.0)
+    return standard
 
 
 def _fit_doubt(

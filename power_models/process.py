@@ -116,8 +116,7 @@ class Process:
         """Errors (target − prediction) of ``rows`` by the process without them; only until ``release``."""
         if self._inverse is None:
             raise RuntimeError("left-out errors of a Gaussian process: only right after fit")
-        result: Floats = np.linalg.solve(self._inverse[np.ix_(rows, rows)], self._dual[rows])
-        return result
+        return np.asarray(np.linalg.solve(self._inverse[np.ix_(rows, rows)], self._dual[rows]), dtype=np.float64)
 
     def release(self) -> None:
         """Forget the inverse, which prediction does not need."""
