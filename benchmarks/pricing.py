@@ -4,7 +4,8 @@
 
 The cost model is that of NAME in the store, or is fitted to TABLE; without either to 220 kernels of the simulated
 board's physics. The tables are those of ``rig optimize``: every channel group up to 1.5 times its width. Best and
-median of several runs; targets: 5 ms and 2 s. ``tables_error``: of the tables against the model, at widths that they do not hold.
+median of several runs; targets: 5 ms and 2 s. ``tables_error``: of the tables against the model, at widths that they
+do not hold.
 """
 
 from __future__ import annotations
