@@ -73,12 +73,13 @@ def test_without_noise_the_beginning_of_the_load_tells() -> None:
     assert "although the load began, which moved it by" in reason_of(hold(record, 0, 700))
 
 
-def test_a_source_that_never_saw_the_load_is_not_believed() -> None:
-    """Noise at first, then one value for the whole of the load and after it."""
-    record = unknown(step_w=0.4, noise_w=0.0)
+@pytest.mark.parametrize(("step_w", "told"), [(0.01, True), (0.4, False)])
+def test_a_source_that_never_saw_the_load_is_believed_only_where_it_is_coarse(step_w: float, told: bool) -> None:
+    """To and fro at first, then one value for the whole of the load and after it: a weak load may be below a step."""
+    record = unknown(step_w=step_w, noise_w=0.0)
     watts = record["trace"]["power_w"]
-    watts[:] = [2.8, 3.2] * 10 + [2.8] * (len(watts) - 20)
-    assert "stale, or its step is coarser than the load" in reason_of(record)
+    watts[:] = [2.8, 2.8 + step_w] * 10 + [2.8] * (len(watts) - 20)
+    assert ("although the load began and ended meanwhile" in reason_of(record)) == told
 
 
 def test_a_freeze_between_two_edges_of_a_source_without_noise_cannot_be_told() -> None:

@@ -30,6 +30,7 @@ MIN_BLOCKS = 5
 QUIETEST = 0.25  # of the blocks show less noise than what is taken
 MIN_OTHERS = 20  # runs that tell how long runs of this source are
 TAIL = 0.95  # quantile of their lengths, beyond which they are taken to fall off exponentially
+FINE_STEP = 0.02  # of the reading: any load moves it by more than that
 MOVED_STEPS = 2.0  # of the source: the load's other edge moved it by more
 MOVED_NOISE = 5.0
 
@@ -189,7 +190,8 @@ def _at_an_edge(readings: Readings, run: Run, load: tuple[float, float] | None) 
             if moved_w > max(MOVED_STEPS * readings.step_w, MOVED_NOISE * spread_w):
                 return f"{words}, which moved it by {moved_w:.3g} W at its other edge"
     whole = waiting >= enough and held[-1] >= load[1] - reach_s and run.length >= WHOLE_RUN * readings.overlap
-    return "although the load began: stale, or its step is coarser than the load" if whole else None
+    fine = readings.step_w <= FINE_STEP * abs(float(power_w[run.first]))
+    return "although the load began and ended meanwhile" if whole and fine else _throughout(readings, run)
 
 
 def _throughout(readings: Readings, run: Run) -> str | None:
