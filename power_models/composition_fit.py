@@ -178,6 +178,8 @@ def _rough_rates(rows: _Rows, columns: KernelColumns, dtypes: int) -> tuple[Floa
         parents[dtype, used] = np.maximum(found, LEAST_PART) / size[used]
     logs = np.log(np.maximum(parents, 1e-30))
     place = {name: i for i, name in enumerate(PARENTS)}
+    # Of elements few networks have enough to tell: they start as what moving them as numbers of four bytes costs.
+    logs[:, place["elements"]] = logs[:, place["bytes"]] + np.log(4.0)
     rates = np.stack([logs[:, place[term.parent]] + np.log(term.fraction) for term in TERMS], 1)
     return rates, logs[:, -1]
 
