@@ -206,7 +206,7 @@ def _predict_kernels(
 
 
 def _active_power(costs: KernelCosts) -> tuple[Floats, Floats, Floats]:
-    down, up = costs.spreads["power"]
+    down, up = costs.spreads["power"] if costs.power_widths is None else costs.power_widths
     value: Floats = costs.energy_j / costs.latency_s
     return value, value * np.exp(-down), value * np.exp(up)
 

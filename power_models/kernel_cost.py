@@ -60,7 +60,8 @@ class KernelCosts:
 
     ``extrapolated``: outside what was measured. ``chosen``: the model that priced it. ``families``: see ``family_of``.
     ``spreads``: a kernel's part in the half-width of a sum, in log cost, (down, up), of latency, energy and power
-    (energy over latency).
+    (energy over latency). ``power_widths``: 95 % half-widths of a kernel's own active power, in log, (down, up); None
+    where only its part in sums is known.
     """
 
     latency_s: Floats
@@ -73,6 +74,7 @@ class KernelCosts:
     chosen: list[str]
     families: list[str]
     spreads: Mapping[str, tuple[Floats, Floats]]
+    power_widths: tuple[Floats, Floats] | None = None
 
     def __len__(self) -> int:
         return len(self.latency_s)
@@ -84,6 +86,8 @@ class KernelCosts:
             value = getattr(self, item.name)
             if item.name == "spreads":
                 table[item.name] = {name: (down[index], up[index]) for name, (down, up) in value.items()}
+            elif item.name == "power_widths":
+                table[item.name] = None if value is None else (value[0][index], value[1][index])
             else:
                 table[item.name] = [value[i] for i in index.tolist()] if isinstance(value, list) else value[index]
         return KernelCosts(**table)
@@ -196,6 +200,7 @@ class KernelCostModel:
             chosen,
             families,
             spreads,
+            (down["power"], up["power"]),
         )
 
     def _families_of(self, kernels: Sequence[KernelSpec]) -> list[str]:

@@ -137,7 +137,7 @@ class TransferredModel(KernelCostModel):
         scaled = {
             name: getattr(costs, name) * by for own, by in zip(names, (latency, energy), strict=True) for name in own
         }
-        return replace(costs, **scaled)
+        return replace(costs, **scaled, power_widths=None)
 
     def save(self, folder: object) -> None:
         """Write the parts first, and last the files that make them a model."""
@@ -209,5 +209,9 @@ def _merged(n: int, parts: Sequence[tuple[NDArray[np.intp], KernelCosts]]) -> Ke
         return out
 
     return KernelCosts(
-        **{item.name: joined([getattr(costs, item.name) for _, costs in parts]) for item in fields(KernelCosts)}
+        **{
+            item.name: joined([getattr(costs, item.name) for _, costs in parts])
+            for item in fields(KernelCosts)
+            if item.name != "power_widths"
+        }
     )
