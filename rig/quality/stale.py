@@ -5,7 +5,7 @@
 
 Two things tell it from a coarse but honest reading, which may well repeat for minutes:
 
-noise   readings of the same state (quiet, or under load) elsewhere in the trace show noise, by which so long a run of
+noise   readings of the waiting board elsewhere in the trace show noise, by which so long a run of
         equal ones has a chance below a millionth wherever between two steps the power lies, and the lengths of the
         other runs give it none either. One step to and fro is no noise: the power may lie on the border.
 edges   the load began or ended during the run, and the reading did not move, though it moved at the load's other edge.
@@ -118,12 +118,12 @@ def _by_noise(readings: Readings, runs: Sequence[Run], run: Run, states: np.ndar
     inside[run.first : run.last + 1] = True
     others_of = [[one.length for one in runs if one is not run and states[one.first] == state] for state in (0, 1)]
     alike = [max(readings.overlap, float(np.median(others)) if others else 1.0) for others in others_of]
-    seen = [_noise_w(readings, (states == state) & ~inside, alike[state]) for state in (0, 1)]
+    quiet_noise_w = _noise_w(readings, (states == 0) & ~inside, alike[0])
     for state, others in enumerate(others_of):
         mine = int((states[run.first : run.last + 1] == state).sum())
         known_w = readings.noise_w if readings.noise_w > 0.5 * readings.step_w else 0.0
         # What is there while the board waits is there under load as well; the load's own unrest is not the source's.
-        noise_w = max(known_w, *seen[: state + 1])
+        noise_w = max(known_w, quiet_noise_w)
         independent = mine / alike[state]
         if noise_w == 0.0 or independent < MIN_RUN or (len(others) < MIN_OTHERS and known_w == 0.0):
             continue
