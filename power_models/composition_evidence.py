@@ -17,6 +17,7 @@ from power_models.features import Floats
 
 SPREADS = (0.5, 0.7, 0.7, 0.7, *[0.6] * LENGTHS)  # sd of the log scales; the noise has its own
 NOISE_SPREAD = 0.8
+TRUSTED_TOTALS = 500  # of fewer totals the scales stay nearer to their middles: by the root of the number
 STEPS = 20
 LAST = 4 + LENGTHS
 LEAST_NOISE = 0.002  # no total is measured better
@@ -46,7 +47,8 @@ def tuned(setting: Setting, totals: Totals, prior: Prior, solution: Solution) ->
     fixed, parts = _covariances(solution, rows)
     merged = _merged(setting, solution.shares[rows])
     middle = np.log([*prior.hyper[:4], *prior.hyper.lengths, *[prior.noise] * kinds])
-    spread = np.array([*SPREADS, *[NOISE_SPREAD] * kinds])
+    trust = min(1.0, float(np.sqrt(count / TRUSTED_TOTALS)))
+    spread = np.array([*(trust * one for one in SPREADS), *[NOISE_SPREAD] * kinds])
     identity = np.eye(len(rows))
 
     def objective(x: Floats) -> tuple[float, Floats]:

@@ -27,7 +27,7 @@ from power_models.intervals import NORMAL_95, conformal_quantile
 from power_models.kernel_cost import Bounds
 from power_models.measured_tables import TableKernel, TableNetwork
 
-SECONDS = Hyper(1.0, 0.2, 0.08, 0.15, (1.0, 1.0, 0.7, 1.0, 1.0))  # prior middles of the scales
+SECONDS = Hyper(1.0, 0.3, 0.06, 0.11, (1.3, 1.0, 0.7, 1.0, 1.0))  # prior middles of the scales
 WATTS = Hyper(1.0, 0.05, 0.03, 0.05, (1.0, 1.0, 0.7, 1.0, 1.0))
 SECONDS_NOISE, WATTS_NOISE = 0.02, 0.01
 RATE_SPREAD, BASE_SPREAD, WATT_SPREAD = 1.2, 0.25, 0.2  # sd of a log rate: of its own, over a base's, of watts

@@ -175,8 +175,8 @@ def test_another_boards_model_prices_kinds_that_this_boards_networks_lack(
     cost = with_base.predict([add(32, 32)])
     assert cost.latency_s[0] == pytest.approx(board.predict([add(32, 32)]).latency_s[0] / 2, rel=0.25)
     unseen = some_networks(20, 6, adds=False, speed=2.0)
-    errors = [
-        np.mean([abs(price_network(model, row.kernels).latency_s[0] / row.latency_s - 1) for row in unseen])
+    errors: list[float] = [
+        float(np.mean([abs(price_network(model, row.kernels).latency_s[0] / row.latency_s - 1) for row in unseen]))
         for model in (with_base, alone)
     ]
     assert errors[0] < min(0.04, errors[1])
