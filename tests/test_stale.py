@@ -111,13 +111,13 @@ def test_honest_sources_are_left_alone(noise: float) -> None:
 def test_values_that_are_held_between_updates_are_honest() -> None:
     draw = np.random.default_rng(4)
     times = np.arange(0.0, 16.0, 0.01)
-    new = 3.0 + 2.0 * ((times > 10.0) & (times < 14.0)) + 0.02 * np.repeat(draw.standard_normal(160), 10)
+    new = 3.0 + 2.0 * ((times > 10.0) & (times < 15.0)) + 0.02 * np.repeat(draw.standard_normal(160), 10)
     trace = {"times_s": times.tolist(), "power_w": np.round(new, 3).tolist()}
     curve = PowerCurve(trace, {"step_w": 0.001, "noise_w": 0.0, "window_s": 0.01}, None)
-    assert curve.problem(0.0, 16.0, load=(10.0, 14.0)) is None
+    assert curve.problem(0.0, 16.0, load=(10.0, 15.0)) is None
     trace["power_w"][1100:1300] = [trace["power_w"][1100]] * 200
     frozen = PowerCurve(trace, {"step_w": 0.001, "noise_w": 0.0, "window_s": 0.01}, None)
-    assert "stale sensor: the same value" in str(frozen.problem(0.0, 16.0, load=(10.0, 14.0)))
+    assert "stale sensor: the same value" in str(frozen.problem(0.0, 16.0, load=(10.0, 15.0)))
 
 
 def test_the_unrest_of_a_paced_load_is_no_noise() -> None:
