@@ -202,13 +202,13 @@ MEASURED = (("conv", "relu"), ("conv", "add"), ("max_pool", "relu"), ("fc", "rel
 def test_what_is_found_on_the_simulated_board_is_its_compiler_s_truth(board):
     session, run, profile = board
     plan = profile.plan.to_plan()._replace(window_s=0.6, min_windows=8, max_s=6.0)
-    found = measure_fusion(session, run, MEASURED, plan, "virtual", rounds=3)
+    found = measure_fusion(session, run, MEASURED, plan, "virtual", rounds=4)
     for one in found:
         truth = counted_truth(one.first, one.second, lambda model: len(kernel_graph(model, VIRTUAL)))
         assert (one.first, one.second, one.verdict) == (one.first, one.second, truth)
     # Nothing is measured twice, and the same comes out.
     count = len(run.measurement_ids())
-    assert measure_fusion(session, run, MEASURED, plan, "virtual", rounds=3) == found
+    assert measure_fusion(session, run, MEASURED, plan, "virtual", rounds=4) == found
     assert len(run.measurement_ids()) == count
     rules = rules_from(found, BARE)
     assert (set(rules.activations), rules.adds) == ({"conv", "fc"}, frozenset())

@@ -13,9 +13,15 @@ from power_models import cross_validation
 from power_models.evaluation import Predicted, Row, measured
 from power_models.measured_tables import read_table
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "experiments" / "real-tables"))
-import study
-import summary
+FOLDER = Path(__file__).parent.parent / "experiments" / "real-tables"
+sys.path.insert(0, str(FOLDER))
+try:
+    import study
+    import summary
+finally:
+    sys.path.remove(str(FOLDER))
+    for name in ("study", "summary"):  # other studies use such names too
+        sys.modules.pop(name, None)
 
 
 @pytest.fixture

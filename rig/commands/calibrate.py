@@ -21,7 +21,7 @@ from rig.store import evidence
 from rig.store.store import Run, RunInfo, Store, utc_now
 from rig.units import parse_duration, parse_share
 from rig.workloads import calibration_networks
-from rig.workloads.network_file import read_kernels
+from rig.workloads.network_file import check_file, read_kernels
 
 if TYPE_CHECKING:
     from device_agents.records import KernelSpec
@@ -44,6 +44,8 @@ def run(options: CalibrateOptions) -> dict[str, Any]:
     profile = load_profile(options.device)
     profile.require_host()
     limit_s = parse_duration(options.time) if options.time is not None else None
+    for path in options.around:
+        check_file(path)
     store = Store()
     words = shlex.join(command_words("calibrate", options))
     options = replace(options, around=(*options.around, *_task_network(options, store)))
