@@ -22,6 +22,8 @@ from tests.faults.test_host_killed import agents_of, entries
 
 __all__ = ["isolated"]  # a fixture
 
+pytestmark = pytest.mark.alone  # what is measured beside other work may be rejected, and then has no result
+
 # About a second of windows, whatever they show.
 PLAN = """
 sensors = []
