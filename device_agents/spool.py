@@ -16,7 +16,7 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 from device_agents.protocol import encode
 
 # The fields of a request that make it the same measurement.
-_SAME = ("id", "runtime", "options", "source", "source_options", "subject", "plan", "profile")
+_SAME = ("id", "asked_by", "runtime", "options", "source", "source_options", "subject", "plan", "profile")
 
 # Beyond this size a file of which less than half is still wanted is written anew.
 COMPACT_BYTES = 4000000

@@ -15,6 +15,7 @@ from rig import cli
 from rig.collect.missing import missing_kernels
 from rig.cost_models import load_cost_model
 from rig.replay import analysis
+from rig.sensors.store import SOURCES_FILE
 from rig.store.store import Store
 from rig.workloads.onnx_builder import NetworkBuilder
 from tests.agent_setup import QUICK_PLAN
@@ -64,8 +65,11 @@ def test_what_is_missing_is_measured_and_the_prediction_repeated(home, tmp_path,
     assert (code, refused["error"]["code"]) == (2, "unsupported-operator")
     assert "--measure-missing" in refused["error"]["fix"]
 
+    sources = store.open_run("c-0001").path / SOURCES_FILE
+    sources.unlink()
     code, found = said(capsys, "predict", str(path), "--device", DEVICE, "--measure-missing")
     assert code == 0
+    assert sources.is_file(), "read by the calibration of the run that it goes into"
     assert (found["kind"], found["basis"]) == ("predicted", "simulated")
     measured = found["measured"]
     assert measured["run_id"] == found["run_id"] == "c-0001"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rig.commands import recover
 from rig.commands.options import DevicesOptions
 from rig.cost_models import calibrated_devices, shipped_devices
-from rig.errors import BadInputError, DeviceBusyError, ProfileError, RigError
+from rig.errors import BadInputError, DeviceBusyError, ProfileError, RigError, StoreError
 from rig.output import warning, warning_of
 from rig.profiles import WITHOUT_A_BOARD, DeviceProfile, config_folder, load_profile, profile_names
 from rig.store.store import Store, default_root
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from rig.console import Console
 
 AT_ONCE = 4  # devices asked at the same time
+
+_meter = threading.Lock()  # boards that are wired to one meter in turn find it busy by nobody but each other
 
 
 def run(options: DevicesOptions) -> dict[str, Any]:
@@ -86,7 +89,10 @@ def _asked(profile: DeviceProfile, root: Path) -> dict[str, Any]:
 
     with Session(profile, getpass.getuser()) as session:
         hello = session.hello
-        left_behind = recover.take_left_behind(session, Store(root))
+        try:
+            left_behind = recover.take_left_behind(session, Store(root))
+        except StoreError as error:  # the device answers: it is this computer that cannot store
+            left_behind = [warning_of(error)]
     runtime = hello["runtimes"].get(profile.runtime.name)
     meter, sensors, without = _power_sources(profile, hello["sensors"])
     notes = left_behind if without is None else [*left_behind, without]
@@ -118,7 +124,8 @@ def _power_sources(
 
     try:
         own = make_meter(profile.meter)
-        name, (state, reason, fix) = own.name, own.probe()
+        with _meter:
+            name, (state, reason, fix) = own.name, own.probe()
     except BadInputError as error:
         name, state, reason, fix = f"meter ({profile.meter.kind})", "bad profile", error.message, error.fix or ""
     sensors.insert(0, {"name": name, "state": state, "reason": reason, "fix": fix})

@@ -44,6 +44,7 @@ def run(
         progress.stage(f"measuring {len(wanted.kernels)} kernels on {profile.name}, into {stored.id}")
         try:
             with Session(profile, "rig predict --measure-missing") as session:
+                session.measures_for(stored.path)
                 evidence.keep_session(stored, session)
                 collected = missing.measure_missing(
                     session,

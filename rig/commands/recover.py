@@ -27,20 +27,24 @@ MEASUREMENT = re.compile(r"(m-\d{4,})-\d+")
 def take_left_behind(session: Session, store: Store) -> list[dict[str, Any]]:
     """Store, acknowledge and conclude what the device kept for ``rig measure``; a note for each run."""
     notes = []
-    for record in session.pending(lambda identity: MEASUREMENT.fullmatch(identity) is not None):
-        run = _run_of(record, store) if record.get("asked_by") == session.asked_by else None
+    for record in session.pending(lambda identity: MEASUREMENT.fullmatch(identity) is not None, own=True):
+        run = _run_of(record, store)
         if run is None:
             continue
         with run.held() as alone:
             if alone:  # else its command lives, and takes the result itself
-                notes += _taken(session, run, record)
+                notes += _taken(session, store.open_run(run.id), record)  # it may just have ended
     return notes
 
 
 def _run_of(record: Mapping[str, Any], store: Store) -> Run | None:
     found = MEASUREMENT.fullmatch(record["id"])
-    known = {manifest["id"] for manifest in store.runs() if manifest["command"] == "measure"}
-    return store.open_run(found.group(1)) if found is not None and found.group(1) in known else None
+    known = {manifest["id"]: manifest for manifest in store.runs() if manifest["command"] == "measure"}
+    if found is None or found.group(1) not in known:
+        return None
+    # A store that was made anew counts its runs from 1 again.
+    model = measure_options_of(known[found.group(1)]["argv"]).model
+    return store.open_run(found.group(1)) if model.stem == record["subject"] else None
 
 
 def _taken(session: Session, run: Run, record: dict[str, Any]) -> list[dict[str, Any]]:

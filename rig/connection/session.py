@@ -156,7 +156,7 @@ class Session:
     @property
     def asked_by(self) -> str:
         """Whose measurements these are, as their records say: a digest of this account, computer and store."""
-        asker = f"{getpass.getuser()}@{socket.gethostname()}:{rig_home()}"
+        asker = f"{getpass.getuser()}@{socket.gethostname()}:{rig_home().resolve()}"
         return hashlib.sha256(asker.encode()).hexdigest()[:16]
 
     def measure(
@@ -282,10 +282,11 @@ class Session:
             answer = self._again(lambda: self._connection.ask({"id": self._next_id(), "op": "ack", "keys": keys}, 60.0))
             self.hello["spool"] = answer["spool"]
 
-    def pending(self, wanted: Callable[[str], bool] = lambda identity: True) -> list[dict[str, Any]]:
+    def pending(self, wanted: Callable[[str], bool] = lambda identity: True, own: bool = False) -> list[dict[str, Any]]:
         """Records that an earlier session measured and nobody acknowledged; store them, then ``ack``.
 
-        ``wanted``: of which ids; the others stay where they are.
+        ``wanted``: of which ids; ``own``: only what this store asked for. The others stay where they are, whatever is
+        acknowledged: two stores may count their runs alike.
         """
         known = {key for keys in self._spool_keys.values() for key in keys}
         records = []
@@ -295,6 +296,8 @@ class Session:
                 answer = self._again(
                     lambda request=request: self._connection.ask({"id": self._next_id(), **request}, 60.0)
                 )
+                if own and answer["record"].get("asked_by") != self.asked_by:
+                    continue
                 records.append(self._received(answer, self._again(self._exchange_clocks) if self._meter else ()))
         return records
 

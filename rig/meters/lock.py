@@ -46,7 +46,7 @@ class InstrumentLock:
 
 def same_address(resource: str) -> str:
     """One spelling for the addresses of one instrument: letters' case, board number 0, a serial port's links."""
-    serial = re.match(r"ASRL(/[^:]*)", resource, re.IGNORECASE)
+    serial = re.match(r"ASRL(/.*?)(?:::|$)", resource.strip(), re.IGNORECASE)  # a link by path has colons
     if serial is not None:
         return f"asrl{os.path.realpath(serial.group(1))}"
     return re.sub(r"^(tcpip|usb|gpib)0?::", r"\1::", resource.strip().casefold())

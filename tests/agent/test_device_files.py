@@ -40,6 +40,8 @@ def test_request_key_tells_other_plans_and_subjects_apart() -> None:
     request = {"id": "m-1", "plan": {"window_s": 1.0}, "subject": {"name": "a"}}
     assert request_key(request) == request_key(dict(request, slack_s=3))
     assert request_key(request) != request_key(dict(request, plan={"window_s": 2.0}))
+    of_one, of_another = (request_key(dict(request, asked_by=store)) for store in ("one", "another"))
+    assert of_one != of_another, "two hosts may measure one network under one number"
 
 
 def test_lock_names_its_holder_and_dies_with_it(tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def test_devices_takes_it_too_but_no_other_hosts(
     with monkeypatch.context() as other:  # another host, whose store has a killed run of the same number
         other.setattr(Session, "asked_by", property(lambda session: "another"))
         with Session(load_profile("bench"), "other") as session:
-            session.measure(Subject("net", path=model), QUICK, request_id=f"{left.id}-2")
+            session.measure(Subject("net", path=model), QUICK, request_id=f"{left.id}-1")
     assert len(entries(spool(isolated))) == 2
     monkeypatch.setattr(devices, "profile_names", lambda: ["bench"])
     with Store().open_run(left.id).held():  # its command lives: it takes its result itself
@@ -111,7 +111,7 @@ def test_devices_takes_it_too_but_no_other_hosts(
     (message,) = recovered(rig(capsys, "devices"))
     assert f"that was stopped in {left.id}; it is stored now: a result" in message
     assert Store().open_run(left.id).measurement_ids() == {f"{left.id}-1"}
-    assert [record["id"] for record in entries(spool(isolated))] == [f"{left.id}-2"], "the other host's stays for it"
+    assert [record["asked_by"] for record in entries(spool(isolated))] == ["another"], "the other host's stays for it"
 
 
 def test_a_result_that_was_stored_before_the_kill_is_only_acknowledged(

@@ -100,6 +100,19 @@ def test_devices_only_asks_it_what_it_is(
     assert IDENTITY.startswith("ACME")
 
 
+def test_boards_of_one_meter_do_not_find_each_other_at_it(
+    instrument: ScpiInstrument, isolated: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["one", "three", "two"]
+    monkeypatch.setattr(devices, "profile_names", lambda: names)
+    meter = f'\n[meter]\nkind = "scpi"\nresource = "{instrument.resource}"\ninstrument = "acme"\n'
+    (isolated / "config" / "devices").mkdir()
+    for name in names:
+        (isolated / "config" / "devices" / f"{name}.toml").write_text(f'description = "a bench"\nsensors = []\n{meter}')
+    rows = {row["name"]: row["state"] for row in devices.run(DevicesOptions())["devices"]}
+    assert {name: rows[name] for name in names} == dict.fromkeys(names, "ready")
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [
@@ -116,3 +129,12 @@ def test_links_to_a_serial_port_are_one_lock(tmp_path: Path) -> None:
     (tmp_path / "ttyUSB0").touch()
     (tmp_path / "by-id").symlink_to(tmp_path / "ttyUSB0")
     assert same_address(f"ASRL{tmp_path}/ttyUSB0::INSTR") == same_address(f"asrl{tmp_path}/by-id::INSTR")
+
+
+def test_a_link_by_path_with_its_colons_is_the_port_it_leads_to(tmp_path: Path) -> None:
+    for number in (0, 1):
+        (tmp_path / f"ttyUSB{number}").touch()
+        (tmp_path / f"pci-0000:00:14.0-usb-0:{number}:1.0-port0").symlink_to(tmp_path / f"ttyUSB{number}")
+    one, other = (f"ASRL{tmp_path}/pci-0000:00:14.0-usb-0:{number}:1.0-port0::INSTR" for number in (0, 1))
+    assert same_address(one) == same_address(f"ASRL{tmp_path}/ttyUSB0")
+    assert same_address(one) != same_address(other)
