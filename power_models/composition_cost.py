@@ -81,7 +81,7 @@ class Basis:
         process = near @ self._inverse_root.T
         missed = np.maximum(hyper.process**2 - (process**2).sum(axis=1), 0.0)
         # A form or a data type that was never measured has a level of its own, of which nothing is known.
-        missed += hyper.family**2 * (1.0 + FAMILY_COMMON**2) * (family < 0)
+        missed += hyper.family**2 * (1.0 + FAMILY_COMMON**2) * ((family < 0) | (dtype < 0))
         return np.hstack([hyper.family * flags, hyper.slopes * slopes, process]), missed
 
 

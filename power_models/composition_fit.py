@@ -191,14 +191,15 @@ def _centred(setting: Setting, totals: Totals, rates: Floats, overhead: Floats) 
     seconds = np.exp(roofline(setting.amounts, setting.part, setting.dtype, start)[0])
     off = totals.log_value - np.log(totals.weights @ seconds + totals.overhead * np.exp(overhead)[totals.dtype])
     for dtype in range(len(setting.dtypes)):
-        shift = float(np.median(off[totals.dtype == dtype]))
+        own = totals.dtype == dtype
+        shift = float(np.median(off[own] if own.any() else off))  # watts of a data type may never have been measured
         rates[dtype] += shift
         overhead[dtype] += shift
     return rates, overhead
 
 
 def _fitted(setting: Setting, totals: Totals, prior: Prior) -> tuple[Solution, Totals]:
-    kinds = int(totals.noise.max()) + 1
+    kinds = max(int(totals.noise.max()) + 1, len(setting.dtypes))  # a data type may have no energies
     solution = solve(setting, totals, prior, np.full(kinds, FIRST_NOISE * prior.noise), FIRST_INDUCING)
     inducing = MANY_INDUCING if len(totals.log_value) > MANY_NETWORKS else INDUCING
     for _ in range(1 if len(totals.log_value) > MANY_NETWORKS else ROUNDS):

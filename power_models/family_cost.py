@@ -223,7 +223,7 @@ def fit_family(
     energy = None
     there = np.flatnonzero(np.isfinite(rows.log_energy))
     if len(there) >= 2:
-        part, own_folds = columns.take(there), _restrict(folds, there, len(columns))
+        part, own_folds = columns.take(there), restricted(folds, there, len(columns))
         task = Task(part, kinds, rows.log_energy[there], rows.energy_weight[there], own_folds)
         known, guessed = np.exp(rows.log_latency[there]), np.exp(rows.log_latency - choice.errors)[there]
         given, direct = _energy_support(support)
@@ -250,11 +250,12 @@ def _energy_support(support: Rows | None) -> tuple[Support | None, Support | Non
     return (columns.given(np.exp(support.log_latency[there])), target, weight), (columns, target, weight)
 
 
-def _restrict(folds: Sequence[Index], there: Index, total: int) -> list[Index]:
+def restricted(folds: Sequence[Index], there: Index, total: int) -> list[Index]:
+    """The folds among the rows of ``there`` alone, as places in it; ``total``: how many rows there are."""
     position = np.full(total, -1)
     position[there] = np.arange(len(there))
-    restricted = [position[fold][position[fold] >= 0] for fold in folds]
-    return [fold for fold in restricted if len(fold)]
+    found = [position[fold][position[fold] >= 0] for fold in folds]
+    return [fold for fold in found if len(fold)]
 
 
 def _fit_ensemble(task: Task, choice: Choice, support: Support | None) -> Ensemble:

@@ -9,12 +9,13 @@ of a kernel (short ones err more) is learned from the same held-out errors by a 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from power_models.family_cost import Doubt, FamilyModel, held_out_distance
+from power_models.family_cost import Doubt, FamilyModel, held_out_distance, restricted
 from power_models.features import Floats, KernelColumns
 from power_models.process import Process
 from power_models.reach import Reach
@@ -25,6 +26,7 @@ from power_models.stacked import DIMENSIONS, Levels, Stack, apart, stack_feature
 from power_models.trees import HistogramTrees
 
 LARGE_FAMILY_ROWS = 300  # from so many rows on
+FEWEST_WITH_ENERGY = 40  # of these rows, with fewer power is not modelled
 ANCHOR_ROWS = 1500  # what a handful of physical coefficients is fitted to
 REFERENCE_ROWS = 800  # what the reference candidates are fitted to
 REFERENCES = ("flops", "nonnegative", "roofline", "polynomial")
@@ -45,7 +47,6 @@ def fit_large_family(name: str, rows: Rows, folds: Sequence[Index], seed: int = 
     """Fit one family; ``folds``: disjoint index arrays that cover the rows."""
     columns = rows.columns
     kinds = tuple(sorted(set(columns.kinds.tolist())))
-    everyone = np.arange(len(columns))
     groups = level_groups(columns, seed)
     size = _standard(rows.log_latency)
     latency = _fit_stack(columns, kinds, rows.log_latency, rows.latency_weight, size, folds, groups, False)
@@ -54,19 +55,30 @@ def fit_large_family(name: str, rows: Rows, folds: Sequence[Index], seed: int = 
     held_out = {"latency": latency.errors, "distance": held_out_distance(columns, kinds, folds)}
     guessed = rows.log_latency - latency.errors
     doubts = {"latency": _fit_doubt(columns, latency.errors, guessed, [latency.spread], folds)}
-    there = everyone[np.isfinite(rows.log_energy)]
+    there = np.flatnonzero(np.isfinite(rows.log_energy))
+    own_folds = restricted(folds, there, len(columns))
     energy = None
-    if len(there) == len(everyone):
-        known = columns.given(np.exp(guessed))
-        log_power = rows.log_energy - rows.log_latency
-        power = _fit_stack(known, kinds, log_power, rows.energy_weight, size, folds, groups, True)
+    if len(there) >= FEWEST_WITH_ENERGY and len(own_folds) > 1:
+        part, seconds = columns.take(there), guessed[there]
+        log_power = (rows.log_energy - rows.log_latency)[there]
+        weight, own_groups = rows.energy_weight[there], level_groups(part, seed)
+        known = part.given(np.exp(seconds))
+        power = _fit_stack(known, kinds, log_power, weight, size[there], own_folds, own_groups, True)
         energy, scores["power"] = power.stack, power.scores
-        held_out["power"] = power.errors
-        held_out["energy"] = power.errors + latency.errors
-        both = [latency.spread, power.spread]
-        doubts["power"] = _fit_doubt(columns, power.errors, guessed, [power.spread], folds)
-        doubts["energy"] = _fit_doubt(columns, held_out["energy"], guessed, both, folds)
+        errors = {"power": power.errors, "energy": power.errors + latency.errors[there]}
+        spreads = {"power": [power.spread], "energy": [latency.spread[there], power.spread]}
+        for quantity, own in errors.items():
+            held_out[quantity] = _spread_over(there, own, len(columns))
+            doubt = _fit_doubt(part, own, seconds, spreads[quantity], own_folds)
+            doubts[quantity] = replace(doubt, held_out=_spread_over(there, doubt.held_out, len(columns)))
     return FamilyModel(name, kinds, len(columns), latency.stack, energy, reach, held_out, doubts, scores)
+
+
+def _spread_over(there: Index, values: Floats, count: int) -> Floats:
+    """The values in their places among ``count`` rows, nan elsewhere: rows whose energy was not measured."""
+    found = np.full(count, np.nan)
+    found[there] = values
+    return found
 
 
 def level_groups(columns: KernelColumns, seed: int = 0) -> list[Index]:

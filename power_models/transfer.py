@@ -107,7 +107,8 @@ class TransferredModel(KernelCostModel):
             if quantity in self.corrections:
                 mean, deviation = self.corrections[quantity].at(kernels)
             else:
-                mean, deviation = np.zeros(len(kernels)), np.full(len(kernels), np.nan)
+                # Nothing of it was measured here, and the base's joules are those of another board.
+                mean = deviation = np.full(len(kernels), np.nan)
             # Outside what the base was fitted to, its own doubt comes on top.
             doubt = 0.5 * (costs.spreads[quantity][0] + costs.spreads[quantity][1])
             half = np.where(costs.extrapolated, np.hypot(NORMAL_95 * deviation, doubt), NORMAL_95 * deviation)

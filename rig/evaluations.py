@@ -135,7 +135,8 @@ def scored(rows: Sequence[Row], plan: Plan, done: Sequence[tuple[int, HeldOut]])
     for method, quantities in methods.items():
         for quantity in quantities:
             every = [f[method][quantity]["all"] for f in by_level.values() if quantity in f.get(method, {})]
-            median.setdefault(method, {})[quantity] = _plain(median_scores(every))
+            if every:  # else measured in some levels, predicted in others, and never both
+                median.setdefault(method, {})[quantity] = _plain(median_scores(every))
     return {"methods": methods, "levels": levels, "median_level": median}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -202,3 +203,39 @@ def test_without_energies_there_is_no_power() -> None:
 def test_no_network_is_refused() -> None:
     with pytest.raises(ValueError, match="no network"):
         fit_from_networks([], [], BOARD, "measured")
+
+
+def in_int8(row: TableNetwork, *, power: bool) -> TableNetwork:
+    """The network in the other data type, at the same cost; with its energy or without."""
+    kernels = tuple(spec._replace(dtype="int8") for spec in row.kernels)
+    found = replace(row, dtype="int8", kernels=kernels)
+    return found if power else replace(found, power_w=None, energy_j=None)
+
+
+@pytest.mark.parametrize("silent", ["float32", "int8"])
+def test_a_data_type_without_energies_has_the_watts_of_the_other(
+    silent: str, board: CompositionModel, tmp_path: Path
+) -> None:
+    plain = some_networks(14, 8)
+    if silent == "int8":
+        rows = [*plain, *(in_int8(row, power=False) for row in plain)]
+    else:
+        rows = [*(replace(r, power_w=None, energy_j=None) for r in plain), *(in_int8(r, power=True) for r in plain)]
+    for base in (None, board):
+        model = fit_from_networks(rows, [], BOARD, "measured", base=base)
+        model.save(tmp_path / silent)
+        for row in (rows[0], rows[-1]):
+            cost = price_network(model, row.kernels)
+            assert cost.latency_s[0] == pytest.approx(row.latency_s, rel=0.25)
+            assert 2.0 < cost.active_power_w[0] < 6.0
+
+
+def test_a_data_type_that_only_the_base_knows_is_unsure() -> None:
+    plain = some_networks(14, 9)
+    base = fit_from_networks([*plain, *(in_int8(row, power=True) for row in plain)], [], BOARD, "measured")
+    model = fit_from_networks(some_networks(10, 10), [], BOARD, "measured", base=base)
+    known = plain[0].kernels[1]
+    costs = model.predict([known, known._replace(dtype="int8")])
+    halves = np.log(costs.latency_hi_s / costs.latency_s)
+    assert halves[1] > 2 * halves[0]
+    assert costs.extrapolated[1]

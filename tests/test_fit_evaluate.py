@@ -322,6 +322,10 @@ def test_whole_networks_give_a_model_of_kernels_from_which_another_can_start(
     other = network_table(tmp_path / "other.jsonl", 12, seed=3, device="another")
     code, said = rig(capsys, "fit", str(other), "--device", "like-board", "--from", "board")
     assert (code, said["base"]) == (0, "board")
+    words = ("evaluate", str(table), "--device", "board", "--folds", "2", "--repeats", "1", "--from", "board")
+    code, said = rig(capsys, *words)
+    assert code == 0
+    assert "base-in-sample" in [note["code"] for note in said["warnings"]]
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,8 @@ def run(options: EvaluateOptions) -> dict[str, Any]:
         found = evaluations.scored(sources.rows, plan, done)
         predicted = _first_repeat(sources, done)
         kind, configuration = sources.kind, sources.configuration
-    seen = options.folds is None and evaluations.was_seen(store, options.device, sources.files)
+    judged = options.device if options.folds is None else options.base
+    seen = judged is not None and evaluations.was_seen(store, judged, sources.files)
     result = plain(_result(options, sources, stored, found, predicted, (kind, configuration), words, seen))
     if result["validation"]:
         stored.write_json("result.json", {**result, "schema": "rig.evaluate/1"})
@@ -170,7 +171,10 @@ def _warnings(
             f"the tables' power is {boundary_words(here)}, the model's {boundary_words(there)}: not the same watts"
         )
         notes.append(warning("other-boundary", message, "score it on tables measured at the same place"))
-    if seen:
+    if seen and options.folds is not None:
+        message = f"the model of {options.base} was fitted to this very table: it knows the rows that are held out"
+        notes.append(warning("base-in-sample", message, "leave --from out, or fit that model to another board's table"))
+    elif seen:
         message = f"the model of {options.device} was fitted to this very table: errors on new rows are larger"
         notes.append(warning("in-sample", message, "add --folds 5 to hold rows out"))
     return notes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -36,7 +37,8 @@ from power_models.measured_tables import read_table
 from power_models.network_cost import whole_energy
 from power_models.references import KERNEL_REFERENCES, NETWORK_REFERENCES, ConstantPower
 from power_models.table_fit import quiet_power, with_quiet_power
-from power_models.table_folds import MOST_LEVELS, in_order, level_folds, levels, random_folds
+from power_models.table_folds import MOST_LEVELS, Fold, in_order, level_folds, levels, random_folds
+from rig import evaluations
 
 
 @pytest.fixture(scope="module")
@@ -256,3 +258,16 @@ def test_a_drifting_campaign_is_scored_with_and_without_the_lines(
         assert scores["ours"]["latency_s"]["all"].mape == pytest.approx(0.0)
         assert (PLACE_NOT_TOLD in scores) == (drift is not None)
     assert scores[PLACE_NOT_TOLD]["latency_s"]["all"].mape == pytest.approx(0.2)
+
+
+def test_a_quantity_never_measured_and_predicted_in_one_level_has_no_median(kernels: list[Row]) -> None:
+    rows = [*kernels[:10], *(replace(row, power_w=None, energy_j=None) for row in kernels[10:20])]
+    time, power = (measured(kernels[:10], quantity) for quantity in ("latency_s", "power_w"))
+    ours = {"latency_s": Predicted(time, time, time)}
+    first = HeldOut("source=a", list(range(10)), {"ours": ours}, 1.0)  # what is left for the fit has no power
+    told = {**ours, "power_w": Predicted(power, power, power)}
+    second = HeldOut("source=b", list(range(10, 20)), {"ours": told}, 1.0)
+    folds = [Fold(one.label, np.array(one.rows)) for one in (first, second)]
+    found = evaluations.scored(rows, evaluations.Plan([folds], True), [(0, first), (0, second)])
+    assert found["methods"]["ours"]["power_w"]["all"]["n"] == 0
+    assert list(found["median_level"]["ours"]) == ["latency_s"]

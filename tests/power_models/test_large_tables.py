@@ -281,3 +281,19 @@ def test_doubt_of_a_kind_is_beyond_what_distance_explains(small: KernelCostModel
     pooled.held_out["distance"] = np.full(40, 0.2)
     itself = _kind_factors(kinds, pooled)["mul"]  # at the same distance it is the kind that is less sure
     assert explained < 1.5 < itself
+
+
+def test_a_row_without_energy_does_not_cost_the_others_theirs() -> None:
+    members = [
+        row._replace(energy_active_j=None, energy_se_j=None) if i % 9 == 0 else row
+        for i, row in enumerate(lattice_rows())
+    ]
+    assert len(members) >= LARGE_FAMILY_ROWS
+    model = KernelCostModel.fit(members, CONFIGURATION, "simulated")
+    silent = [row.kernel for row in members[::9]]
+    costs = model.predict(silent)
+    truth = np.array([cost(spec)[1] for spec in silent])
+    assert np.median(np.abs(costs.energy_j / truth - 1)) < 0.05
+    assert np.mean((costs.energy_lo_j <= truth) & (truth <= costs.energy_hi_j)) > 0.8
+    (family,) = (one for name, one in model.models.items() if name.startswith("conv"))
+    assert np.isfinite(family.held_out["power"]).sum() == sum(row.energy_active_j is not None for row in members)

@@ -137,3 +137,10 @@ def test_networks_can_teach_a_transferred_model(base: KernelCostModel) -> None:
 def test_nothing_measured_is_refused(base: KernelCostModel) -> None:
     with pytest.raises(ValueError, match="nothing measured"):
         fit_transferred(base, [], HERE, "measured")
+
+
+def test_joules_that_nobody_measured_here_are_not_those_of_the_base(base: KernelCostModel) -> None:
+    timed = [row._replace(energy_active_j=None, energy_se_j=None) for row in here(7, 5)]
+    costs = fit_transferred(base, timed, HERE, "measured").predict(kernels(10, 77))
+    assert np.isfinite(costs.latency_s).all()
+    assert np.isnan(costs.energy_j).all()
