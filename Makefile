@@ -14,9 +14,9 @@ WORKERS ?= $(shell expr $$(nproc) + 1)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 BESIDE := -n $(WORKERS) --dist loadfile -m "not alone"
 ALONE := -m alone
-# What fails beside other tests must fail again with nothing beside it: real measurements on a busy machine are rejected
-# at times. The first failure stays in the output; a run that ended by anything but failed tests has nothing to repeat.
-AGAIN := --last-failed --last-failed-no-failures none -m "not alone"
+# What fails must fail again with nothing beside it: real measurements on a busy machine are rejected at times. The first
+# failure stays in the output; a run that ended by anything but failed tests has nothing to repeat.
+AGAIN := --last-failed --last-failed-no-failures none -m
 
 .PHONY: setup demo test coverage lint clean-demo
 
@@ -38,8 +38,8 @@ lint: setup
 	$(BIN)/vermin --quiet --no-tips --violations --target=3.6- --eval-annotations device_agents
 
 test: lint
-	$(PYTEST) $(BESIDE) --durations=25 || $(PYTEST) $(AGAIN)
-	$(PYTEST) $(ALONE) --durations=5
+	$(PYTEST) $(BESIDE) --durations=25 || $(PYTEST) $(AGAIN) "not alone"
+	$(PYTEST) $(ALONE) --durations=5 || $(PYTEST) $(AGAIN) alone
 
 coverage: lint
 	$(PYTEST) $(BESIDE) --cov --cov-report=

@@ -66,7 +66,7 @@ class FakeSession:
             record["phases"][3]["throttled"] = ["throttled"]
         return record
 
-    def pending(self):
+    def pending(self, own=False):
         return [json.loads(path.read_text()) for path in sorted((self.folder / "spool").glob("*.json"))]
 
     def ack(self, ids):

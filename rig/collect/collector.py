@@ -128,12 +128,13 @@ def collect(
 def _take_spool(session: Session, run: Run, campaign: Campaign) -> None:
     """Store and acknowledge what the device measured for this campaign while nobody listened; leave the rest there.
 
-    What is stored already (the host died before it could say so) is acknowledged; what was measured under another
-    configuration is of no use to this campaign, and is measured again.
+    Another store's result stays too, even of an equal campaign: it may be the only copy. What is stored already (the
+    host died before it could say so) is acknowledged; what was measured under another configuration is of no use to
+    this campaign, and is measured again.
     """
     ours = {job.identity for jobs in campaign.blocks() for job in jobs}
     stored: dict[str, str | None] | None = None
-    for record in session.pending():
+    for record in session.pending(own=True):
         if stored is None:
             stored = {known["id"]: known.get("started_utc") for known in run.measurements(arrays=False)}
         identity = record["id"].rpartition("-")[0]
