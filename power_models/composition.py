@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +27,7 @@ from power_models.composition_terms import Shapes, term_amounts
 from power_models.families import family_of
 from power_models.features import Floats, KernelColumns
 from power_models.intervals import NORMAL_95
-from power_models.kernel_cost import Bounds, KernelCostModel, KernelCosts, UnpricedKernel
+from power_models.kernel_cost import Bounds, KernelCostModel, KernelCosts
 from power_models.network_cost import NetworkCost
 
 OUTSIDE = 0.05  # e-folds beyond the measured shapes of a family from which on a kernel is extrapolated
@@ -41,6 +42,9 @@ class CompositionModel(KernelCostModel):
     many standard deviations hold 95 % (from the totals left out one at a time). ``together``: correlation of the
     left-out errors of latency and power.
     """
+
+    NEVER: ClassVar[str] = "in no measured network"
+    REMEDY: ClassVar[str] = "Measure networks that have it, or start from the model of a board that knows it."
 
     seconds: LogCost
     watts: LogCost | None
@@ -167,19 +171,6 @@ class CompositionModel(KernelCostModel):
                 points = shapes.coordinates[rows]
                 found[rows] = ((points < low - OUTSIDE) | (points > high + OUTSIDE)).any(axis=1)
         return found
-
-    def _check_priced(self, kernels: Sequence[KernelSpec], names: Sequence[str] | None) -> None:
-        known = set(self.known_kinds)
-        for i, spec in enumerate(kernels):
-            if (spec.kind, spec.dtype) in known:
-                continue
-            node = f" (node {names[i]})" if names is not None else ""
-            priced = ", ".join(sorted(f"{kind}/{dtype}" for kind, dtype in known))
-            raise UnpricedKernel(
-                f"no price for kernel {spec.label}{node} on {self.configuration.device}: {spec.kind}/{spec.dtype} was"
-                f" in no measured network; measured kinds: {priced}. Measure networks that have it, or start from the"
-                " model of a board that knows it."
-            )
 
     def save(self, folder: object) -> None:
         """Write ``model.json`` and ``arrays.npz`` into a folder (made if missing), a base into its folder ``base``."""

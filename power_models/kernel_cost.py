@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,6 +120,10 @@ class KernelCostModel:
     ``drift``: what the campaign itself added to its rows with time (never part of a price).
     """
 
+    # What is said of a kernel without a price, after "was", and what to do about it.
+    NEVER: ClassVar[str] = "never measured"
+    REMEDY: ClassVar[str] = "Calibrate the device with kernels of that kind."
+
     configuration: Configuration
     kind: str
     models: dict[str, FamilyModel]
@@ -220,7 +224,7 @@ class KernelCostModel:
             priced = ", ".join(sorted(f"{kind}/{dtype}" for kind, dtype in known))
             raise UnpricedKernel(
                 f"no price for kernel {spec.label}{node} on {self.configuration.device}: {spec.kind}/{spec.dtype} was"
-                f" never measured; measured kinds: {priced}. Calibrate the device with kernels of that kind."
+                f" {self.NEVER}; measured kinds: {priced}. {self.REMEDY}"
             )
 
     def save(self, folder: object) -> None:
