@@ -132,20 +132,6 @@ def test_the_unrest_of_a_paced_load_is_no_noise() -> None:
     assert curve.problem(0.0, 16.0, load=(2.0, 14.0)) is None
 
 
-def test_a_sampler_that_waits_for_its_turn_is_no_stale_sensor() -> None:
-    """A fast source read on a busy device leaves short holes; a source that is silent for longer is named."""
-    times = np.arange(0.0, 4.0, 0.007)
-    draw = np.random.default_rng(5)
-
-    def said(hole_s: float) -> str | None:
-        kept = times[(times < 1.5) | (times > 1.5 + hole_s)]
-        trace = {"times_s": kept.tolist(), "power_w": (3.0 + 0.01 * draw.standard_normal(len(kept))).tolist()}
-        return PowerCurve(trace, {"step_w": 0.0, "noise_w": 0.01, "window_s": 0.007}, None).problem(0.1, 3.9)
-
-    assert said(0.1) is None
-    assert "stale sensor: no sample for 0.2" in str(said(0.25))
-
-
 def test_repeated_time_stamps_are_named() -> None:
     times = [0.1 * i for i in range(20)]
     with pytest.raises(UnusableTrace, match="stale sensor: 5 samples repeat the time stamp"):
