@@ -21,6 +21,7 @@ from rig import __version__, interrupts
 from rig.commands.options import (
     CalibrateOptions,
     CalibrateSensorOptions,
+    CompareOptions,
     DevicesOptions,
     DoctorOptions,
     EvaluateOptions,
@@ -46,6 +47,7 @@ COMMANDS = {
     "predict": ("rig.commands.predict", "rig.commands.predict"),
     "optimize": ("rig.commands.optimize", "rig.commands.optimize_summary"),
     "report": ("rig.commands.report", "rig.commands.report"),
+    "compare": ("rig.commands.compare", "rig.commands.compare"),
     "import": ("rig.commands.import_mlperf", "rig.commands.import_mlperf"),
     "replay": ("rig.commands.replay", "rig.commands.replay"),
 }
@@ -96,6 +98,11 @@ EXAMPLES = {
         "rig optimize --device virtual-pi4 --task my_task.py --target-energy 40mJ --target-params 250k",
     ),
     "report": ("rig report", "rig report o-0001 --format pdf"),
+    "compare": (
+        "rig compare o-0001 o-0002",
+        "rig compare o-0001 o-0002 smaller.onnx --cost latency --plot front.svg",
+        "rig compare path/to/store --equal-cost 3% --out comparison",
+    ),
     "import": ("rig import mlperf results/rpi4/mobilenet-v1", "rig import mlperf RUN-FOLDER --device my-pi4 --json"),
     "replay": ("rig replay c-0001", "rig replay c-0001 --serve"),
 }
@@ -410,6 +417,34 @@ def report(
 ) -> Asked:
     """Draw a run as an HTML page, a PDF or a PNG picture."""
     return Asked("report", ReportOptions(run, format, out, json))
+
+
+@app.command(cls=_Command)
+def compare(
+    runs: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN...", help="Runs of one device: ids or their beginnings, folders, measured files."),
+    ],
+    cost: Annotated[
+        str | None, typer.Option("--cost", help="latency, energy or power; energy by default where all measured it.")
+    ] = None,
+    equal_cost: Annotated[
+        str | None, typer.Option("--equal-cost", help="Void what costs more or less than the median by more, as 3%.")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", metavar="FILE", help="Draw accuracy against cost: a .png, .svg or .pdf.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Write picture, its numbers and all figures there.")
+    ] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> Asked:
+    """Put networks side by side: accuracy, measured cost, sizes, differences in pairs, and the Pareto front.
+
+    All runs must be of one device in one configuration, and of one task.
+    """
+    return Asked("compare", CompareOptions(tuple(runs), cost, equal_cost, plot, out, json))
 
 
 @app.command(cls=_Command)

@@ -63,6 +63,7 @@ class BudgetLimit(_Part):
     unit: str
     fps: float | None = None
     relative: float | None = None
+    active_only: bool = False
 
 
 class Network(_Part):
@@ -74,6 +75,8 @@ class Network(_Part):
     macs: int | None = None
     params: int | None = None
     size_bytes: int | None = None
+    weight_bytes: int | None = None
+    peak_activation_bytes: int | None = None
     power_w: OptionalQ
     idle_power_w: OptionalQ
     energy_j: OptionalQ
@@ -86,6 +89,22 @@ class Network(_Part):
     frames: int | None = None
     measurement_id: str | None = None
     onnx: str | None = None
+
+
+class Stage(_Part):
+    """One stage of an optimize run; ``peak_memory_bytes`` of its training, ``peak_memory_of``: process or GPU."""
+
+    name: str
+    seconds: float | None = None
+    peak_memory_bytes: int | None = None
+    peak_memory_of: str | None = None
+
+
+class Retrained(_Part):
+    """The result's network with fresh weights, trained beside the weights that were continued."""
+
+    accuracy_test: OptionalQ = None
+    accuracy_change: OptionalQ = None
 
 
 class Round(_Part):
@@ -178,12 +197,18 @@ class RunResult(_Part):
     task: str | None = None
     model: str | None = None
     seed: int | list[int] | None = None
+    method: str | None = None
+    weights: str | None = None
+    retrained: Retrained | None = None
     budget: list[BudgetLimit] = []
     verdict: Literal["met", "missed", "undecided"] | None = None
     baseline: Network | None = None
     result: Network | None = None
     network: Network | None = None
     budget_used: OptionalQ = None
+    cost_ratio: dict[str, OptionalQ] = {}
+    accuracy_change: OptionalQ = None
+    stages: list[Stage] = []
     rounds: list[Round] = []
     controller: list[ControllerStep] = []
     layers: list[Layer] = []

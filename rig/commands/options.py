@@ -158,6 +158,18 @@ class ReportOptions:
 
 
 @dataclass(frozen=True)
+class CompareOptions:
+    """``rig compare``: ``runs`` are ids, their beginnings, folders or network files; ``cost`` None: what all measured."""
+
+    runs: tuple[str, ...]
+    cost: str | None = None
+    equal_cost: str | None = None
+    plot: Path | None = None
+    out: Path | None = None
+    json: bool = False
+
+
+@dataclass(frozen=True)
 class ReplayOptions:
     """``rig replay``: ``run`` is an id or a folder; ``serve`` makes a device of it."""
 
@@ -184,6 +196,7 @@ POSITIONAL = {
     "replay": "run",
     "fit": "tables",
     "evaluate": "tables",
+    "compare": "runs",
 }
 
 

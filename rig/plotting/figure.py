@@ -19,6 +19,7 @@ from matplotlib.figure import FigureBase
 from rig.plotting.style import MM, WIDE_MM, drawing
 
 Cell = str | int | float | bool | None
+PICTURE_FORMATS = {".png": "png", ".svg": "svg", ".pdf": "pdf"}
 
 
 @dataclass(frozen=True)
@@ -95,12 +96,33 @@ def svg_text(figure: ReportFigure) -> str:
 
 def write_png(figure: ReportFigure, path: Path) -> Path:
     """Write one PNG of 200 dots an inch with the title above the figure; returns the path."""
+    return _write_picture(figure, path, "png", {"Software": None, "Description": figure.alt})
+
+
+def write_picture(figure: ReportFigure, path: Path) -> Path:
+    """Write the figure with its title in the format that the path ends in (a key of PICTURE_FORMATS); returns it."""
+    fmt = PICTURE_FORMATS[path.suffix.lower()]
+    if fmt == "png":
+        return write_png(figure, path)
+    undated = {"Date": None, "Creator": None, "Title": figure.title, "Description": figure.alt}
+    if fmt == "pdf":
+        undated = {
+            "CreationDate": None,
+            "Creator": None,
+            "Producer": None,
+            "Title": figure.title,
+            "Subject": figure.alt,
+        }
+    return _write_picture(figure, path, fmt, undated)
+
+
+def _write_picture(figure: ReportFigure, path: Path, fmt: str, metadata: dict[str, str | None]) -> Path:
     with drawing():
         canvas = MplFigure(figsize=(figure.width_mm * MM, (figure.height_mm + 8) * MM), layout="constrained")
         FigureCanvasAgg(canvas)
         canvas.suptitle(figure.title, x=0.01, ha="left", fontsize=9, fontweight="bold")
         figure.draw(canvas)
-        canvas.savefig(path, format="png", dpi=200, metadata={"Software": None, "Description": figure.alt})
+        canvas.savefig(path, format=fmt, dpi=200, metadata=metadata)
     return path
 
 

@@ -15,6 +15,7 @@ from rig.plotting.figure import Paragraph, ReportFigure, ReportTable, Section, s
 from rig.plotting.pages import write_pdf
 from rig.plotting.trace_data import TraceData, trace_data
 from rig.quality.verdict import assess
+from rig.report.network_figures import counted_files
 from rig.report.sections import ReportInput, sections
 from rig.results import RunResult, read_result
 from rig.store.store import Run
@@ -50,10 +51,11 @@ def build_report(run_path: Path | str, fmt: str = "html", out: Path | str | None
 
 
 def read_input(run_path: Path) -> ReportInput:
-    """Read result, manifest and the traces worth drawing. Raises StoreError."""
+    """Read result, manifest, the traces worth drawing, and what network files add. Raises StoreError."""
     result = read_result(run_path)
     run = Run(run_path, lambda *_: None)
-    return ReportInput(result, run.manifest, _traces(result, run))
+    counted = counted_files(result, run_path) if result.result is not None else {}
+    return ReportInput(result, run.manifest, _traces(result, run), counted)
 
 
 def _traces(result: RunResult, run: Run) -> dict[str, TraceData]:

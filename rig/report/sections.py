@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from rig.plotting.budget import budget_figure
@@ -14,18 +15,21 @@ from rig.plotting.prediction import error_table, prediction_data, prediction_fig
 from rig.plotting.steering import controller_data, controller_figure, rounds_data, rounds_figure
 from rig.plotting.trace import trace_figure, windows_figure
 from rig.plotting.trace_data import TraceData
+from rig.report.network_figures import Counted
 from rig.report.summary import caveats, headline, networks_table
+from rig.report.survey import survey_table
 from rig.results import RunResult
 
 Block = ReportFigure | ReportTable | Paragraph
 
 
 class ReportInput(NamedTuple):
-    """Everything a report is made of: the result, the run's manifest, and the reduced traces by role."""
+    """Everything a report is made of: result, manifest, and by role the reduced traces and what network files say."""
 
     result: RunResult
     manifest: dict[str, Any]
     traces: dict[str, TraceData]
+    counted: Mapping[str, Counted] = MappingProxyType({})
 
 
 def sections(data: ReportInput) -> list[Section]:
@@ -39,6 +43,7 @@ def sections(data: ReportInput) -> list[Section]:
         Section(5, "What was removed?", tuple(layers_figure(part) for part in layers_data(result.layers))),
         Section(6, "Can I trust the prediction?", tuple(_prediction(result))),
         Section(7, "Do FLOPs suffice?", tuple(_flops(result))),
+        Section(8, "What do the usual measures say?", tuple(_survey(data))),
         Section(9, "Reproduce", tuple(_reproduce(data))),
     ]
     return [section for section in found if section.blocks]
@@ -106,6 +111,12 @@ def _flops(result: RunResult) -> Iterable[Block]:
     data = flops_data(result)
     if data is not None:
         yield flops_figure(data)
+
+
+def _survey(data: ReportInput) -> Iterable[Block]:
+    table = survey_table(data.result, data.counted)
+    if table is not None:
+        yield table
 
 
 def _reproduce(data: ReportInput) -> Iterable[Block]:

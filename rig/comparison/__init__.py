@@ -1,0 +1,1 @@
+"""Runs side by side on one device: rows, methods, paired differences, the Pareto front."""
