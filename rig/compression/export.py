@@ -27,15 +27,15 @@ def to_onnx(model: nn.Module, input_shape: Sequence[int]) -> onnx.ModelProto:
 
     Raises ModelError where the exporter fails.
     """
-    # In channels-last order the exporter writes strided views instead of plain reshapes.
-    plain = copy.deepcopy(model).to(memory_format=torch.contiguous_format).eval()
     try:
+        # In channels-last order the exporter writes strided views instead of plain reshapes.
+        plain = copy.deepcopy(model).to(memory_format=torch.contiguous_format).eval()
         with _quiet_exporter():
             program = torch.onnx.export(plain, (torch.zeros(1, *input_shape),), dynamo=True, verbose=False)
     except (RuntimeError, ValueError, TypeError, torch.onnx.errors.OnnxExporterError) as error:
         raise ModelError(
             f"the network cannot be exported to ONNX: {str(error).splitlines()[0] if str(error) else error!r}",
-            "torch.onnx.export must be able to trace it with a batch of one",
+            "copy.deepcopy must be able to copy it and torch.onnx.export to trace it with a batch of one",
         ) from error
     if program is None:
         raise ModelError("the network cannot be exported to ONNX: the exporter returned nothing")

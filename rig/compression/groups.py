@@ -1,143 +1,185 @@
 """Channel groups: channels that must change together, from torch-pruning's dependency graph.
 
-A residual addition ties every layer that writes into it; a depthwise convolution ties its input to its output; a
-concatenation offsets the channels of its parts. Only the graph of torch-pruning is used (Fang et al., DepGraph,
-CVPR 2023), none of its pruners.
+A residual addition ties every layer that writes into it; a depthwise convolution ties its input to its output, and so
+does a squeeze-and-excitation gate what it scales (its inner width is a group of its own); a concatenation offsets the
+channels of its parts; a grouped convolution lets channels go only in whole units (``channel_group``).
+
+Nothing is believed of the graph that was not tried: what surgery cannot cut is left alone with its reason
+(``ChannelGroup.why_fixed``), and the other groups are rehearsed on a copy (``rehearsal``) before they are offered, so
+that a channel shuffle, a hard-coded shape or a layer that ``model(widths)`` ignores costs its group and not the run.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from rig.compression.channel_group import WIDE_LAYERS, ChannelGroup, Member, Scale, layer_channels
+from rig.compression.layouts import member_parts, rows_of_parts
+from rig.compression.rehearsal import rehearse_groups
+from rig.compression.tracing import CUT_LAYERS, count_runs, dependency_graph, obstacles
 from rig.errors import ModelError
 
-WIDE_LAYERS = (nn.Conv2d, nn.Linear)
+__all__ = [
+    "WIDE_LAYERS",
+    "ChannelGroup",
+    "Member",
+    "Scale",
+    "dependency_graph",
+    "find_groups",
+    "layer_channels",
+    "require_prunable",
+]
+
+Build = Callable[[Mapping[str, int]], nn.Module]
 
 
-class Member(NamedTuple):
-    """One side of one layer in a group: channel ``index[i]`` of its axis is channel ``root[i]`` of the group."""
+def find_groups(
+    model: nn.Module, example: Tensor, build: Build | None = None, like: Sequence[ChannelGroup] | None = None
+) -> list[ChannelGroup]:
+    """Every channel group of a model, in network order; those that must stay say why (``why_fixed``).
 
-    layer: str
-    module: nn.Module
-    axis: str  # "out" or "in"
-    index: Tensor
-    root: Tensor
-
-
-class Scale(NamedTuple):
-    """Parameters that scale a group's channels: rows ``index`` of ``weight`` and ``bias`` belong to ``root``."""
-
-    weight: nn.Parameter
-    bias: nn.Parameter | None
-    index: Tensor
-    root: Tensor
-
-
-class ChannelGroup:
-    """Channels 0 … width−1 that are kept or removed together, everywhere they occur."""
-
-    def __init__(self, name: str, width: int, members: Sequence[Member], why_fixed: str = "") -> None:
-        self.name = name
-        self.width = width
-        self.members = list(members)
-        self.why_fixed = why_fixed
-
-    @property
-    def prunable(self) -> bool:
-        """Whether channels of the group may be removed."""
-        return not self.why_fixed
-
-    @property
-    def writers(self) -> list[str]:
-        """Names of the convolutions and linear layers whose output channels the group is."""
-        return [m.layer for m in self.members if m.axis == "out" and isinstance(m.module, WIDE_LAYERS)]
-
-    @property
-    def scales(self) -> list[Scale]:
-        """The batch-norms of the group; where it has none, the filters themselves (group lasso)."""
-        norms = [m for m in self.members if isinstance(m.module, nn.modules.batchnorm._BatchNorm)]
-        chosen = norms or [m for m in self.members if m.axis == "out" and isinstance(m.module, WIDE_LAYERS)]
-        return [Scale(m.module.weight, m.module.bias, m.index, m.root) for m in chosen if m.module.weight is not None]
-
-    def norms(self) -> Tensor:
-        """L2 norm of each channel's scales and shifts over the whole group, shape (width,); 0 is a dead channel."""
-        total = torch.zeros(self.width)
-        for scale in self.scales:
-            total = total.index_add(0, scale.root, _row_energy(scale.weight, scale.index))
-            if scale.bias is not None:
-                total = total.index_add(0, scale.root, scale.bias[scale.index] ** 2)
-        # The derivative of the root at zero is infinite: dead channels get no gradient instead.
-        alive = total > 0
-        return torch.where(alive, torch.where(alive, total, torch.ones_like(total)).sqrt(), torch.zeros_like(total))
-
-
-def _row_energy(weight: Tensor, index: Tensor) -> Tensor:
-    rows = weight[index]
-    return rows**2 if rows.dim() == 1 else (rows**2).flatten(1).sum(1)
-
-
-def dependency_graph(model: nn.Module, example: Tensor) -> Any:
-    """torch-pruning's graph of a model; raises ModelError where it cannot be traced."""
-    import torch_pruning
-
-    was_training = model.training
-    model.eval()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return torch_pruning.DependencyGraph().build_dependency(model, example)
-    except (RuntimeError, ValueError, TypeError, AttributeError, KeyError) as error:
-        raise ModelError(
-            f"the dependency graph of the network cannot be built: {type(error).__name__}: {error}",
-            "networks with control flow that depends on data cannot be pruned",
-        ) from error
-    finally:
-        model.train(was_training)
-
-
-def find_groups(model: nn.Module, example: Tensor) -> list[ChannelGroup]:
-    """Every channel group of a model, in network order; those that must stay say why.
-
-    example: one input batch, shape (1, channels, height, width).
+    example: one input batch, shape (1, channels, height, width). build: the task's ``model(widths)``; with it a layer
+    that ``model(widths)`` does not narrow is found now and left alone, not after hours of training. like: the groups
+    that were found in the seed network; ``model`` is a version of it (narrower, wider, without blocks), whose groups
+    then have the same names and are left alone for the same reasons, without another rehearsal. Raises ModelError where
+    the network does not run, or decides by the values of its data.
     """
+    runs = count_runs(model, example)
+    trouble = obstacles(model, runs)
     graph = dependency_graph(model, example)
     names = {module: name for name, module in model.named_modules()}
     order = {name: i for i, (name, _) in enumerate(model.named_modules())}
     groups = []
     for raw in graph.get_all_groups(root_module_types=[nn.Conv2d, nn.Linear]):
-        members, why = _members(graph, raw, names)
+        members, why = _members(graph, raw, names, trouble)
         writers = [m for m in members if m.axis == "out" and isinstance(m.module, WIDE_LAYERS)]
-        if not writers:
-            continue
-        name = min((m.layer for m in writers), key=lambda n: order[n])
-        width = int(max(int(m.root.max()) for m in members)) + 1
-        groups.append(ChannelGroup(name, width, members, why))
+        if writers:
+            groups.append(_group(min((m.layer for m in writers), key=lambda n: order[n]), members, why))
     groups.sort(key=lambda g: order[g.name])
+    _require_order(groups)
+    if like is None:
+        rehearse_groups(model, groups, example, build)
+    else:
+        _follow(groups, like)
     return groups
 
 
-def _members(graph: Any, raw: Any, names: dict[nn.Module, str]) -> tuple[list[Member], str]:
+def _follow(groups: Sequence[ChannelGroup], like: Sequence[ChannelGroup]) -> None:
+    """Name groups as those of the seed network that hold their layers, and leave the same ones alone."""
+    before = {layer: g for g in like for layer in g.writers}
+    for group in groups:
+        found = {before[layer].name: before[layer] for layer in group.writers if layer in before}
+        if len(found) != 1:
+            raise ModelError(
+                f"the layers {', '.join(group.writers)} change together after cutting, but belong to "
+                f"{', '.join(sorted(found)) or 'no group'} in the network as it was",
+                "model(widths) must connect the layers in the same way at any widths: see docs/writing-a-task.md",
+            )
+        old = next(iter(found.values()))
+        group.name, group.why_fixed = old.name, old.why_fixed or group.why_fixed
+
+
+def require_prunable(groups: Sequence[ChannelGroup], blocks: Sequence[Any] = ()) -> None:
+    """Raise ModelError where nothing can be taken out of a network: neither channels nor residual blocks."""
+    if blocks or any(g.prunable for g in groups):
+        return
+    reasons = list(dict.fromkeys(g.why_fixed for g in groups))
+    shown = "; ".join(reasons[:3]) or "it has no convolution and no linear layer"
+    raise ModelError(
+        f"nothing of the network can be compressed: {shown}"
+        + (f"; and {len(reasons) - 3} more" if reasons[3:] else ""),
+        "see 'What can be shrunk' in docs/writing-a-task.md",
+    )
+
+
+def _members(graph: Any, raw: Any, names: dict[nn.Module, str], trouble: Mapping[str, str]) -> tuple[list[Member], str]:
     """The layers of one of torch-pruning's groups, and why the group must stay as it is (empty if it need not)."""
     members: dict[tuple[str, str], Member] = {}
-    why = ""
+    whys: list[str] = []
     for item in raw:
         node, module = item.dep.target, item.dep.target.module
         is_out = graph.is_out_channel_pruning_fn(item.dep.handler)
         if is_out and not node.outputs:
-            why = "its channels are the network's outputs"
-        if module not in names or not names[module]:
+            whys.insert(0, "its channels are the network's outputs")
+        if isinstance(module, nn.Parameter):
+            whys.append(f"the parameter {graph._param_to_name.get(module, '')} is used outside of any layer")
             continue
-        grouped = isinstance(module, nn.Conv2d) and 1 < module.groups < module.in_channels
-        if grouped:
-            why = why or f"{names[module]} is a grouped convolution"
+        name = names.get(module, "")
+        if not name:
+            continue
+        if name in trouble:
+            whys.append(trouble[name])
+        if isinstance(module, nn.PReLU) and module.num_parameters == 1:
+            continue  # one slope for all channels: nothing to cut
+        if not isinstance(module, CUT_LAYERS):
+            whys.append(f"{name} is a {type(module).__name__}, which surgery does not cut")
+            continue
         roots = getattr(item, "root_idxs", None)
         index = torch.tensor([int(i) for i in item.idxs])
+        if roots is not None and any(i is None for i in roots):
+            whys.append(f"the channels of {name} cannot be followed")
+            continue
         root = torch.tensor([int(i) for i in roots]) if roots is not None else index
-        member = Member(names[module], module, "out" if is_out else "in", index, root)
+        member = Member(name, module, "out" if is_out else "in", index, root)
         members.setdefault((member.layer, member.axis), member)
-    return list(members.values()), why
+    return list(members.values()), next(iter(whys), "")
+
+
+def _group(name: str, members: Sequence[Member], why: str) -> ChannelGroup:
+    """The group with its channels counted in units; why it must stay is completed."""
+    channels = int(max(int(m.root.max()) for m in members)) + 1
+    grouped = [m for m in members if isinstance(m.module, nn.Conv2d) and _is_grouped(m.module)]
+    counts = {m.module.groups for m in grouped}
+    if not why and grouped:
+        why = _grouping_trouble(grouped, channels)
+    quantum = counts.pop() if grouped and not why else 1
+    width = channels // quantum
+    in_units = [m._replace(root=m.root % width) for m in members]
+    group = ChannelGroup(name, width, in_units, why, quantum)
+    if group.prunable:
+        lost = [m.layer for m in in_units if member_parts(group, m) is None]
+        if lost:
+            group.why_fixed = f"its channels lie in {lost[0]} in an order that is not understood"
+    return group
+
+
+def _is_grouped(conv: nn.Conv2d) -> bool:
+    """Whether a convolution has groups and is not depthwise."""
+    return conv.groups > 1 and not conv.groups == conv.in_channels == conv.out_channels
+
+
+def _grouping_trouble(grouped: Sequence[Member], channels: int) -> str:
+    """Why the grouped convolutions of one channel group cannot shrink together; empty if they can."""
+    first = grouped[0]
+    if len({m.module.groups for m in grouped}) > 1:
+        return f"{first.layer} and {grouped[-1].layer} are grouped convolutions of different group counts"
+    for m in grouped:
+        length = m.module.out_channels if m.axis == "out" else m.module.in_channels
+        whole = torch.arange(channels)
+        in_order = torch.equal(m.index.sort().values, whole) and torch.equal(m.index, m.root)
+        if length != channels or not in_order:
+            return f"{m.layer} is a grouped convolution behind a concatenation or a split"
+        if m.module.groups in (m.module.in_channels, m.module.out_channels):
+            return f"{m.layer} is a depthwise convolution with a multiplier"
+    return ""
+
+
+def _require_order(groups: Sequence[ChannelGroup]) -> None:
+    """Leave groups alone that claim channels of others: one channel can follow one group only."""
+    try:
+        rows_of_parts(groups)
+    except ValueError:
+        accepted: list[ChannelGroup] = []
+        for group in groups:
+            if not group.prunable:
+                continue
+            try:
+                rows_of_parts([*accepted, group])
+            except ValueError as error:
+                group.why_fixed = str(error)
+            else:
+                accepted.append(group)

@@ -1,4 +1,4 @@
-"""ResNet (CIFAR style), VGG-16 and MobileNetV2 for small images, each rebuilt from a table of widths.
+"""ResNet (CIFAR style), VGG-16, MobileNetV2 and DenseNet for small images, each rebuilt from a table of widths.
 
 ``widths`` maps the name of a convolution to its output channels; missing names keep the seed network's width. Zero for
 the first convolution inside a residual block removes the block (its shortcut stays). That is the contract of every
@@ -6,7 +6,8 @@ task's ``model(widths)``: see docs/writing-a-task.md.
 
 Sources: He et al., CVPR 2016 (section 4.2, ResNet-20 … with projection shortcuts where shapes change); Simonyan and
 Zisserman, ICLR 2015 (configuration D, batch-norm and a global average pool for the fully connected layers);
-Sandler et al., CVPR 2018 (MobileNetV2, strides as usual for small images).
+Sandler et al., CVPR 2018 (MobileNetV2, strides as usual for small images); Huang et al., CVPR 2017 (section 3,
+DenseNet-BC with three blocks for CIFAR: bottlenecks of four times the growth, transitions that halve).
 """
 
 from __future__ import annotations
@@ -189,7 +190,12 @@ class MobileNetV2(nn.Module):
     """MobileNetV2 for small images, with a width multiplier."""
 
     def __init__(
-        self, classes: int = 10, channels: int = 1, multiplier: float = 1.0, widths: Widths | None = None
+        self,
+        classes: int = 10,
+        channels: int = 1,
+        multiplier: float = 1.0,
+        widths: Widths | None = None,
+        plan: Sequence[tuple[int, int, int, int]] = MOBILENET_V2,
     ) -> None:
         super().__init__()
         table = dict(widths or {})
@@ -201,14 +207,14 @@ class MobileNetV2(nn.Module):
         self.conv1 = nn.Conv2d(channels, previous, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(previous)
         blocks: list[nn.Module] = []
-        for expansion, seed_width, repeats, stride in MOBILENET_V2:
+        for expansion, seed_width, repeats, stride in plan:
             names = [f"blocks.{len(blocks) + i}.project" for i in range(repeats)]
             kept = [n for n in names if table.get(n.replace("project", "expand"), 1) != 0]
             out = _tied(table, kept, scaled(seed_width))
             for i in range(repeats):
                 name = f"blocks.{len(blocks)}"
                 residual = i > 0
-                default = scaled(_seed_input(len(blocks))) * expansion
+                default = scaled(_seed_input(plan, len(blocks))) * expansion
                 hidden = previous if expansion == 1 else _width(table, f"{name}.expand", default)
                 step = stride if i == 0 else 1
                 blocks.append(InvertedResidual(previous, hidden, out, step, expansion != 1, residual))
@@ -227,12 +233,85 @@ class MobileNetV2(nn.Module):
         return self.fc(torch.flatten(F.adaptive_avg_pool2d(x, 1), 1))
 
 
-def _seed_input(block: int) -> int:
+def _seed_input(plan: Sequence[tuple[int, int, int, int]], block: int) -> int:
     """Unscaled input width that block number ``block`` has in the seed network."""
     inputs = [32]
-    for _, width, repeats, _ in MOBILENET_V2:
+    for _, width, repeats, _ in plan:
         inputs += [width] * repeats
     return inputs[block]
+
+
+class DenseLayer(nn.Module):
+    """Batch-norm, 1×1 convolution, batch-norm, 3×3 convolution; what it makes is concatenated to what it was given."""
+
+    def __init__(self, channels_in: int, inner: int, growth: int) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(channels_in)
+        self.conv1 = nn.Conv2d(channels_in, inner, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(inner)
+        self.conv2 = nn.Conv2d(inner, growth, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, c_in, h, w) → (n, c_in + growth, h, w)."""
+        made = self.conv2(F.relu(self.bn2(self.conv1(F.relu(self.bn1(x))))))
+        return torch.cat((x, made), 1)
+
+
+class Transition(nn.Module):
+    """Between two dense blocks: batch-norm, 1×1 convolution, average pool."""
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__()
+        self.bn = nn.BatchNorm2d(channels_in)
+        self.conv = nn.Conv2d(channels_in, channels_out, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, c_in, h, w) → (n, c_out, h/2, w/2)."""
+        return F.avg_pool2d(self.conv(F.relu(self.bn(x))), 2)
+
+
+class DenseNet(nn.Module):
+    """DenseNet-BC for small images: dense blocks of ``layers`` layers, halved in width and size between them."""
+
+    def __init__(
+        self,
+        layers: Sequence[int] = (6, 6, 6),
+        growth: int = 12,
+        classes: int = 10,
+        channels: int = 1,
+        widths: Widths | None = None,
+    ) -> None:
+        super().__init__()
+        table = dict(widths or {})
+        previous, seed = max(1, _width(table, "conv1", 2 * growth)), 2 * growth
+        self.conv1 = nn.Conv2d(channels, previous, 3, padding=1, bias=False)
+        self.stages = len(layers)
+        for stage, count in enumerate(layers, start=1):
+            block: list[nn.Module] = []
+            for i in range(count):
+                inner = max(1, _width(table, f"block{stage}.{i}.conv1", 4 * growth))
+                made = max(1, _width(table, f"block{stage}.{i}.conv2", growth))
+                block.append(DenseLayer(previous, inner, made))
+                previous, seed = previous + made, seed + growth
+            setattr(self, f"block{stage}", nn.Sequential(*block))
+            if stage < self.stages:
+                seed //= 2
+                out = max(1, _width(table, f"transition{stage}.conv", seed))
+                setattr(self, f"transition{stage}", Transition(previous, out))
+                previous = out
+        self.bn = nn.BatchNorm2d(previous)
+        self.fc = nn.Linear(previous, classes)
+        _initialise(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, channels, h, w) → logits (n, classes)."""
+        x = self.conv1(x)
+        for stage in range(1, self.stages + 1):
+            x = getattr(self, f"block{stage}")(x)
+            if stage < self.stages:
+                x = getattr(self, f"transition{stage}")(x)
+        x = F.relu(self.bn(x))
+        return self.fc(torch.flatten(F.adaptive_avg_pool2d(x, 1), 1))
 
 
 def _initialise(model: nn.Module) -> None:
@@ -241,22 +320,25 @@ def _initialise(model: nn.Module) -> None:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
-KNOWN = ("resnet20", "resnet{8,14,20,32,44,56}", "vgg16", "mobilenetv2")
+KNOWN = ("resnet20", "resnet{8,14,20,32,44,56}", "vgg16", "mobilenetv2", "densenet{22,40,100}")
 
 
 def build(name: str, classes: int = 10, channels: int = 1, widths: Widths | None = None) -> nn.Module:
-    """A network by name: ``resnet<6n+2>``, ``vgg16``, ``mobilenetv2``; ``-0.5`` behind a name scales its widths.
+    """A network by name: ``resnet<6n+2>``, ``vgg16``, ``mobilenetv2``, ``densenet<6n+4>``.
 
-    Raises BadInputError for an unknown name.
+    ``-0.5`` behind a name scales its widths (of a DenseNet its growth, 12). Raises BadInputError for an unknown name.
     """
-    match = re.fullmatch(r"(resnet(\d+)|vgg16|mobilenetv2)(?:-(\d*\.?\d+))?", name.lower())
+    match = re.fullmatch(r"((?:resnet|densenet)(\d+)|vgg16|mobilenetv2)(?:-(\d*\.?\d+))?", name.lower())
     if match:
         kind, depth, scale = match.group(1), match.group(2), float(match.group(3) or 1.0)
         if kind == "vgg16":
             return VGG(classes=classes, channels=channels, multiplier=scale, widths=widths)
         if kind == "mobilenetv2":
             return MobileNetV2(classes=classes, channels=channels, multiplier=scale, widths=widths)
-        if depth and int(depth) >= 8 and (int(depth) - 2) % 6 == 0:
+        if kind.startswith("densenet") and int(depth) >= 10 and (int(depth) - 4) % 6 == 0:
+            layers = ((int(depth) - 4) // 6,) * 3
+            return DenseNet(layers, max(1, round(12 * scale)), classes, channels, widths)
+        if kind.startswith("resnet") and int(depth) >= 8 and (int(depth) - 2) % 6 == 0:
             stages = tuple(max(1, round(w * scale)) for w in (16, 32, 64))
             return ResNet(((int(depth) - 2) // 6,) * 3, stages, classes, channels, widths)
     raise BadInputError(f"unknown model {name!r}", f"known: {', '.join(KNOWN)}; or give a task file with model(widths)")

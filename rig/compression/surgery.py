@@ -1,111 +1,108 @@
 """Narrow a trained network for real: keep chosen channels of each group, drop removed blocks, grow where asked.
 
-The narrow network is always built by the task's own ``model(widths)``, so that the table of widths rebuilds it; the
-weights come from a copy of the trained network that torch-pruning's dependency graph has cut (its index bookkeeping
-through concatenations and flattened images), or keep their place where a layer grew.
+    wide network ──► folded gates, constants ──► model(widths) built fresh ──► weights placed (``layouts``)
+                                                       │
+                                                       └─ a block that model(widths) cannot leave out: ``bypass``
+
+The narrow network is built by the task's own ``model(widths)``, so that the table of widths rebuilds it; where each old
+channel goes is computed from the groups' layouts alone, through concatenations, flattened images and grouped
+convolutions. What is checked afterwards is in ``verified_surgery``.
 """
 
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from rig.compression.groups import ChannelGroup, dependency_graph
+from rig.compression.bypass import bypassed
+from rig.compression.channel_group import ChannelGroup
+from rig.compression.folding import fold_constants
+from rig.compression.gates import fold_gates
+from rig.compression.placement import place_weights, placements
 from rig.compression.tasks import Task
 from rig.compression.template import Template
-from rig.errors import ModelError
+from rig.compression.tracing import FOREIGN_ERRORS, in_inference
+from rig.errors import ModelError, RigError
+
+Build = Callable[[Mapping[str, int]], nn.Module]
 
 
 def keep_channels(group: ChannelGroup, importance: Tensor, width: int) -> list[int]:
-    """The ``width`` most important channels of a group, in their old order; ties go to the lower index."""
+    """The ``width`` most important units of a group, in their old order; ties go to the lower index."""
     order = torch.argsort(importance, descending=True, stable=True)
     return sorted(order[: min(width, group.width)].tolist())
 
 
 def narrow(
     model: nn.Module,
-    build: Callable[[Mapping[str, int]], nn.Module],
+    build: Build,
     template: Template,
     kept: Mapping[str, Sequence[int]],
     widths: Mapping[str, int],
     removed: Sequence[str],
     example: Tensor,
+    constants: Tensor | None = None,
 ) -> nn.Module:
     """The network at ``widths`` with blocks ``removed``, holding the weights of the kept channels of ``model``.
 
-    kept: indices kept of each group (at most its width; a group that grows keeps all and gains new channels whose
-    outgoing weights are zero, so that the function does not change). Raises ModelError where the task's model(widths)
-    does not have the layers or shapes that the table asks for; ``model`` is not changed.
+    kept: units kept of each group (at most its width; a group that grows keeps all and gains new channels whose
+    outgoing weights are zero, so that the function does not change). constants: a batch of inputs; with it, the mean of
+    what each dropped channel gave is folded into the layers that read it (``folding``), exactly where it was constant.
+    Gates are folded. Raises ModelError where the task's model(widths) does not have the layers or shapes that the table
+    asks for; ``model`` is not changed.
     """
-    cut = copy.deepcopy(model)
+    source = fold_gates(copy.deepcopy(model))
     vanishing = {g for b in template.blocks if b.name in removed for g in b.inner}
-    for group in template.groups:
-        drop = sorted(set(range(group.width)) - set(kept.get(group.name, range(group.width))))
-        if drop and group.prunable and group.name not in vanishing:
-            _remove(cut, group.name, drop, example)
-    target = build(template.layer_widths(widths, removed))
-    _copy_weights(cut, target, removed)
+    cut = [g for g in template.groups if g.prunable and g.name not in vanishing]
+    chosen = {g.name: list(kept.get(g.name, range(g.width))) for g in cut}
+    for group in cut:
+        if len(chosen[group.name]) > int(widths[group.name]) or not chosen[group.name]:
+            raise ModelError(
+                f"{group.name}: {len(chosen[group.name])} of its channels are to be kept at width {widths[group.name]}"
+            )
+    if constants is not None:
+        dropped = {g.name: sorted(set(range(g.width)) - set(chosen[g.name])) for g in cut}
+        fold_constants(source, cut, dropped, constants)
+    target, left = _built(build, template, widths, removed)
+    place_weights(source, target, placements(source, cut, chosen, widths), removed)
     target.train(model.training)
+    for name in left:
+        target = bypassed(target, next(b for b in template.blocks if b.name == name).layers, example)
     return target
 
 
-def _remove(model: nn.Module, layer: str, drop: list[int], example: Tensor) -> None:
-    graph = dependency_graph(model, example)
-    module = dict(model.named_modules())[layer]
-    handler = graph.get_pruner_of_module(module).prune_out_channels
-    group = graph.get_pruning_group(module, handler, drop)
-    if not graph.check_pruning_group(group):
-        raise ModelError(f"removing {len(drop)} channels of {layer} would leave a layer without channels")
-    group.prune()
+def _built(
+    build: Build, template: Template, widths: Mapping[str, int], removed: Sequence[str]
+) -> tuple[nn.Module, list[str]]:
+    """A fresh network at the widths, and the removed blocks that model(widths) could not leave out of it."""
+    left = [name for name in removed if not expresses(build, template, name)]
+    inner = {g for b in template.blocks if b.name in left for g in b.inner}
+    seed = template.seed_widths()
+    table = {name: seed[name] if name in inner else width for name, width in widths.items()}
+    return build(template.layer_widths(table, [name for name in removed if name not in left])), left
 
 
-def _copy_weights(source: nn.Module, target: nn.Module, removed: Sequence[str]) -> None:
-    have = {**dict(source.named_parameters()), **dict(source.named_buffers())}
-    with torch.no_grad():
-        for name, wanted in [*target.named_parameters(), *target.named_buffers()]:
-            if name not in have:
-                raise ModelError(
-                    f"model(widths) has the parameter {name}, which the trained network lacks",
-                    "model(widths) must keep the names of the layers: see docs/writing-a-task.md",
-                )
-            _copy_overlap(name, have[name], wanted)
-    gone = set(have) - {n for n, _ in [*target.named_parameters(), *target.named_buffers()]}
-    strange = [n for n in gone if not any(n.startswith(f"{block}.") for block in removed)]
-    if strange:
-        raise ModelError(
-            f"model(widths) lacks {', '.join(sorted(strange)[:3])} of the trained network",
-            "width 0 must remove only the residual block that it names: see docs/writing-a-task.md",
-        )
-
-
-def _copy_overlap(name: str, old: Tensor, new: Tensor) -> None:
-    """Copy what both have; inputs that are new get zero weights, outputs that are new keep their fresh values."""
-    if old.shape == new.shape:
-        new.copy_(old)
-        return
-    if old.dim() != new.dim() or any(a > b for a, b in zip(old.shape, new.shape, strict=True)):
-        raise ModelError(
-            f"model(widths) gives {name} the shape {tuple(new.shape)}; the trained network, cut, {tuple(old.shape)}",
-            "model(widths) must apply the widths that it is given: see docs/writing-a-task.md",
-        )
-    overlap = tuple(slice(0, n) for n in old.shape)
-    if new.dim() > 1:
-        new[: old.shape[0], old.shape[1] :] = 0.0
-    new[overlap] = old
+def expresses(build: Build, template: Template, block: str) -> bool:
+    """Whether model(widths) leaves a block out when the width of its first layer is 0."""
+    layers = next(b.layers for b in template.blocks if b.name == block)
+    try:
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a layer without channels may be built before it fails
+            network = build(template.layer_widths(template.seed_widths(), [block]))
+    except (*FOREIGN_ERRORS, RigError):
+        return False  # a width of 0 is nothing that this model(widths) knows
+    there = {name for name, _ in network.named_modules()}
+    return not there & set(layers)
 
 
 def function_difference(a: nn.Module, b: nn.Module, example: Tensor) -> float:
     """Largest difference of two networks' outputs, relative to the largest output (inference mode)."""
-    flags = a.training, b.training
-    a.eval()
-    b.eval()
-    with torch.inference_mode():
+    with in_inference(a), in_inference(b), torch.inference_mode():
         first, second = a(example), b(example)
-    a.train(flags[0])
-    b.train(flags[1])
     return float((first - second).abs().max() / first.abs().max().clamp_min(1e-12))
 
 
@@ -127,10 +124,13 @@ def reestimate_norms(model: nn.Module, inputs: Iterable[Tensor]) -> None:
 
 
 def bare_network(
-    shrunk: nn.Module, task: Task, template: Template, removed: Sequence[str]
+    shrunk: nn.Module, task: Task, template: Template, removed: Sequence[str], constants: Tensor | None = None
 ) -> tuple[nn.Module, dict[str, int]]:
-    """The shrunk network without its dead channels and its removed blocks, and the widths that are left."""
+    """The shrunk network without its dead channels and its removed blocks, and the widths that are left.
+
+    constants: as for ``narrow``.
+    """
     kept = {g.name: torch.nonzero(g.norms().detach() > 0).flatten().tolist() for g in template.groups if g.prunable}
     widths = {**template.seed_widths(), **{name: len(channels) for name, channels in kept.items()}}
     example = torch.zeros(1, *task.input_shape)
-    return narrow(shrunk, task.model, template, kept, widths, removed, example), widths
+    return narrow(shrunk, task.model, template, kept, widths, removed, example, constants), widths

@@ -6,13 +6,13 @@ weights, and those lead back to the layers and their channel groups.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from power_models.kernels import KernelNode
 from power_models.tables import Channels, SizedKernel
-from rig.compression.groups import ChannelGroup
-from rig.errors import ModelError
+from rig.compression.channel_group import ChannelGroup, layer_channels
 
 
 class ResidualBlock(NamedTuple):
@@ -26,22 +26,24 @@ class ResidualBlock(NamedTuple):
 
 
 class Template(NamedTuple):
-    """A network's kernels with symbolic channels, its groups and its removable blocks."""
+    """A network's kernels with symbolic channels, its groups and its removable blocks.
+
+    refused: residual blocks that cannot be taken out after all, (name, why).
+    """
 
     kernels: list[SizedKernel]
     groups: list[ChannelGroup]
     blocks: list[ResidualBlock]
+    refused: tuple[tuple[str, str], ...] = ()
 
     def seed_widths(self) -> dict[str, int]:
-        """The widths of the network that the template was made of."""
+        """The widths of the network that the groups were found in, in units (``channel_group``)."""
         return {g.name: g.width for g in self.groups}
 
     def layer_widths(self, widths: Mapping[str, int], removed: Sequence[str] = ()) -> dict[str, int]:
-        """The table for ``model(widths)``: every convolution's width, 0 for the entry of each removed block."""
+        """The table for ``model(widths)``: every layer's output channels, 0 for the entry of each removed block."""
         gone = {layer for b in self.blocks if b.name in removed for layer in b.layers}
-        table = {
-            layer: int(widths[g.name]) for g in self.groups if g.prunable for layer in g.writers if layer not in gone
-        }
+        table = layer_channels(self.groups, widths, gone)
         table.update({b.entry: 0 for b in self.blocks if b.name in removed})
         return table
 
@@ -53,29 +55,49 @@ class Template(NamedTuple):
 def make_template(nodes: Sequence[KernelNode], groups: Sequence[ChannelGroup]) -> Template:
     """Tie the kernels of an exported network to the channel groups of the torch network that it came from.
 
-    Raises ModelError where a kernel's channels cannot be told from the groups' widths: nothing is guessed.
+    A group whose channels a kernel does not follow (a split, a shuffle: the cost at other widths would be guessed) is
+    left alone from then on, and says so.
     """
+    while True:
+        kernels, strange = _sized(nodes, groups)
+        if not strange:
+            return Template(kernels, list(groups), find_blocks(nodes, {w: g for g in groups for w in g.writers}))
+        for group in groups:
+            if group.name in strange:
+                group.why_fixed = strange[group.name]
+
+
+def _sized(nodes: Sequence[KernelNode], groups: Sequence[ChannelGroup]) -> tuple[list[SizedKernel], dict[str, str]]:
+    """The kernels with their channels, and the groups that one of them does not follow, with why."""
     seed = {g.name: g.width for g in groups}
     written = {layer: g for g in groups for layer in g.writers}
     outputs: list[Channels] = []
     kernels: list[SizedKernel] = []
     for node in nodes:
-        given = _given(node, outputs)
-        out = _written(node, given, written)
+        given = _counted(_given(node, outputs), node.spec.in_channels, seed, node.spec.kind == "fc")
+        out = _counted(_written(node, given, written), node.spec.out_channels, seed, node.spec.kind == "view")
         for side, channels, count in (("in", given, node.spec.in_channels), ("out", out, node.spec.out_channels)):
             if channels.at(seed) != count:
-                raise ModelError(
+                why = (
                     f"kernel {node.name} ({node.spec.label}): its {side} channels are {count}, "
-                    f"but the channel groups give {channels.at(seed)}",
-                    "this layout cannot be priced at other widths; simplify the layers around it",
+                    f"but the channel groups give {channels.at(seed)}: its cost at other widths cannot be told"
                 )
+                return kernels, dict.fromkeys((group for group, _ in channels.terms), why)
         kernels.append(SizedKernel(node.name, node.spec, given, out))
         outputs.append(out)
-    return Template(kernels, list(groups), find_blocks(nodes, written))
+    return kernels, {}
+
+
+def _counted(channels: Channels, count: int, seed: Mapping[str, int], flattens: bool) -> Channels:
+    """The channels as the kernel counts them: those that stay are its own count, a flattened image multiplies."""
+    if not channels.terms:
+        return Channels(count)
+    here = channels.at(seed)
+    return channels.times(count // here) if flattens and here != count and count % here == 0 else channels
 
 
 def _given(node: KernelNode, outputs: Sequence[Channels]) -> Channels:
-    """The channels that a kernel reads; a flatten in between multiplies them."""
+    """The channels that a kernel reads."""
     real = [i for i in node.inputs if i >= 0]
     if not real:
         return Channels(node.spec.in_channels)
@@ -92,8 +114,8 @@ def _written(node: KernelNode, given: Channels, written: Mapping[str, ChannelGro
     if node.spec.kind in ("conv", "fc", "depthwise"):
         layer = (node.weight or "").removesuffix(".weight")
         group = written.get(layer)
-        if group is not None and group.prunable and node.spec.out_channels == group.width:
-            return Channels(0, ((group.name, 1),))
+        if group is not None and group.prunable and node.spec.out_channels == group.channels:
+            return Channels(0, ((group.name, group.quantum),))
         return Channels(node.spec.out_channels)
     return given
 
@@ -104,13 +126,14 @@ def find_blocks(nodes: Sequence[KernelNode], written: Mapping[str, ChannelGroup]
     for i, node in enumerate(nodes):
         reach = frozenset([i]).union(*(before[j] for j in node.inputs if j >= 0)) if node.inputs else frozenset([i])
         before.append(reach)
+    runs = Counter(node.weight for node in nodes if node.weight)
     blocks = []
     for i, node in enumerate(nodes):
         adds = node.spec.kind == "add" or "add" in node.spec.fused.split("+")
         if not adds or len(node.inputs) != 2 or min(node.inputs) < 0:
             continue
         branch = _branch(nodes, before, i)
-        block = _block(nodes, branch, written) if branch else None
+        block = _block(nodes, branch, written, runs) if branch else None
         if block is not None:
             blocks.append(block)
     return blocks
@@ -131,15 +154,20 @@ def _branch(nodes: Sequence[KernelNode], before: Sequence[frozenset[int]], add: 
 
 
 def _block(
-    nodes: Sequence[KernelNode], branch: frozenset[int], written: Mapping[str, ChannelGroup]
+    nodes: Sequence[KernelNode],
+    branch: frozenset[int],
+    written: Mapping[str, ChannelGroup],
+    runs: Mapping[str | None, int],
 ) -> ResidualBlock | None:
     layers = [
         (nodes[i].weight or "").removesuffix(".weight")
         for i in sorted(branch)
-        if nodes[i].spec.kind in ("conv", "depthwise")
+        if nodes[i].spec.kind in ("conv", "depthwise", "fc")
     ]
     if len(layers) < 2 or any(layer not in written for layer in layers):
         return None
+    if any(runs[nodes[i].weight] > 1 for i in branch if nodes[i].weight):
+        return None  # a layer that also runs elsewhere would be missed there
     inner = [
         g.name
         for g in {written[layer].name: written[layer] for layer in layers}.values()

@@ -1,0 +1,123 @@
+"""What must change together: a channel group, its layers, and the parameters that say how alive its channels are.
+
+A group counts *units*: what can go at once. A unit is one channel, or ``quantum`` channels where a grouped convolution
+reads or writes the group (one channel of each of its convolution groups, so that they stay equal). Widths, importance,
+norms, cost tables, choosers and the regularizer all count units, so that any whole number of them from 1 up is a width
+that the network can have; only ``Template.layer_widths`` and the kernels' channels multiply by ``quantum``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from rig.compression.gates import GATED
+
+WIDE_LAYERS = (nn.Conv2d, nn.Linear)
+NORMS = (nn.modules.batchnorm._BatchNorm,)
+
+
+class Member(NamedTuple):
+    """One side of one layer in a group: channel ``index[i]`` of its axis belongs to unit ``root[i]`` of the group."""
+
+    layer: str
+    module: nn.Module
+    axis: str  # "out" or "in"
+    index: Tensor
+    root: Tensor
+
+
+class Scale(NamedTuple):
+    """Parameters that scale a group's channels: rows ``index`` of ``weight`` and ``bias`` belong to unit ``root``."""
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+    index: Tensor
+    root: Tensor
+
+
+class ChannelGroup:
+    """Units 0 … width−1 that are kept or removed together, everywhere they occur.
+
+    quantum: channels of each layer in a unit (see above); why_fixed: why nothing of the group may go, empty otherwise.
+    """
+
+    def __init__(self, name: str, width: int, members: Sequence[Member], why_fixed: str = "", quantum: int = 1) -> None:
+        self.name = name
+        self.width = width
+        self.members = list(members)
+        self.why_fixed = why_fixed
+        self.quantum = quantum
+
+    @property
+    def prunable(self) -> bool:
+        """Whether channels of the group may be removed."""
+        return not self.why_fixed
+
+    @property
+    def channels(self) -> int:
+        """Output channels of each of its writers."""
+        return self.width * self.quantum
+
+    @property
+    def writers(self) -> list[str]:
+        """Names of the convolutions and linear layers whose output channels the group is."""
+        return [m.layer for m in self.members if m.axis == "out" and isinstance(m.module, WIDE_LAYERS)]
+
+    @property
+    def scaled_by(self) -> str:
+        """What ``scales`` are: "batch-norm"; "gates" where they were put in (``gates.with_gates``); else "filters"."""
+        if any(isinstance(m.module, NORMS) and m.module.weight is not None for m in self.members):
+            return "batch-norm"
+        return "gates" if any(isinstance(m.module, GATED) and m.axis == "out" for m in self.members) else "filters"
+
+    @property
+    def scales(self) -> list[Scale]:
+        """The batch-norms of the group; where it has none, its gates, or else the filters themselves (group lasso)."""
+        kind = self.scaled_by
+        if kind == "batch-norm":
+            norms = [m for m in self.members if isinstance(m.module, NORMS) and m.module.weight is not None]
+            return [Scale(m.module.weight, m.module.bias, m.index, m.root) for m in norms]
+        writers = [m for m in self.members if m.axis == "out" and isinstance(m.module, WIDE_LAYERS)]
+        if kind == "gates":  # a closed gate takes the layer's bias along
+            return [Scale(m.module.gate, None, m.index, m.root) for m in writers if isinstance(m.module, GATED)]
+        return [Scale(m.module.weight, m.module.bias, m.index, m.root) for m in writers]
+
+    def norms(self) -> Tensor:
+        """L2 norm of each unit's scales and shifts over the whole group, shape (width,); 0 is a dead unit."""
+        total = torch.zeros(self.width)
+        for scale in self.scales:
+            total = total.index_add(0, scale.root, _row_energy(scale.weight, scale.index))
+            if scale.bias is not None:
+                total = total.index_add(0, scale.root, scale.bias[scale.index] ** 2)
+        # The derivative of the root at zero is infinite: dead channels get no gradient instead.
+        alive = total > 0
+        return torch.where(alive, torch.where(alive, total, torch.ones_like(total)).sqrt(), torch.zeros_like(total))
+
+    def on(self, network: nn.Module) -> ChannelGroup:
+        """The same group with its members in ``network``, a copy of the one that it was found in."""
+        modules = dict(network.named_modules())
+        members = [m._replace(module=modules[m.layer]) for m in self.members]
+        return ChannelGroup(self.name, self.width, members, self.why_fixed, self.quantum)
+
+
+def layer_channels(
+    groups: Iterable[ChannelGroup], widths: Mapping[str, int], gone: Iterable[str] = ()
+) -> dict[str, int]:
+    """The table for ``model(widths)``: output channels of every writer of a prunable group, but of layers ``gone``."""
+    left_out = set(gone)
+    return {
+        layer: int(widths[g.name]) * g.quantum
+        for g in groups
+        if g.prunable
+        for layer in g.writers
+        if layer not in left_out
+    }
+
+
+def _row_energy(weight: Tensor, index: Tensor) -> Tensor:
+    rows = weight[index]
+    return rows**2 if rows.dim() == 1 else (rows**2).flatten(1).sum(1)

@@ -1,0 +1,170 @@
+"""Surgery that is checked every time: what does not come out as the same function is undone and named.
+
+    narrow ──► a forward pass ──► equal to the masked network, layer by layer ──► ONNX Runtime gives what torch gives
+                     └──────────────────────┴── no: the group or block at fault is put back, the rest is tried again
+
+Masked is the wide network in which no layer reads the channels that go and removed branches give zeros: it computes
+what the narrow one must. A group that was put back is left alone from then on (``ChannelGroup.why_fixed``).
+
+``rehearsed`` does the same for residual blocks before anything is trained, as ``groups.find_groups`` does for groups.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from rig.compression.bypass import silenced
+from rig.compression.export import save_checked
+from rig.compression.folding import fold_constants
+from rig.compression.gates import fold_gates
+from rig.compression.rehearsal import difference, masked, scrambled
+from rig.compression.surgery import narrow
+from rig.compression.template import Template
+from rig.compression.tracing import FOREIGN_ERRORS
+from rig.errors import ModelError, RigError
+
+Build = Callable[[Mapping[str, int]], nn.Module]
+
+
+class Verified(NamedTuple):
+    """A narrow network that is what it should be; ``refused``: groups and blocks that were put back, and why.
+
+    widths, removed: what was built, which is what was asked less what was refused.
+    """
+
+    network: nn.Module
+    widths: dict[str, int]
+    removed: list[str]
+    refused: dict[str, str]
+
+
+def verified_narrow(
+    model: nn.Module,
+    build: Build,
+    template: Template,
+    kept: Mapping[str, Sequence[int]],
+    widths: Mapping[str, int],
+    removed: Sequence[str],
+    example: Tensor,
+    constants: Tensor | None = None,
+    onnx: bool = True,
+) -> Verified:
+    """``surgery.narrow``, checked; what fails is put back one group or block at a time.
+
+    onnx: export too, and compare ONNX Runtime with torch (seconds). Groups that were put back get their ``why_fixed``.
+    Raises ModelError where even the network as it was does not pass.
+    """
+    asked = [*(g.name for g in template.groups if g.prunable and _changes(g.width, kept.get(g.name), widths[g.name]))]
+    changes = [*asked, *removed]
+    seed = template.seed_widths()
+
+    def attempt(chosen: Sequence[str]) -> tuple[nn.Module | None, dict[str, int], list[str], str]:
+        wide = {g for g in asked if g not in chosen}
+        units = {name: seed[name] if name in wide else int(width) for name, width in widths.items()}
+        keeping = {name: units for name, units in kept.items() if name not in wide}
+        gone = [b for b in removed if b in chosen]
+        try:
+            found = narrow(model, build, template, keeping, units, gone, example, constants)
+            why = unequal(model, found, template, keeping, units, gone, example, constants)
+            if not why and onnx:
+                _require_exportable(found, example)
+        except RigError as error:
+            return None, units, gone, error.message
+        except FOREIGN_ERRORS as error:
+            return None, units, gone, f"{type(error).__name__}: {error}"
+        return (None if why else found), units, gone, why
+
+    network, units, gone, why = attempt(changes)
+    refused: dict[str, str] = {}
+    if network is None:
+        refused, accepted = _at_fault(changes, lambda chosen: attempt(chosen)[3])
+        network, units, gone, why = attempt(accepted)
+    if network is None:
+        raise ModelError(f"the network cannot be rebuilt as it is: {why}", "see docs/writing-a-task.md, model(widths)")
+    for group in template.groups:
+        group.why_fixed = group.why_fixed or refused.get(group.name, "")
+    return Verified(network, units, gone, refused)
+
+
+def unequal(
+    model: nn.Module,
+    found: nn.Module,
+    template: Template,
+    kept: Mapping[str, Sequence[int]],
+    widths: Mapping[str, int],
+    removed: Sequence[str],
+    example: Tensor,
+    constants: Tensor | None = None,
+) -> str:
+    """Where a narrow network does not compute what the masked one does; empty if it is the same function.
+
+    constants: as given to ``narrow``, if it folded any. Raises ModelError for a block whose branch cannot be silenced.
+    """
+    vanishing = {g for b in template.blocks if b.name in removed for g in b.inner}
+    cut = [g for g in template.groups if g.prunable and g.name not in vanishing]
+    wide: nn.Module = fold_gates(masked(model, [], {}))
+    if constants is not None:
+        dropped = {g.name: sorted(set(range(g.width)) - set(kept.get(g.name, range(g.width)))) for g in cut}
+        fold_constants(wide, cut, dropped, constants)
+    else:
+        wide = masked(wide, cut, kept)
+    for block in template.blocks:
+        if block.name in removed:
+            wide = silenced(wide, block.layers)
+    inputs = torch.randn(2, *example.shape[1:], generator=torch.Generator().manual_seed(0)).to(example.dtype)
+    return difference(wide, found, cut, kept, widths, inputs)
+
+
+def rehearsed(network: nn.Module, build: Build, template: Template, example: Tensor) -> Template:
+    """The template with the blocks that can really go; the others are in ``refused``, each with its reason.
+
+    Each is taken out of a copy with random weights, as ``narrow`` would (by ``model(widths)`` or by ``bypass``).
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        stage = scrambled(network)
+        seed = template.seed_widths()
+
+        def trouble(chosen: Sequence[str]) -> str:
+            try:
+                found = narrow(stage, build, template, {}, seed, chosen, example)
+                return unequal(stage, found, template, {}, seed, chosen, example)
+            except RigError as error:
+                return error.message
+            except FOREIGN_ERRORS as error:
+                return f"without it the network does not run: {type(error).__name__}: {error}"
+
+        names = [b.name for b in template.blocks]
+        if not names or not trouble(names):
+            return template
+        refused, _ = _at_fault(names, trouble)
+    staying = [b for b in template.blocks if b.name not in refused]
+    return template._replace(blocks=staying, refused=tuple(sorted(refused.items())))
+
+
+def _at_fault(changes: Sequence[str], trouble: Callable[[Sequence[str]], str]) -> tuple[dict[str, str], list[str]]:
+    """Changes that fail on top of the ones that went well before them, with why, and those that went well."""
+    refused: dict[str, str] = {}
+    accepted: list[str] = []
+    for change in changes:
+        why = trouble([*accepted, change])
+        if why:
+            refused[change] = why
+        else:
+            accepted.append(change)
+    return refused, accepted
+
+
+def _changes(width: int, kept: Sequence[int] | None, wanted: int) -> bool:
+    return wanted != width or (kept is not None and list(kept) != list(range(width)))
+
+
+def _require_exportable(network: nn.Module, example: Tensor) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        save_checked(network, example.shape[1:], Path(folder) / "narrow.onnx")
