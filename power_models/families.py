@@ -28,6 +28,7 @@ def family_of(spec: KernelSpec) -> str:
 def pool_of(family: str) -> str:
     """The wider family that stands in where ``family`` has too few rows of its own."""
     name, dtype = family.split("/")
+    name = name.partition("~")[0]  # see power_models.switches
     weighted = name in WEIGHTED_KINDS or name in CONVOLUTIONS or name == "weighted"
     return f"{'weighted' if weighted else 'memory'}/{dtype}"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,6 +26,7 @@ from power_models.intervals import (
 from power_models.large_family import LARGE_FAMILY_ROWS, fit_large_family
 from power_models.regressors import CANDIDATES
 from power_models.selection import Rows
+from power_models.switches import split_families
 
 if TYPE_CHECKING:
     from power_models.kernel_cost import Bounds, KernelCostModel, KernelRow, PricedFamily
@@ -60,6 +61,7 @@ def fit_models(
         raise ValueError(f"cost model of {configuration.device}: none of {len(rows)} rows is usable; {unusable[:3]}")
     usable, drift = _without_drift(usable)
     by_family = _grouped(usable)
+    switches = split_families(by_family, _may_split(by_family), _split_task(by_family, folds))
     prepared = {family: _prepare(members) for family, members in by_family.items()}
     own = {family for family, members in by_family.items() if len(members) >= _fewest(family, by_family)}
     models = {family: _fit(family, by_family[family], prepared, folds) for family in sorted(own)}
@@ -71,8 +73,33 @@ def fit_models(
     known = tuple(sorted({(row.kernel.kind, row.kernel.dtype) for row in usable}))
     report = {name: _family_report(model) for name, model in models.items()}
     return cls(
-        configuration, kind, models, families, known, idle_power_w, overhead, dict(report), unusable, drift=drift
+        configuration,
+        kind,
+        models,
+        families,
+        known,
+        idle_power_w,
+        overhead,
+        dict(report),
+        unusable,
+        drift=drift,
+        switches=switches,
     )
+
+
+def _may_split(by_family: Mapping[str, Sequence[KernelRow]]) -> Callable[[str], bool]:
+    """Weighted kernels; the models of large families find such steps themselves."""
+    return lambda family: pool_of(family).startswith("weighted") and len(by_family[family]) < LARGE_FAMILY_ROWS
+
+
+def _split_task(
+    by_family: Mapping[str, Sequence[KernelRow]], folds: int
+) -> Callable[[str], tuple[KernelColumns, Floats, Floats, list[Index]]]:
+    def task(family: str) -> tuple[KernelColumns, Floats, Floats, list[Index]]:
+        rows = _prepare(by_family[family])
+        return rows.columns, rows.log_latency, rows.latency_weight, grouped_folds(by_family[family], folds)
+
+    return task
 
 
 def _without_drift(rows: list[KernelRow]) -> tuple[list[KernelRow], Drift | None]:

@@ -22,6 +22,7 @@ from power_models.families import family_of, pool_of
 from power_models.family_cost import FamilyModel
 from power_models.features import Floats, KernelColumns, shape_features
 from power_models.intervals import ErrorScale
+from power_models.switches import routed
 
 Bounds = tuple[float, float, float]
 QUANTITIES = ("latency", "energy", "power")
@@ -117,7 +118,8 @@ class KernelCostModel:
     ``unusable``: rows that could not be used, with the reason. ``network_widths``: by quantity, the (down, up) factors
     on the intervals of networks that measured networks taught (``network_check``). ``layout_block``: channels in a
     block of the runtime's layout, as its graphs on the device showed (``kernel_graph``); None where none was read.
-    ``drift``: what the campaign itself added to its rows with time (never part of a price).
+    ``drift``: what the campaign itself added to its rows with time (never part of a price). ``switches``: family → the
+    channel block outside of whose multiples the runtime uses another algorithm (``power_models.switches``).
     """
 
     # What is said of a kernel without a price, after "was", and what to do about it.
@@ -136,6 +138,7 @@ class KernelCostModel:
     network_widths: dict[str, tuple[float, float]] = field(default_factory=dict)
     layout_block: int | None = None
     drift: Drift | None = None
+    switches: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def fit(
@@ -211,7 +214,7 @@ class KernelCostModel:
         # A kind may be known in another form only (3×3 measured, 1×1 not): the pooled model carries it.
         found = []
         for spec in kernels:
-            family = family_of(spec)
+            family = routed(family_of(spec), spec, self.switches)
             found.append(family if family in self.families else pool_of(family))
         return found
 

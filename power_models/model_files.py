@@ -45,6 +45,7 @@ def write(model: KernelCostModel, folder: object) -> None:
         "network_widths": model.network_widths,
         "layout_block": model.layout_block,
         "drift": None if model.drift is None else vars(model.drift),
+        "switches": model.switches,
     }
     write_arrays(target / "arrays.npz", flat)
     write_json(target / "model.json", about)
@@ -119,6 +120,7 @@ def read(cls: type[KernelCostModel], folder: object) -> KernelCostModel:
             {name: (down, up) for name, (down, up) in about["network_widths"].items()},
             about["layout_block"],
             None if about.get("drift") is None else Drift(**about["drift"]),
+            dict(about.get("switches", {})),
         )
         if "parts" not in model.report:
             return model
