@@ -9,13 +9,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from rig.compression.tasks import Task
+from rig.compression.tasks import BATCH, Task
 from rig.compression.training import TrainingPlan, load_state, save_atomically
 
 
 def trained_baseline(task: Task, plan: TrainingPlan, folder: Path, train_it: Callable[[nn.Module], None]) -> nn.Module:
     """The seed network trained by ``plan``: from ``folder`` if an earlier run left it there, else by ``train_it``."""
-    key = hashlib.sha256(repr((task.name, task.model_name, plan)).encode()).hexdigest()[:12]
+    key = hashlib.sha256(_named(task, plan).encode()).hexdigest()[:12]
     cached = folder / f"{task.name}-{task.model_name}-{key}.pt"
     torch.manual_seed(plan.seed)
     network = task.model()
@@ -26,3 +26,9 @@ def trained_baseline(task: Task, plan: TrainingPlan, folder: Path, train_it: Cal
     train_it(network)
     save_atomically(network.state_dict(), cached)
     return network
+
+
+def _named(task: Task, plan: TrainingPlan) -> str:
+    """What tells one baseline from another; of usual options as it always was, so that earlier ones are found."""
+    batch = "" if task.batch == BATCH else f", batch {task.batch}"
+    return f"({task.name!r}, {task.model_name!r}, {plan.recipe()}{batch})"

@@ -8,10 +8,11 @@ see docs/writing-a-task.md and examples/.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,12 +22,14 @@ from rig.compression import datasets, networks
 from rig.errors import BadInputError, ModelError
 
 Batches = Iterable[tuple[Tensor, Tensor]]
+BATCH = 128
 
 
 class Task(NamedTuple):
     """What the loop needs of a task; ``input_shape`` has no batch dimension.
 
-    ``logits``: outputs are logits (N, classes), so that a narrow network can be taught by the one it came from.
+    ``logits``: outputs are logits (N, classes), so that labels can be smoothed and a narrow network can be
+    taught by the one it came from. ``batch``: images of a training step, of a built-in task.
     """
 
     name: str
@@ -38,10 +41,10 @@ class Task(NamedTuple):
     input_shape: tuple[int, ...]
     test_count: int
     logits: bool = False
+    batch: int = BATCH
 
 
 BUILT_IN = {"fashion-mnist": datasets.fashion_mnist, "digits": datasets.digits}
-BATCH = 128
 
 
 class Augmented:
@@ -110,15 +113,19 @@ def accuracy(model: nn.Module, batches: Batches) -> float:
     return right / seen
 
 
-def load_task(name: str, model_name: str | None = None) -> Task:
-    """A built-in task by name with one of our networks, or a user's task file.
+def load_task(name: str, model_name: str | None = None, batch: int | None = None) -> Task:
+    """A built-in task by name with one of our networks and a batch size, or a user's task file.
 
     Raises BadInputError for an unknown name, ModelError for a file that misses or breaks part of the contract.
     """
     if name in BUILT_IN:
-        return _built_in(name, model_name or "resnet20")
+        return _built_in(name, model_name or "resnet20", batch or BATCH)
     path = Path(name)
     if path.suffix == ".py":
+        if batch is not None:
+            raise BadInputError(
+                "a task file says itself how large its batches are", "leave --batch out, change loaders()"
+            )
         return _from_file(path)
     raise BadInputError(
         f"unknown task {name!r}", f"known: {', '.join(BUILT_IN)}; or the path of a task file ending in .py"
@@ -130,8 +137,11 @@ def _splits(name: str) -> dict[str, datasets.Images]:
     return BUILT_IN[name]()
 
 
-def _built_in(name: str, model_name: str) -> Task:
+def _built_in(name: str, model_name: str, batch: int) -> Task:
     splits = _splits(name)
+    count = len(splits["train"].targets)
+    if batch > count:
+        raise BadInputError(f"a batch of {batch} images is more than {name} has to train on: {count}", "lower --batch")
     flip = name == "fashion-mnist"
 
     def model(widths: Mapping[str, int] | None = None) -> nn.Module:
@@ -139,7 +149,7 @@ def _built_in(name: str, model_name: str) -> Task:
 
     def loaders(split: str) -> Batches:
         if split == "train":
-            return Augmented(splits["train"], BATCH, flip=flip, shift=2 if flip else 1)
+            return Augmented(splits["train"], batch, flip=flip, shift=2 if flip else 1)
         return InOrder(splits[split], 500)
 
     model()  # an unknown network is said before anything is trained
@@ -153,6 +163,7 @@ def _built_in(name: str, model_name: str) -> Task:
         input_shape=tuple(splits["val"].inputs.shape[1:]),
         test_count=len(splits["test"].targets),
         logits=True,
+        batch=batch,
     )
 
 
@@ -170,18 +181,65 @@ def _from_file(path: Path) -> Task:
     missing = [f for f in ("model", "loss", "loaders", "evaluate") if not callable(getattr(module, f, None))]
     if missing:
         raise ModelError(f"task file {path} lacks {', '.join(missing)}()", "see docs/writing-a-task.md")
-    first = next(iter(module.loaders("val")), None)
+    first = next(_batches(module.loaders, "val", path.stem), None)
     if first is None:
         raise ModelError(f"task file {path}: loaders('val') yields no batch", "check the split's name and its data")
-    count = sum(len(targets) for _, targets in module.loaders("test"))
+    count = sum(len(targets) for _, targets in _batches(module.loaders, "test", path.stem))
     return Task(
         name=path.stem,
         model_name=path.stem,
         model=module.model,
         loss=module.loss,
         loaders=module.loaders,
-        evaluate=module.evaluate,
+        evaluate=_scored(path.stem, module.evaluate),
         input_shape=tuple(first[0].shape[1:]),
         test_count=count,
         logits=bool(getattr(module, "logits", False)),
     )
+
+
+def checked(batch: Any, split: str, name: str) -> tuple[Tensor, Tensor]:
+    """A batch of ``loaders(split)`` of the task ``name`` as (inputs, targets); raises ModelError for anything else."""
+    say = f"loaders({split!r}) of the task {name} yields"
+    fix = "it must yield pairs of tensors (inputs, targets), the batch first: see docs/writing-a-task.md"
+    if not isinstance(batch, tuple | list):
+        raise ModelError(f"{say} {type(batch).__name__}", fix)
+    if len(batch) != 2 or not all(isinstance(part, Tensor) and part.dim() for part in batch):
+        raise ModelError(f"{say} ({', '.join(type(part).__name__ for part in batch)})", fix)
+    inputs, targets = batch
+    if not len(inputs) or len(inputs) != len(targets):
+        raise ModelError(f"{say} {len(inputs)} inputs with {len(targets)} targets", fix)
+    if inputs.dim() == 4 and not inputs.is_floating_point():
+        raise ModelError(f"{say} images of {str(inputs.dtype).removeprefix('torch.')}", "make them float32, normalized")
+    return inputs, targets
+
+
+def _batches(loaders: Callable[[str], Batches], split: str, name: str) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches of a split, each checked; raises ModelError for what is none."""
+    given = loaders(split)
+    if not hasattr(given, "__iter__") and not hasattr(given, "__getitem__"):
+        raise ModelError(
+            f"loaders({split!r}) of the task {name} gives {type(given).__name__}", "give an iterable of batches"
+        )
+    for batch in given:
+        yield checked(batch, split, name)
+
+
+def _scored(name: str, evaluate: Callable[[nn.Module, str], Any]) -> Callable[[nn.Module, str], float]:
+    """``evaluate`` as a number; raises ModelError, naming the split, for what is no fraction from 0 to 1."""
+
+    def score(network: nn.Module, split: str) -> float:
+        given = evaluate(network, split)
+        try:
+            value = float(given)
+        except (TypeError, ValueError, RuntimeError):
+            value = math.nan
+        if not 0.0 <= value <= 1.0:
+            raise ModelError(
+                f"evaluate(model, {split!r}) of the task {name} gave {given}",
+                "it must give a fraction from 0 to 1, not a percentage: look for a division by no images, or for "
+                "outputs that are not finite",
+            )
+        return value
+
+    return score

@@ -1,0 +1,61 @@
+"""Widths to start from without any training: what a channel is worth at initialization, weighed against its cost.
+
+    untrained network ──► how much the loss hangs on each channel's gate (a few batches) ──► least worth per cost saved
+    goes, channel block by channel block, until the budget holds
+
+Source: SNIP (Lee, Ajanthan, Torr, ICLR 2019, arXiv 1810.02340): saliency |∂L/∂c| of a gate c = 1 on what may go. On
+whole channels, divided by what they cost: 3SP (van Amersfoort et al. 2020, arXiv 2007.00389). Differences: a gate
+multiplies batch-norm's scale and shift, so that ∂L/∂c = γ·∂L/∂γ + β·∂L/∂β; tied channels share one gate; the cost is
+the device's, on its stairs, instead of FLOPs. Statistics are those of each batch, as in training: at initialization
+running ones say nothing.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from power_models.regularizer import pulls
+from power_models.tables import NetworkTables
+from rig.compression.budget import Budget
+from rig.compression.channel_group import ChannelGroup
+from rig.compression.tasks import Task
+from rig.compression.widths import WidthChooser
+
+BATCHES = 8
+
+
+def saliency(
+    network: nn.Module, task: Task, groups: Sequence[ChannelGroup], batches: int = BATCHES
+) -> dict[str, Tensor]:
+    """|∂L/∂gate| of each unit of each prunable group, shape (width,), mean over batches; the network stays as it is."""
+    trial = copy.deepcopy(network).train()
+    own = [g.on(trial) for g in groups if g.prunable]
+    scores = {g.name: torch.zeros(g.width) for g in own}
+    count = 0
+    for inputs, targets in itertools.islice(iter(task.loaders("train")), batches):
+        trial.zero_grad(set_to_none=True)
+        task.loss(trial(inputs), targets).backward()
+        count += 1
+        with torch.no_grad():
+            for group in own:
+                scores[group.name] += sum(pulls(group), torch.zeros(group.width)).abs()
+    return {name: score / max(count, 1) for name, score in scores.items()}
+
+
+def starting_widths(
+    network: nn.Module,
+    task: Task,
+    groups: Sequence[ChannelGroup],
+    tables: NetworkTables,
+    budget: Budget,
+    batches: int = BATCHES,
+) -> dict[str, int]:
+    """Width of every group under the budget (predicted), from an untrained network; no group loses all its units."""
+    scores = saliency(network, task, groups, batches)
+    seed = {g.name: g.width for g in groups}
+    return WidthChooser(tables, budget, scores, seed).cut(seed)
