@@ -107,6 +107,17 @@ class NetworkTables:
         """Costs of each kernel at these widths, shape (kernels, 4)."""
         return np.array([self._cost(i, widths) for i in range(len(self.kernels))])
 
+    def recosted(self, costs: Array, widths: Mapping[str, int], group: str) -> Array:
+        """``kernel_costs`` at ``widths`` from those (kernels, 4) before the width of ``group`` changed."""
+        found = costs.copy()
+        for i in self._users[group]:
+            found[i] = self._cost(i, widths)
+        return found
+
+    def kernel_cost(self, kernel: int, widths: Mapping[str, int]) -> Array:
+        """Costs (4,) of one kernel, by its place in ``kernels``, at these widths."""
+        return self._cost(kernel, widths)
+
     def _cost(self, i: int, widths: Mapping[str, int]) -> Array:
         kernel = self.kernels[i]
         return self._of_kernel[i].lookup(kernel.channels_in.at(widths), kernel.channels_out.at(widths))

@@ -2,8 +2,8 @@
 
     part p takes option i     x[p, i] ∈ {0, 1}, and Σ_i x[p, i] = 1
     cost of one part          Σ_i cost[p, i] · x[p, i]
-    cost of a pair p, q       y[i, j] ≥ 0 with Σ_j y[i, j] = x[p, i] and Σ_i y[i, j] = x[q, j]: y is the product of the x
-                              wherever these are whole, so that the cost is the table's own and not an estimate
+    cost of a pair p, q       y[i, j] ≥ 0 with Σ_j y[i, j] = x[p, i] and Σ_i y[i, j] = x[q, j]: y is the product of
+                              the x wherever these are whole, so that the cost is the table's own and not an estimate
     options that go together  x[p, i] = x[q, j]                  (a residual block and its inner channel groups)
     choices ruled out         Σ_p x[p, chosen p] ≤ parts − 1
 
@@ -15,6 +15,7 @@ What a part is, and what the rows of the costs mean, is the caller's business: `
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -37,8 +38,8 @@ class Problem(NamedTuple):
     """What there is to choose from.
 
     losses: of each part (options,); costs: of each part (rows, options); pairs: of parts p < q (rows, options of p,
-    options of q); constant (rows,): what any choice costs; limits (rows,) > 0; together: sets of (part, option) that are
-    chosen all or none; forbidden: whole choices that are ruled out.
+    options of q); constant (rows,): what any choice costs; limits (rows,) > 0; together: sets of (part, option) that
+    are chosen all or none; forbidden: whole choices that are ruled out.
     """
 
     losses: tuple[Array, ...]
@@ -255,5 +256,5 @@ def _tied(problem: Problem, place: Sequence[Mapping[int, int]]) -> Iterator[tupl
             for column in held:
                 yield np.array([column]), -np.inf
             continue
-        for a, b in zip(held, held[1:], strict=False):
+        for a, b in itertools.pairwise(held):
             yield np.array([a, b]), 0.0

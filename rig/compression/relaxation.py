@@ -28,7 +28,7 @@ HIGHEST_PRICE = 1e4  # times all losses together, for a whole limit
 
 
 class _Bucket(NamedTuple):
-    """A part with those that it touches when it is taken out: ``scope`` starts with it; ``parent`` takes its message."""
+    """A part and those it touches when it is taken out: ``scope`` starts with it, ``parent`` takes its message."""
 
     scope: tuple[int, ...]
     losses: Array
@@ -62,7 +62,7 @@ def remaining(problem: Problem, gap: float) -> Remaining:
 
 
 def _buckets(problem: Problem) -> list[_Bucket] | None:
-    """The parts in the order in which they are taken out, those that touch least first; None where they touch widely."""
+    """The parts as they are taken out, those that touch least first; None where they touch too widely."""
     sizes = [len(losses) for losses in problem.losses]
     ties = [(tied[0], other) for tied in problem.together for other in tied[1:]]
     touching: list[set[int]] = [set() for _ in sizes]

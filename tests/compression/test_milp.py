@@ -122,7 +122,8 @@ def test_parts_that_all_touch_each_other_go_to_the_solver_whole(monkeypatch: pyt
     monkeypatch.setattr(relaxation, "WIDEST", 4)
     problem = chained(seed=2, parts=5, options=4)
     left = relaxation.remaining(problem, 0.005)
-    assert left.known is not None and problem.holds(left.known)
+    assert left.known is not None
+    assert problem.holds(left.known)
     assert all(flags.all() for flags in left.options)
     assert solve(problem, EXACT).loss == pytest.approx(by_trying_all(problem))
 
