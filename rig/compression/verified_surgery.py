@@ -35,7 +35,7 @@ Build = Callable[[Mapping[str, int]], nn.Module]
 class Verified(NamedTuple):
     """A narrow network that is what it should be; ``refused``: groups and blocks that were put back, and why.
 
-    widths, removed: what was built, which is what was asked less what was refused.
+    widths, removed: what was built, which is what was asked less what was refused (and groups that must stay).
     """
 
     network: nn.Module
@@ -60,7 +60,9 @@ def verified_narrow(
     onnx: export too, and compare ONNX Runtime with torch (seconds). Groups that were put back get their ``why_fixed``.
     Raises ModelError where even the network as it was does not pass.
     """
-    asked = [*(g.name for g in template.groups if g.prunable and _changes(g.width, kept.get(g.name), widths[g.name]))]
+    staying = {g.name: g.width for g in template.groups if not g.prunable}
+    widths = {**widths, **staying}
+    asked = [g.name for g in template.groups if g.prunable and _changes(g.width, kept.get(g.name), widths[g.name])]
     changes = [*asked, *removed]
     seed = template.seed_widths()
 
