@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import tempfile
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -92,7 +93,8 @@ def main() -> None:
 
     task = load_task(asked.task, asked.model)
     setting = setting_of(task, price, kernel_rules(model), asked.limit, asked.share, tuple(asked.epochs))
-    path = HERE / f"results-{asked.device}{'-tiny' if asked.tiny else ''}.json"
+    folder = Path(tempfile.mkdtemp()) if asked.tiny else HERE  # a tiny run shows nothing worth keeping
+    path = folder / f"results-{asked.device}.json"
     do_missing(setting, asked.seeds, asked.variants, path)
 
 
@@ -154,7 +156,7 @@ def row_of(setting: Setting, variant: str, seed: int, baseline: tuple[nn.Module,
     if variant == "start":
         torch.manual_seed(seed)
         network = fresh(setting, seed)
-        groups = find_groups(network, setting.example)
+        groups = find_groups(network, setting.example, like=setting.template.groups)
         widths = starting_widths(network, setting.task, groups, setting.tables, setting.budget)
         result = scratch(setting, widths, seed, sum(setting.epochs), clock)
     elif variant in ("kept", "removed") and baseline is not None:
@@ -203,16 +205,12 @@ def shrink(
     setting: Setting, network: nn.Module, seed: int, epochs: int, removing: bool, clock: Clock
 ) -> tuple[nn.Module, list[ChannelGroup]]:
     """MorphNet's shrinking to the budget; the network that is left and its groups."""
-
-    def find(one: nn.Module) -> list[ChannelGroup]:
-        return find_groups(one, setting.example)
-
-    groups = find(network)
+    groups = find_groups(network, setting.example, like=setting.template.groups)
     regularizer = CostRegularizer(groups, setting.tables, setting.budget.gradient)
     start = setting.budget.usage(setting.tables.totals(setting.template.seed_widths()))
     hook: Any = Shrinker(regularizer, setting.budget, StrengthController(start, 1.0))
     if removing:
-        hook = Removing(hook, network, find)
+        hook = Removing(hook, network, setting.example)
     plan = TrainingPlan(epochs, SHRINK_RATE, warmup_share=0.1, final_share=0.1, seed=seed + 1, precision=PRECISION)
     trained = clock.train(network, setting.task, plan, hook=hook)
     return trained.network, hook.groups if removing else groups

@@ -6,13 +6,13 @@ channel, and is cut as the network is.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Protocol
 
 from torch import Tensor, nn
 
 from power_models.regularizer import CostRegularizer
 from rig.compression.channel_group import ChannelGroup
+from rig.compression.groups import find_groups
 from rig.compression.removal import Cut, cut_of, dead_channels
 
 BY_CHANNEL = ("resistance", "condemned", "dead", "sentenced")  # attributes of the regularizer
@@ -34,18 +34,17 @@ class Shrinks(Protocol):
 
 
 class Removing:
-    """``hook`` with surgery every ``every`` epochs; ``find`` gives the channel groups of a network.
+    """``hook`` with surgery every ``every`` epochs; example: one input of zeros, to trace networks with.
 
     ``network`` is the one in training; ``groups`` point into it.
     """
 
-    def __init__(
-        self, hook: Shrinks, network: nn.Module, find: Callable[[nn.Module], list[ChannelGroup]], every: int = 1
-    ) -> None:
+    def __init__(self, hook: Shrinks, network: nn.Module, example: Tensor, every: int = 1) -> None:
         self.hook = hook
         self.network = network
         self.groups: list[ChannelGroup] = list(hook.regularizer.groups)  # type: ignore[arg-type]
-        self._find = find
+        self._seed = list(self.groups)
+        self._example = example
         self._every = every
         self._cut: Cut | None = None
 
@@ -69,7 +68,7 @@ class Removing:
     def adopt(self, network: nn.Module) -> None:
         """Go on with ``network``; after a cut what was watched of its channels is cut, else ``restore`` brings it."""
         self.network = network
-        self.groups = self._find(network)
+        self.groups = find_groups(network, self._example, like=self._seed)
         regularizer = self.hook.regularizer
         regularizer.groups = [g for g in self.groups if g.name in regularizer.tables.largest]
         if self._cut is not None:
