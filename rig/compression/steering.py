@@ -1,0 +1,115 @@
+"""What channels and blocks are worth in units of the loss, so that both can be weighed against each other.
+
+A score of ``importance`` says which channels of a group matter more, not how much a group matters beside another, or
+beside a whole residual block. That is measured on the steering split (validation images that training never saw):
+
+    each group   the loss with the less important half of its channels silenced ──► its scores' scale: their sum over
+                 that half is the loss that this added
+    each block   the loss of the network without it (removed for real) ──► the loss that this added
+
+Both are losses before any fine-tuning, added to the same network; noise below FLOOR of what is usual counts as FLOOR.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rig.compression.channel_group import ChannelGroup
+from rig.compression.surgery import narrow
+from rig.compression.tasks import Task
+from rig.compression.template import Template
+
+IMAGES = 512  # of the steering split, at least
+FLOOR = 0.02  # of the median loss added
+SILENCED = 0.5  # of a group's channels
+
+
+def measured_scores(
+    model: nn.Module, task: Task, template: Template, removed: Sequence[str], scores: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    """Scores in units of the loss, and a record of every block that is still there with the loss it adds to go.
+
+    template: its groups point into ``model``; removed: blocks that are gone already.
+    """
+    batches = _steering(task)
+    before = _loss(model, task, batches)
+    added = {
+        group.name: _loss_silenced(model, task, batches, group, scores[group.name]) - before
+        for group in template.groups
+        if group.prunable and group.width > 1
+    }
+    blocks = {}
+    for block in template.blocks:
+        if block.name not in removed:
+            without = _without(model, task, template, [*removed, block.name])
+            blocks[block.name] = _loss(without, task, batches) - before
+    usual = [value for value in [*added.values(), *blocks.values()] if value > 0]
+    least = FLOOR * float(np.median(usual)) if usual else 1e-9
+    found = {}
+    for group in template.groups:
+        if group.prunable:
+            own = scores[group.name]
+            silenced = float(own[_weaker(own)].sum())
+            scale = max(added.get(group.name, 0.0), least) / silenced if silenced > 0 else 1.0
+            found[group.name] = own * scale
+    trials = [
+        {"block": name, "loss": before, "loss_without": before + value, "loss_added": max(value, least)}
+        for name, value in blocks.items()
+    ]
+    return found, trials
+
+
+def _steering(task: Task) -> list[tuple[Tensor, Tensor]]:
+    batches: list[tuple[Tensor, Tensor]] = []
+    for inputs, targets in task.loaders("val"):
+        batches.append((inputs, targets))
+        if sum(len(t) for _, t in batches) >= IMAGES:
+            break
+    return batches
+
+
+def _loss(model: nn.Module, task: Task, batches: Sequence[tuple[Tensor, Tensor]]) -> float:
+    """Mean loss of a network in inference mode."""
+    model.eval()
+    with torch.inference_mode():
+        total = sum(float(task.loss(model(inputs), targets)) * len(targets) for inputs, targets in batches)
+    return total / sum(len(targets) for _, targets in batches)
+
+
+def _weaker(scores: Tensor) -> Tensor:
+    """Indices of the less important half; ties go to the higher index, which goes first."""
+    order = torch.argsort(scores, descending=True, stable=True)
+    return order[len(order) - int(SILENCED * len(order)) :]
+
+
+def _loss_silenced(
+    model: nn.Module, task: Task, batches: Sequence[tuple[Tensor, Tensor]], group: ChannelGroup, scores: Tensor
+) -> float:
+    """The loss while the less important half of a group gives nothing; the network is left as it was."""
+    quiet = torch.zeros(group.width, dtype=torch.bool)
+    quiet[_weaker(scores)] = True
+    kept: list[tuple[Tensor, Tensor]] = []
+    with torch.no_grad():
+        for scale in group.scales:
+            rows = scale.index[quiet[scale.root]]
+            for values in (scale.weight, scale.bias):
+                if values is not None:
+                    kept.append((values, values.detach().clone()))
+                    values[rows] = 0.0
+    try:
+        return _loss(model, task, batches)
+    finally:
+        with torch.no_grad():
+            for values, before in kept:
+                values.copy_(before)
+
+
+def _without(model: nn.Module, task: Task, template: Template, removed: list[str]) -> nn.Module:
+    """The network with blocks taken out and every width as it is."""
+    example = torch.zeros(1, *task.input_shape)
+    return narrow(model, task.model, template, {}, template.seed_widths(), removed, example)
