@@ -21,7 +21,7 @@ from rig.compression.budget import Budget, resolve
 from rig.compression.controller import StrengthController
 from rig.compression.export import to_onnx
 from rig.compression.groups import find_groups
-from rig.compression.morphnet import Shrinker
+from rig.compression.methods.morphnet import Shrinker
 from rig.compression.networks import build
 from rig.compression.template import make_template
 from rig.units import parse_limit

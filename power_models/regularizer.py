@@ -12,6 +12,10 @@ a frame rate, joules or seconds), summed over all kernels that see the group. Di
   zero where the loss pulls less than the penalty pushes, ``|n·∂L/∂n| ≤ λ·price``. The left side is watched while
   training goes on (its running mean), and exactly the channels that meet the condition are shrunk, at an even pace, to
   exact zeros: a few epochs do what plain subgradient steps need many for.
+- The paper calls a channel dead whose |γ| is under a threshold. But γ may be small because the next layer makes up for
+  it: a channel with a·γ, a·β here and 1/a of the weights there is the same channel. So nothing here looks at the size
+  of γ. ``γ·∂L/∂γ`` does not change with a; a condemned channel shrinks by a share of its own norm, so that all take
+  equally long; and dead is what has reached zero exactly, however small the living are.
 
 ``penalty()`` is what is differentiated, ``cost()`` is what the alive channels would cost: never confuse the two.
 """
@@ -52,26 +56,23 @@ class CostRegularizer:
     """Penalty and true cost of a network's channel groups under a device's tables.
 
     groups: the channel groups (their batch-norms are the parameters that shrink); tables: the device's costs of this
-    network; gradient: derivative of the resource by the four totals; threshold: a channel is alive above this norm
-    (relative to the greatest norm of its group).
+    network; gradient: derivative of the resource by the four totals.
     """
 
-    def __init__(
-        self, groups: Sequence[ScaledGroup], tables: NetworkTables, gradient: Gradient, threshold: float = 1e-3
-    ) -> None:
+    def __init__(self, groups: Sequence[ScaledGroup], tables: NetworkTables, gradient: Gradient) -> None:
         self.groups = [g for g in groups if g.name in tables.largest]
         self.tables = tables
         self.gradient = gradient
-        self.threshold = threshold
-        self.resistance = {g.name: torch.zeros(g.width) for g in self.groups if g.prunable}
-        self.condemned = {g.name: torch.zeros(g.width, dtype=torch.bool) for g in self.groups if g.prunable}
-        self.dead = {g.name: torch.zeros(g.width, dtype=torch.bool) for g in self.groups if g.prunable}
+        shrinking = [g for g in self.groups if g.prunable]
+        self.resistance = {g.name: torch.zeros(g.width) for g in shrinking}
+        self.condemned = {g.name: torch.zeros(g.width, dtype=torch.bool) for g in shrinking}
+        self.dead = {g.name: torch.zeros(g.width, dtype=torch.bool) for g in shrinking}
+        self.sentenced = {g.name: torch.zeros(g.width) for g in shrinking}  # norms when they were condemned
         self._watched = 0
         self._prices: dict[str, float] = {}
         self._priced_at: dict[str, int] = {}
         first = self.prices()
-        wide = sum(g.width for g in self.groups if g.prunable)
-        mean = sum(first[g.name] * g.width for g in self.groups if g.prunable) / max(wide, 1)
+        mean = sum(first[g.name] * g.width for g in shrinking) / max(sum(g.width for g in shrinking), 1)
         self._unit = mean if mean > 0 else 1.0
 
     def alive(self) -> dict[str, Tensor]:
@@ -79,12 +80,10 @@ class CostRegularizer:
         found = {}
         with torch.no_grad():
             for group in self.groups:
-                norms = group.norms()
-                top = float(norms.max())
-                alive = (
-                    norms > self.threshold * max(top, 1e-12) if top > 0 else torch.zeros(group.width, dtype=torch.bool)
-                )
-                found[group.name] = alive if group.prunable else torch.ones(group.width, dtype=torch.bool)
+                if group.prunable:  # an optimizer's momentum moves the dead for a moment
+                    found[group.name] = (group.norms() > 0) & ~self.dead[group.name]
+                else:
+                    found[group.name] = torch.ones(group.width, dtype=torch.bool)
         return found
 
     def widths(self) -> dict[str, int]:
@@ -95,15 +94,29 @@ class CostRegularizer:
         """True totals (4,) of the alive channels, in the order of ``tables.QUANTITIES``."""
         return self.tables.totals(self.widths())
 
+    def block_steps(self) -> dict[str, Array]:
+        """What each group's totals (4,) fall by with one hardware block of its alive channels less: a step of cost."""
+        widths = self.widths()
+        marginals = self.tables.marginals(widths)
+        spans = {g.name: min(self.tables.block, widths[g.name] - 1) for g in self.groups if g.prunable}
+        return {name: marginals[name] * max(span, 0) for name, span in spans.items()}
+
     def state(self) -> dict[str, Any]:
         """What was watched, for a checkpoint."""
-        return {"resistance": self.resistance, "condemned": self.condemned, "dead": self.dead, "watched": self._watched}
+        return {
+            "resistance": self.resistance,
+            "condemned": self.condemned,
+            "dead": self.dead,
+            "sentenced": self.sentenced,
+            "watched": self._watched,
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take back ``state``."""
         self.resistance = dict(state["resistance"])
         self.condemned = dict(state["condemned"])
         self.dead = dict(state["dead"])
+        self.sentenced = dict(state["sentenced"])
         self._watched = int(state["watched"])
 
     def prices(self) -> dict[str, float]:
@@ -143,15 +156,18 @@ class CostRegularizer:
         if not self._watched:
             return
         for group, ratio in self._ratios(strength):
-            marked = self.condemned[group.name]
-            self.condemned[group.name] = (marked & (ratio > PARDON)) | (ratio > 1.0)
+            name, before = group.name, self.condemned[group.name]
+            self.condemned[name] = (before & (ratio > PARDON)) | (ratio > 1.0)
+            fresh = self.condemned[name] & ~before
+            self.sentenced[name] = torch.where(fresh, group.norms(), self.sentenced[name])
 
     @torch.no_grad()
     def proximal_step(self, rate: float) -> None:
-        """Shrink the condemned channels by ``rate`` of their group's typical norm; what crosses zero is dead."""
+        """Shrink the condemned channels by ``rate`` of the norm they had when condemned; what crosses zero is dead."""
         for group in self.groups:
             if group.prunable and bool(self.condemned[group.name].any() | self.dead[group.name].any()):
-                _shrink(group, min(MAX_STEP, rate) * self.condemned[group.name].float(), self.dead[group.name])
+                lengths = min(MAX_STEP, rate) * self.condemned[group.name] * self.sentenced[group.name]
+                _shrink(group, lengths, self.dead[group.name])
 
     @torch.no_grad()
     def projected(self) -> dict[str, int]:
@@ -180,7 +196,7 @@ class CostRegularizer:
 
 
 PARDON = 0.5  # of the condition that condemns: watched gradients are noisy, and a channel half gone is worth little
-MAX_STEP = 0.05  # of the typical norm, in one step
+MAX_STEP = 0.05  # of the norm when condemned, in one step
 MEMORY = 100  # steps over which resistance is averaged
 
 
@@ -213,18 +229,14 @@ def _resistance(group: ScaledGroup) -> Tensor:
 
 
 def _shrink(group: ScaledGroup, steps: Tensor, dead: Tensor) -> None:
-    """Lower each channel's norm by ``steps`` (width,) times the group's typical norm Σn²/Σn, not below zero.
+    """Lower each channel's norm by ``steps`` (width,), not below zero.
 
     ``dead`` (width,) gains what reaches zero, and is held there: an optimizer's momentum would move it again.
     """
     norms = group.norms()
-    whole = float(norms.sum())
-    if whole <= 0:
-        return
-    typical = float((norms**2).sum()) / whole
-    wanted = torch.where(dead, torch.zeros_like(norms), (norms - steps * typical).clamp_min(0.0))
+    wanted = torch.where(dead, torch.zeros_like(norms), (norms - steps).clamp_min(0.0))
     dead |= wanted == 0
-    factor = torch.where(norms > 0, wanted / norms.clamp_min(1e-12), torch.zeros_like(norms))
+    factor = torch.where(norms > 0, wanted / norms.clamp_min(torch.finfo(norms.dtype).tiny), torch.zeros_like(norms))
     for scale in group.scales:
         rows = factor[scale.root]
         shape = (-1,) + (1,) * (scale.weight.dim() - 1)

@@ -18,6 +18,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from rig import __version__, interrupts
+from rig.commands import follow
 from rig.commands.options import (
     CalibrateOptions,
     CalibrateSensorOptions,
@@ -33,6 +34,7 @@ from rig.commands.options import (
     ReplayOptions,
     ReportOptions,
 )
+from rig.compression.methods import METHODS, USUAL
 from rig.errors import EXIT_INTERRUPTED, BadInputError, RigError, StoreError
 
 # name -> (module with run(options) -> dict, module with show(result, console))
@@ -95,6 +97,7 @@ EXAMPLES = {
     "optimize": (
         "rig optimize --device virtual-pi4 --task fashion-mnist --target-power 3.6W --fps 60",
         "rig optimize --device local --task fashion-mnist --target-latency 50%",
+        "rig optimize --device virtual-pi4 --task fashion-mnist --target-flops 50% --widths widths.json",
         "rig optimize --device virtual-pi4 --task my_task.py --target-energy 40mJ --target-params 250k",
     ),
     "report": ("rig report", "rig report o-0001 --format pdf"),
@@ -388,8 +391,28 @@ def optimize(
         int | None, typer.Option("--epochs-finetune", min=0, help="To recover accuracy.")
     ] = None,
     rounds: Annotated[int | None, typer.Option("--rounds", min=1, help="Measure and correct at most so often.")] = None,
+    method: Annotated[str, typer.Option("--method", help=f"How to choose what goes: {', '.join(METHODS)}.")] = USUAL,
+    morph_rounds: Annotated[
+        int, typer.Option("--morph-rounds", min=1, help="Of morphnet: shrink, expand and shrink again so often.")
+    ] = 1,
+    widths: Annotated[
+        Path | None,
+        typer.Option("--widths", metavar="FILE", help="Train the network of this widths.json from scratch instead."),
+    ] = None,
+    retrain: Annotated[
+        bool, typer.Option("--retrain", help="Also train the final network from scratch, and compare.")
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the unfinished run of these options.")] = False,
     out: Annotated[Path | None, typer.Option("--out", help="Also write the resulting ONNX model there.")] = None,
+    ema: Annotated[
+        float, typer.Option("--ema", min=0.0, max=0.99999, help="Fine-tuning keeps a moving average, as 0.999.")
+    ] = 0.0,
+    label_smoothing: Annotated[
+        float, typer.Option("--label-smoothing", min=0.0, max=0.99, help="Of fine-tuning, as 0.1.")
+    ] = 0.0,
+    batch: Annotated[
+        int | None, typer.Option("--batch", min=1, help="Images a training step, of a built-in task (128).")
+    ] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> Asked:
@@ -400,7 +423,28 @@ def optimize(
     power, energy, latency, flops, params = targets
     epochs = (epochs_baseline, epochs_shrink, epochs_finetune)
     options = OptimizeOptions(
-        device, task, model, power, fps, energy, latency, flops, params, seed, *epochs, rounds, resume, out, json
+        device,
+        task,
+        model,
+        power,
+        fps,
+        energy,
+        latency,
+        flops,
+        params,
+        seed,
+        *epochs,
+        rounds,
+        method,
+        morph_rounds,
+        widths,
+        retrain,
+        resume,
+        out,
+        json,
+        ema=ema,
+        label_smoothing=label_smoothing,
+        batch=batch,
     )
     return Asked("optimize", options)
 
@@ -506,6 +550,8 @@ def _execute(arguments: Sequence[str]) -> int:
     asked = command_line.main(args=list(arguments), prog_name="rig", standalone_mode=False)
     if not isinstance(asked, Asked):  # --help, --version
         return int(asked or 0)
+    if follow.asked():
+        return follow.run(asked.command, asked.options)
     run_module, show_module = COMMANDS[asked.command]
     result = importlib.import_module(run_module).run(asked.options)
     from rig import output

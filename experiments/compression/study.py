@@ -14,6 +14,7 @@ from typing import Any
 
 from rig.commands import optimize
 from rig.commands.options import OptimizeOptions, command_words
+from rig.compression.survey import Ablation
 from rig.store.store import Store
 
 HERE = Path(__file__).parent
@@ -59,7 +60,7 @@ def one_run(device: str, seed: int, ablation: bool) -> dict[str, Any]:
         if same and manifest["state"] != "done" and not ablation:
             options = replace(options, resume=True)
             break
-    result = optimize.run(options, gradient_on=not ablation)
+    result = optimize.run(options, Ablation(gradient_on=not ablation))
     if ablation:
         mark.write_text(json.dumps({**ablations, result["run_id"]: seed}))
     return result

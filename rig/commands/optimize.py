@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import shutil
 from pathlib import Path
@@ -18,7 +19,7 @@ from rig.store.store import Run, Store, utc_now
 from rig.units import Limit, parse_fps, parse_limit
 
 if TYPE_CHECKING:
-    from rig.compression.survey import Settings
+    from rig.compression.survey import Ablation, Settings
 
 # Epochs of baseline, shrinking and fine-tuning where the user names none.
 DEFAULT_EPOCHS = {"digits": (20, 20, 10)}
@@ -26,27 +27,28 @@ USUAL_EPOCHS = (6, 3, 7)
 DEFAULT_ROUNDS = 3
 
 
-def run(options: OptimizeOptions, gradient_on: bool = True) -> dict[str, Any]:
+def run(options: OptimizeOptions, ablation: Ablation | None = None) -> dict[str, Any]:
     """Run the loop; raises every class of RigError, and Interrupted with the resuming command.
 
-    ``gradient_on`` False is for ablations: the regularizer then does nothing.
+    ``ablation``: for studies that switch parts of a method off.
     """
     profile = load_profile(options.device)
     profile.require_host()
-    settings = _settings(options)._replace(gradient_on=gradient_on)
+    settings = _settings(options, ablation)
     store = Store()
     cost_model = load_cost_model(store, profile.name)
+    from rig.compression.distributed import leading
     from rig.compression.loop import Loop
     from rig.compression.outcome import result as outcome
     from rig.compression.tasks import load_task
     from rig.console import Progress
 
-    task = load_task(options.task, options.model)
+    task = load_task(options.task, options.model, options.batch)
     words = command_words("optimize", options)
     stored = _run_folder(store, options, words)
     resume = shlex.join([*words, *(() if "--resume" in words else ("--resume",))])
     try:
-        with Progress() as progress:
+        with Progress() as progress, leading():
             loop = Loop(stored, profile, task, cost_model, settings, progress, store.root / "baselines")
             loop.held_out = _held_out(store, profile.name)
             found = loop.go(outcome)
@@ -73,9 +75,10 @@ def run(options: OptimizeOptions, gradient_on: bool = True) -> dict[str, Any]:
     return complete
 
 
-def _settings(options: OptimizeOptions) -> Settings:
+def _settings(options: OptimizeOptions, ablation: Ablation | None) -> Settings:
     """What was typed, parsed; raises BadInputError."""
-    from rig.compression.survey import Settings
+    from rig.compression.methods import make_method, require_served
+    from rig.compression.survey import Ablation, Settings
 
     typed = (
         ("power", options.target_power),
@@ -87,11 +90,43 @@ def _settings(options: OptimizeOptions) -> Settings:
     limits: tuple[Limit, ...] = tuple(parse_limit(name, text) for name, text in typed if text is not None)
     if not limits:
         raise BadInputError("no target was given", "add --target-power 3.6W --fps 60, or another --target-…")
+    require_served(make_method(options.method), [limit.quantity for limit in limits])
+    if options.morph_rounds > 1 and options.method != "morphnet":
+        raise BadInputError(f"--morph-rounds says nothing to the method {options.method}", "leave it out")
+    if options.retrain and options.widths is not None:
+        raise BadInputError("--widths trains from scratch already", "leave --retrain out")
     fps = parse_fps(options.fps) if options.fps is not None else None
     epochs = DEFAULT_EPOCHS.get(options.task, USUAL_EPOCHS)
     asked = (options.epochs_baseline, options.epochs_shrink, options.epochs_finetune)
     chosen = [usual if own is None else own for own, usual in zip(asked, epochs, strict=True)]
-    return Settings(limits, fps, options.seed, *chosen, rounds=options.rounds or DEFAULT_ROUNDS)
+    return Settings(
+        limits,
+        fps,
+        options.seed,
+        *chosen,
+        rounds=options.rounds or DEFAULT_ROUNDS,
+        method=options.method,
+        morph_rounds=options.morph_rounds,
+        widths=_widths(options.widths) if options.widths is not None else None,
+        retrain=options.retrain,
+        ema=options.ema,
+        label_smoothing=options.label_smoothing,
+        ablation=ablation or Ablation(),
+    )
+
+
+def _widths(path: Path) -> dict[str, int]:
+    """A table of widths as ``artifacts/widths.json`` of a run has it; raises BadInputError."""
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadInputError(f"reading {path}: {error}", "give artifacts/widths.json of an optimize run") from error
+    whole = isinstance(table, dict) and all(type(width) is int and width >= 0 for width in table.values())
+    if not whole or not table:
+        raise BadInputError(
+            f"{path} is no table of widths", "it maps names of layers to numbers of channels, as artifacts/widths.json"
+        )
+    return dict(table)
 
 
 def _run_folder(store: Store, options: OptimizeOptions, words: list[str]) -> Run:

@@ -106,6 +106,12 @@ def _compared(result: Mapping[str, Any], console: Console) -> None:
     console.table(["", "BEFORE", "AFTER"], rows, right=("BEFORE", "AFTER"))
     if result.get("accuracy_change"):
         console.line(f"Test accuracy changed by {points(result['accuracy_change'])}")
+    if result.get("retrained"):
+        again = result["retrained"]
+        console.line(
+            f"From scratch, {again['epochs']} epochs: {figure(again['accuracy_test'], '%')} test accuracy, "
+            f"{points(again['against_continued'])} against the weights that were continued"
+        )
     if after["fps"]:
         console.line(f"{after['missed_deadlines']} of {after['frames']} deadlines missed at {after['fps']:g} fps")
     console.line(f"Network   {result['artifacts'].get('compressed', after['onnx'])}")

@@ -126,7 +126,12 @@ class EvaluateOptions:
 
 @dataclass(frozen=True)
 class OptimizeOptions:
-    """``rig optimize``: at least one target; None for model, epochs and rounds means the task's own default."""
+    """``rig optimize``: at least one target; None for model, epochs and rounds means the task's own default.
+
+    ``widths``: the network of that file is trained from scratch, in place of a search; ``retrain``: the one that was
+    found is trained from scratch too. ``ema``, ``label_smoothing``: of fine-tuning; ``batch``: images a step, of a
+    built-in task.
+    """
 
     device: str
     task: str
@@ -142,9 +147,16 @@ class OptimizeOptions:
     epochs_shrink: int | None = None
     epochs_finetune: int | None = None
     rounds: int | None = None
+    method: str = "morphnet"
+    morph_rounds: int = 1
+    widths: Path | None = None
+    retrain: bool = False
     resume: bool = False
     out: Path | None = None
     json: bool = False
+    ema: float = 0.0
+    label_smoothing: float = 0.0
+    batch: int | None = None
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ import numpy as np
 from torch import nn
 
 from power_models.network_cost import price_network
+from rig.compression.footprint import memory_facts
+from rig.compression.pairing import cost_ratios, keep_answers
 from rig.compression.trial import Trial
 from rig.output import warning
 from rig.units import Quantity
@@ -18,57 +20,67 @@ from rig.workloads.network_file import read_kernels
 if TYPE_CHECKING:
     from power_models.kernels import KernelNode
     from rig.compression.budget import Budget
-    from rig.compression.loop import Candidate, Loop
-    from rig.compression.morphnet import Shrinker
+    from rig.compression.loop import Candidate, Loop, Outcome
+    from rig.compression.methods.base import Choice, Found
     from rig.compression.survey import Survey
-    from rig.compression.template import Template
 
 
-def result(
-    loop: Loop,
-    survey: Survey,
-    budget: Budget,
-    baseline: nn.Module,
-    shrinker: Shrinker,
-    template: Template,
-    removed: list[str],
-    candidate: Candidate,
-    trial: Trial,
-    paths: tuple[Path, Path],
-) -> dict[str, Any]:
-    """The whole result; evaluates the test set, once for each of the two rows."""
-    kind = "simulated" if loop.profile.simulated else "measured"
-    before = _network(loop, trial, "baseline", baseline, paths[0])
+def result(loop: Loop, outcome: Outcome) -> dict[str, Any]:
+    """The whole result; evaluates the test set, once for each of the rows."""
+    found, candidate, trial, paths = outcome.found, outcome.candidate, outcome.trial, outcome.paths
+    before = _network(loop, trial, "baseline", outcome.baseline, paths[0])
     after = _network(loop, trial, "result", candidate.network, paths[1])
     tightest = max(trial.usages.values(), key=lambda q: q.value or 0.0)
+    networks = {"baseline": outcome.baseline, "result": candidate.network}
+    scores = {name: row["accuracy_test"]["value"] for name, row in (("baseline", before), ("result", after))}
+    keep_answers(loop.run, loop.task, networks, scores)
+    choice = candidate.choice
     return {
-        "kind": kind,
+        "kind": "simulated" if loop.profile.simulated else "measured",
         "basis": None,
         "task": loop.task.name,
         "model": loop.task.model_name,
         "seed": loop.settings.seed,
-        "budget": [bound.to_json() for bound in budget.bounds],
+        "method": loop.method.name,
+        "budget": [bound.to_json() for bound in outcome.budget.bounds],
         "reachable": loop.state["reachable"],
-        "tables": {name: error._asdict() for name, error in survey.tables.error.items()},
+        "tables": {name: error._asdict() for name, error in outcome.survey.tables.error.items()},
         "verdict": trial.verdict,
         "usage": {name: usage.to_json() for name, usage in trial.usages.items()},
         "budget_used": tightest.to_json(),
         "baseline": before,
         "result": after,
         "accuracy_change": _change(before, after),
-        "rounds": [_round(loop, budget, c) for c in loop.rounds],
-        "controller": shrinker.history,
-        "stages": loop.stages,
-        "blocks": {"removed": removed, "trials": loop.state["trials"]},
-        "layers": _layers(loop, survey.path, template, candidate, removed),
-        "widths": template.layer_widths(candidate.widths, removed),
+        "cost_ratio": cost_ratios(trial, loop.settings.fps),
+        "weights": "continued" if loop.settings.widths is None else "from scratch",
+        "retrained": _retrained(loop, outcome.retrained, before, after),
+        "rounds": [_round(loop, outcome, one) for one in loop.rounds],
+        "controller": found.history,
+        "stages": loop.workplace.stages,
+        "blocks": {"removed": choice.removed, "trials": found.trials},
+        "layers": _layers(loop, outcome.survey, found, choice),
+        "widths": found.template.layer_widths(choice.widths, choice.removed),
         "kernels": {"before": _kernels(loop, paths[0]), "after": _kernels(loop, paths[1])},
         "validation": _validation(loop, trial, paths),
         "measurements": sorted(loop.run.measurement_ids()),
         "paced_line": loop.state.get("paced_line"),
-        "warnings": _warnings(loop, budget, before, after, trial),
-        "timings": {stage["name"]: stage["seconds"] for stage in loop.stages},
+        "warnings": _warnings(loop, outcome.budget, before, after, trial),
+        "timings": {stage["name"]: stage["seconds"] for stage in loop.workplace.stages},
     }
+
+
+def _retrained(
+    loop: Loop, network: nn.Module | None, before: Mapping[str, Any], after: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """The final network with fresh weights, trained for all epochs of the run; None where that was not asked."""
+    if network is None:
+        return None
+    found = {
+        "epochs": loop.settings.epochs,
+        "accuracy_test": accuracy_quantity(loop.workplace.accuracy(network, "test"), loop.task.test_count).to_json(),
+        "accuracy_val": loop.workplace.accuracy(network),
+    }
+    return {**found, "accuracy_change": _change(before, found), "against_continued": _change(after, found)}
 
 
 def _nodes(loop: Loop, path: Path) -> list[KernelNode]:
@@ -98,11 +110,12 @@ def _network(loop: Loop, trial: Trial, name: str, network: nn.Module, path: Path
     }
     return {
         "name": loop.task.model_name if name == "baseline" else f"{loop.task.model_name}, compressed",
-        "accuracy_test": accuracy_quantity(loop.task.evaluate(network, "test"), loop.task.test_count).to_json(),
-        "accuracy_val": loop.task.evaluate(network, "val"),
+        "accuracy_test": accuracy_quantity(loop.workplace.accuracy(network, "test"), loop.task.test_count).to_json(),
+        "accuracy_val": loop.workplace.accuracy(network),
         "macs": macs,
         "params": params,
         "size_bytes": path.stat().st_size,
+        **memory_facts(_nodes(loop, path)),
         **{key: q.to_json() if q is not None else None for key, q in quantities.items()},
         "latency_p50_s": _mean(m.latency_median_s.value for m in flat),
         "latency_p99_s": _mean(m.latency_p99_s.value for m in flat),
@@ -126,16 +139,16 @@ def _change(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, An
     return Quantity.around(b["value"] - a["value"], half, n=a["n"]).to_json()
 
 
-def _round(loop: Loop, budget: Budget, candidate: Candidate) -> dict[str, Any]:
+def _round(loop: Loop, outcome: Outcome, candidate: Candidate) -> dict[str, Any]:
     kind = "simulated" if loop.profile.simulated else "measured"
     predicted = {
-        b.name: Quantity(b.value(candidate.predicted), kind="predicted", basis=kind).to_json() for b in budget.bounds
+        b.name: Quantity(b.value(candidate.predicted), kind="predicted", basis=kind).to_json()
+        for b in outcome.budget.bounds
     }
-    seed = sum(g.width for g in budget_groups(loop))
-    width = sum(candidate.widths[g.name] for g in budget_groups(loop)) / seed
+    chosen = [g for g in outcome.survey.template.groups if g.prunable]
     return {
         "round": candidate.round,
-        "width": width,
+        "width": sum(candidate.choice.widths[g.name] for g in chosen) / sum(g.width for g in chosen),
         "predicted": predicted,
         "measured": {name: value.to_json() for name, value in candidate.trial.values.items()},
         "usage": {name: usage.to_json() for name, usage in candidate.trial.usages.items()},
@@ -144,28 +157,22 @@ def _round(loop: Loop, budget: Budget, candidate: Candidate) -> dict[str, Any]:
     }
 
 
-def budget_groups(loop: Loop) -> list[Any]:
-    """The groups whose widths were chosen."""
-    return [g for g in loop.groups if g.prunable]
-
-
-def _layers(
-    loop: Loop, seed: Path, template: Template, candidate: Candidate, removed: list[str]
-) -> list[dict[str, Any]]:
+def _layers(loop: Loop, survey: Survey, found: Found, choice: Choice) -> list[dict[str, Any]]:
     """Every layer's width before and after, in the order in which the network runs them."""
-    ran = [(node.weight or "").removesuffix(".weight") for node in _nodes(loop, seed)]
+    ran = [(node.weight or "").removesuffix(".weight") for node in _nodes(loop, survey.path)]
     order = {layer: i for i, layer in enumerate(ran)}
-    after = template.layer_widths(candidate.widths, removed)
-    gone = {layer for b in template.blocks if b.name in removed for layer in b.layers}
+    before = survey.template.layer_widths(survey.template.seed_widths())
+    after = found.template.layer_widths(choice.widths, choice.removed)
+    gone = {layer for b in found.template.blocks if b.name in choice.removed for layer in b.layers}
     rows = []
-    for group in template.groups:
+    for group in survey.template.groups:
         for layer in group.writers:
             rows.append(
                 {
                     "name": layer,
                     "group": group.name,
-                    "before": group.width,
-                    "after": 0 if layer in gone else after.get(layer, group.width),
+                    "before": before.get(layer, group.width),
+                    "after": 0 if layer in gone else after.get(layer, before.get(layer, group.width)),
                     "prunable": group.prunable,
                     "removed": layer in gone,
                     "why": group.why_fixed or None,

@@ -5,6 +5,7 @@ Costs do not depend on the values of weights, so the untrained network tells the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,10 +17,11 @@ from power_models.tables import Array, NetworkTables
 from rig.compression import export
 from rig.compression.bench import Bench
 from rig.compression.budget import Budget, check_feasible, resolve
-from rig.compression.groups import find_groups
+from rig.compression.groups import find_groups, require_prunable
 from rig.compression.tasks import Task
 from rig.compression.template import Template, make_template
 from rig.compression.trial import Trial
+from rig.compression.verified_surgery import rehearsed
 from rig.errors import NoCostModelError, UnsupportedOperatorError
 from rig.quality.verdict import paced_line
 from rig.store.store import Store
@@ -31,10 +33,26 @@ PACEABLE = 0.97  # of a frame's time: a network that needs more cannot be paced
 SURVEY_ROUNDS = 2
 
 
-class Settings(NamedTuple):
-    """What was asked: limits, frame rate, seed, epochs of the three trainings, rounds on the device.
+class Ablation(NamedTuple):
+    """Parts of a method that a study switches off to see what they contribute.
 
-    ``gradient_on`` False is the ablation in which the regularizer does nothing and only magnitudes choose channels.
+    gradient_on: the regularizer presses at all (else importance alone chooses channels); steer_by_flops: it prices
+    channels by their FLOPs, whatever the limits are of; expand: what is left of the budget is used; remove_blocks:
+    whole residual blocks may go.
+    """
+
+    gradient_on: bool = True
+    steer_by_flops: bool = False
+    expand: bool = True
+    remove_blocks: bool = True
+
+
+class Settings(NamedTuple):
+    """What was asked: limits, frame rate, seed, epochs of the three trainings, rounds on the device, and how.
+
+    method: a name of ``methods.METHODS``; morph_rounds: how often MorphNet shrinks; widths: the network to train from
+    scratch in place of a search, layer → channels; retrain: train the final network from scratch too; importance: what
+    the allocator scores channels by (``importance.IMPORTANCES``); ema, label_smoothing: of fine-tuning.
     """
 
     limits: tuple[Limit, ...]
@@ -44,7 +62,19 @@ class Settings(NamedTuple):
     epochs_shrink: int
     epochs_finetune: int
     rounds: int
-    gradient_on: bool = True
+    method: str = "morphnet"
+    morph_rounds: int = 1
+    widths: Mapping[str, int] | None = None
+    retrain: bool = False
+    importance: str = "taylor"
+    ablation: Ablation = Ablation()
+    ema: float = 0.0
+    label_smoothing: float = 0.0
+
+    @property
+    def epochs(self) -> int:
+        """Of the three trainings together."""
+        return self.epochs_baseline + self.epochs_shrink + self.epochs_finetune
 
 
 class Survey(NamedTuple):
@@ -66,21 +96,24 @@ class Survey(NamedTuple):
 def take_survey(bench: Bench, task: Task, cost_model: KernelCostModel, settings: Settings) -> Survey:
     """Export the untrained seed network, price it, and measure it on the device.
 
-    Raises DeviceSetupError without a power source for a power target, UnsupportedOperatorError for an operator that was
-    never measured, NoCostModelError where the device is not in the configuration of its cost model.
+    Raises ModelError where nothing of the network can be compressed, DeviceSetupError without a power source for a
+    power target, UnsupportedOperatorError for an operator that was never measured, NoCostModelError where the device
+    is not in the configuration of its cost model.
     """
     torch.manual_seed(settings.seed)
     network = task.model()
+    example = torch.zeros(1, *task.input_shape)
+    groups = find_groups(network, example, task.model)
     path = bench.run.path / "artifacts" / "seed.onnx"
     if not path.exists():
         export.save_checked(network, task.input_shape, path)
-    groups = find_groups(network, torch.zeros(1, *task.input_shape))
     with bench:
         if any(limit.quantity in ("power", "energy") for limit in settings.limits):
             bench.need_power()
         store = Store(bench.run.path.parent.parent)
         listed = executed_kernels(bench.profile, cost_model, store, path, session=bench.session)
-        template = make_template(listed.nodes, groups)
+        template = rehearsed(network, task.model, make_template(listed.nodes, groups), example)
+        require_prunable(template.groups, template.blocks)
         tables = _tables(template, cost_model, path)
         predicted = tables.totals(template.seed_widths())
         rates = rates_of(settings, float(predicted[0]), bench)

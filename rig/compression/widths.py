@@ -1,12 +1,14 @@
 """From alive channels to the widths that are built: rounded to what the table says pays, then expanded to the budget.
 
-MorphNet expands all widths by one factor ω; costs are stairs here and not monotone, so ω is scanned from above, and
-what is left goes channel block by channel block to where importance per cost is greatest.
+MorphNet expands all widths by one factor ω. Costs are stairs here and not monotone, so that no search by halves finds
+the largest ω: a width changes where ω times it rounds up, all those ω are looked at, from above. What is left goes
+channel block by channel block to where importance per cost is greatest, and what is free is taken.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import groupby
 
 import numpy as np
 from torch import Tensor
@@ -15,7 +17,6 @@ from power_models.tables import Array, NetworkTables
 from rig.compression.budget import Budget
 
 FREE = 1e-3  # a wider group within this share of the budget costs nothing
-OMEGAS = np.arange(2.0, 0.995, -0.02)
 
 
 class WidthChooser:
@@ -49,9 +50,11 @@ class WidthChooser:
         """Predicted totals (4,) at these widths."""
         return self.tables.totals(widths, self.without)
 
-    def choose(self, alive: Mapping[str, int]) -> dict[str, int]:
-        """Round the alive widths, cut to the budget where they are over it, expand to what is left."""
+    def choose(self, alive: Mapping[str, int], expand: bool = True) -> dict[str, int]:
+        """Round the alive widths, cut to the budget where they are over it, expand to what is left (``expand``)."""
         start = {**self.seed, **{g: max(1, int(alive[g])) for g in self.free_groups}}
+        if not expand:
+            return self.cut(start)
         widths = self.cut(self.rounded(start))
         widths = self.expanded(widths)
         return self.filled(widths)
@@ -64,13 +67,14 @@ class WidthChooser:
         return found
 
     def _plateau_end(self, widths: dict[str, int], group: str) -> int:
+        """The widest that is free, at most one hardware block on; within the budget if ``widths`` are."""
         here = self.usage(widths)
-        best = widths[group]
-        for width in range(best + 1, min(best + self.tables.block, self.tables.largest[group]) + 1):
-            if self.usage({**widths, group: width}) > here + FREE:
-                break
-            best = width
-        return best
+        limit = min(here + FREE, 1.0) if here <= 1.0 else here + FREE
+        width = widths[group]
+        for wider in range(min(width + self.tables.block, self.tables.largest[group]), width, -1):
+            if self.usage({**widths, group: wider}) <= limit:
+                return wider
+        return width
 
     def cut(self, widths: Mapping[str, int]) -> dict[str, int]:
         """Remove channel blocks, least importance per cost saved first, until the budget holds or nothing is left."""
@@ -93,15 +97,30 @@ class WidthChooser:
             found[best[0]] = best[1]
 
     def expanded(self, widths: Mapping[str, int]) -> dict[str, int]:
-        """MorphNet's expansion: the largest uniform factor whose rounded widths hold the budget."""
-        for omega in OMEGAS:
-            wider = dict(widths)
-            for group in self.free_groups:
-                wider[group] = min(self.tables.largest[group], round(widths[group] * float(omega)))
-            if self.usage(wider) <= 1.0:
-                rounded = self.rounded(wider)
-                return rounded if self.usage(rounded) <= 1.0 else wider
-        return dict(widths)
+        """MorphNet's expansion: the largest uniform factor whose widths hold the budget, and what is free with it."""
+        wider = {**widths, **{g: max(widths[g], self.tables.largest[g]) for g in self.free_groups}}
+        costs = self.tables.kernel_costs(wider)
+        for _, changes in groupby(self._breakpoints(widths), key=lambda change: change[0]):
+            if self._holds(costs):
+                break
+            for _, group, width in changes:
+                wider[group] = width
+                costs = self.tables.recosted(costs, wider, group)
+        return self.rounded(wider) if self._holds(costs) else dict(widths)
+
+    def _breakpoints(self, widths: Mapping[str, int]) -> list[tuple[float, str, int]]:
+        """(ω, group, its width just below that ω) where ω · width rounds to another number, falling, down to ω = 1."""
+        found = [
+            ((wider - 0.5) / widths[group], group, wider - 1)
+            for group in self.free_groups
+            for wider in range(widths[group] + 1, self.tables.largest[group] + 1)
+        ]
+        return sorted(found, key=lambda change: (-change[0], change[1]))
+
+    def _holds(self, costs: Array) -> bool:
+        """Whether kernels of these costs (kernels, 4) hold the budget together."""
+        there = [i for i in range(len(costs)) if i not in self.without]
+        return self.budget.usage(self.tables.overhead + costs[there].sum(axis=0)) <= 1.0
 
     def _best_move(
         self,

@@ -3,9 +3,11 @@ import copy
 import numpy as np
 import pytest
 import torch
+from stairs import INPUT
 
 from power_models.regularizer import CostRegularizer, effective_width
 from rig.compression.groups import find_groups
+from rig.compression.surgery import function_difference
 
 LATENCY = np.array([1.0, 0.0, 0.0, 0.0])
 
@@ -134,3 +136,45 @@ def test_zero_strength_changes_nothing(regularized):
     regularizer.condemn(0.0)
     regularizer.proximal_step(0.1)
     assert all(torch.equal(a, b) for a, b in zip(before.values(), net.state_dict().values(), strict=True))
+
+
+def test_who_dies_does_not_depend_on_how_scale_is_shared_with_the_next_layer(network, tables):
+    # γ and β of some channels times a, the next layer's weights by 1/a: the same function, so the same channels.
+    nets = copy.deepcopy(network), copy.deepcopy(network)
+    block = nets[1].layer1[0]
+    factors = torch.logspace(-3, 3, block.bn1.num_features)
+    with torch.no_grad():
+        block.bn1.weight *= factors
+        block.bn1.bias *= factors
+        block.conv2.weight /= factors[None, :, None, None]
+    generator = torch.Generator().manual_seed(0)
+    inputs, targets = torch.randn(16, *INPUT, generator=generator), torch.randint(0, 10, (16,), generator=generator)
+    assert function_difference(*nets, inputs) < 1e-4
+    regularizers = []
+    for net in nets:
+        regularizer = CostRegularizer(find_groups(net, torch.zeros(1, *INPUT)), tables, lambda totals: LATENCY)
+        torch.nn.functional.cross_entropy(net.train()(inputs), targets).backward()
+        assert regularizer.widths()["layer1.0.conv1"] == 16  # small is not dead
+        regularizer.watch()
+        regularizer.condemn(0.6)
+        regularizers.append(regularizer)
+    one, other = regularizers
+    assert all(torch.equal(one.condemned[name], other.condemned[name]) for name in one.condemned)
+    assert 0 < int(one.condemned["layer1.0.conv1"].sum()) < 16
+    for _ in range(10):
+        one.proximal_step(0.05), other.proximal_step(0.05)
+    assert function_difference(*nets, inputs) < 1e-4  # half of the way, they are still the same function
+    for _ in range(12):
+        one.proximal_step(0.05), other.proximal_step(0.05)
+    assert all(torch.equal(one.dead[name], other.dead[name]) for name in one.dead)
+    assert all(torch.equal(one.dead[name], one.condemned[name]) for name in one.dead)
+
+
+def test_a_step_of_cost_is_one_hardware_block(regularized, tables):
+    _, regularizer = regularized
+    seed = {g.name: g.width for g in regularizer.groups}
+    steps = regularizer.block_steps()
+    assert "fc" not in steps
+    for name in ("conv1", "layer1.0.conv1", "layer2.1.conv1"):
+        narrower = tables.totals({**seed, name: seed[name] - tables.block})
+        assert steps[name] == pytest.approx(np.maximum(tables.totals(seed) - narrower, 0.0))

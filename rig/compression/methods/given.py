@@ -1,0 +1,83 @@
+"""Widths from a file in place of a search: ``rig optimize --widths FILE`` trains that network from scratch.
+
+It goes through the loop like a method's choice, so that it is measured and judged as the others are; it is no entry of
+``METHODS``, because nothing is chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from rig.compression.budget import Budget
+from rig.compression.methods.base import RESOURCES, Choice, Found, Workplace
+from rig.compression.survey import Survey
+from rig.compression.template import Template
+from rig.errors import BadInputError
+
+
+class Given:
+    """The one choice that ``settings.widths`` (layer → channels, 0 for a removed block's entry) describes."""
+
+    name = "widths"
+    serves = RESOURCES
+
+    def search(self, workplace: Workplace, baseline: nn.Module, survey: Survey, budget: Budget) -> Found:
+        """Read the table of widths; raises BadInputError where it does not fit the network, or the run's beginning."""
+        table = dict(workplace.settings.widths or {})
+        if workplace.state.setdefault("given", table) != table:
+            raise BadInputError("this run was begun with other widths", "leave --resume out to train these")
+        workplace.save_state()
+        widths, removed = groups_of(table, survey.template, survey.tables.largest)
+        torch.manual_seed(workplace.settings.seed)
+        network = workplace.task.model()
+        equal = {g.name: torch.ones(g.width) for g in survey.template.groups if g.prunable}
+        return Found(network, survey.template, equal, widths, removed, [], [])
+
+    def choose(self, found: Found, survey: Survey, budget: Budget) -> Choice:
+        """The widths as they were given, whatever the budget."""
+        return Choice(dict(found.alive), list(found.removed))
+
+
+def groups_of(
+    table: Mapping[str, int], template: Template, largest: Mapping[str, int]
+) -> tuple[dict[str, int], list[str]]:
+    """Widths of the groups, and the removed blocks, of a table of layers as ``Template.layer_widths`` writes it.
+
+    Layers that the table leaves out keep the seed network's width. Raises BadInputError for a layer that the network
+    does not have or that cannot change, a width that cannot be built or priced, and tied layers of different widths.
+    """
+    removed = [b.name for b in template.blocks if table.get(b.entry) == 0]
+    gone = {layer for b in template.blocks if b.name in removed for layer in b.layers}
+    known = {layer: group for group in template.groups for layer in group.writers}
+    widths = template.seed_widths()
+    whole = template.layer_widths(widths)
+    said: dict[str, str] = {}
+    for layer, channels in table.items():
+        group = known.get(layer)
+        if group is None:
+            raise BadInputError(
+                f"the widths name {layer}, which is no layer of the network", "take its own widths file"
+            )
+        if layer in gone:
+            continue
+        unit = whole.get(layer, group.width) // group.width  # channels that go together in this layer
+        width, rest = divmod(channels, unit)
+        if not group.prunable and (width, rest) != (group.width, 0):
+            raise BadInputError(f"the widths give {layer} {channels} channels, but {group.why_fixed}", "leave it out")
+        if rest or not 1 <= width <= largest[group.name]:
+            may = f"{unit} to {unit * largest[group.name]}{f', in steps of {unit}' if unit > 1 else ''}"
+            raise BadInputError(
+                f"the widths give {layer} {channels} channels; it may have {may}",
+                "0 stands for the first layer of a residual block only, which removes the block",
+            )
+        if group.name in said and widths[group.name] != width:
+            raise BadInputError(
+                f"the widths give {said[group.name]} and {layer}, which change together, different widths",
+                "give them the same",
+            )
+        said[group.name] = layer
+        widths[group.name] = width
+    return widths, removed

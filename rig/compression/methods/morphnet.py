@@ -1,0 +1,275 @@
+"""MorphNet: channels shrink to nothing in training, the device's cost being the resource; then widths are expanded.
+
+    trained ──► shrink to the budget ──► expand to OVERSHOOT of it ──► shrink ──► … ──► blocks ──► widths to the budget
+
+Gordon et al., CVPR 2018 (arXiv 1711.06798). Differences:
+
+- The resource is power (at a frame rate or flat out), energy, latency, FLOPs or parameters, from the device's tables;
+  the strength follows a controller instead of a sweep; zeros are exact (see ``power_models.regularizer``).
+- The paper shrinks below the budget and expands to it, so that what it ends with was never trained at its widths.
+  Here the rounds before the last expand to OVERSHOOT of the budget and every round shrinks to the budget itself.
+  What grows, beyond the seed network too, is built by the task's ``model(widths)`` with outgoing weights of zero, so
+  that the function stays; what was dead before makes room for it.
+- Whole residual blocks go at the end, where that is cheaper than narrowing (``rig.compression.blocks``).
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from power_models.regularizer import CostRegularizer, Gradient
+from rig.compression import blocks
+from rig.compression.budget import Budget
+from rig.compression.controller import StrengthController
+from rig.compression.groups import find_groups
+from rig.compression.importance import taylor
+from rig.compression.methods.base import RESOURCES, Choice, Found, Workplace
+from rig.compression.realize import kept_channels
+from rig.compression.surgery import bare_network, narrow
+from rig.compression.survey import Survey
+from rig.compression.template import Template
+from rig.compression.training import TrainingPlan
+from rig.compression.widths import WidthChooser
+
+SHRINK_RATE = 0.05
+OVERSHOOT = 1.25  # of the budget's active part, between rounds: what the next round can choose from
+GRACE = 0.2  # of a later round's steps, in which nothing is condemned: what is new has to learn first
+LOOKS = 150  # at the true cost, over the whole stretch of training
+PACE = 10.0  # a channel that must go is gone within a tenth of the training
+
+
+class MorphNet:
+    """The method; ``search`` shrinks ``settings.morph_rounds`` times, ``choose`` rounds, cuts and expands."""
+
+    name = "morphnet"
+    serves = RESOURCES
+
+    def __init__(self) -> None:
+        self.expand = True
+
+    def search(self, workplace: Workplace, baseline: nn.Module, survey: Survey, budget: Budget) -> Found:
+        """Shrink a copy of the baseline until its predicted cost is at the budget, then look at its blocks."""
+        self.expand = workplace.settings.ablation.expand
+        network = copy.deepcopy(baseline)
+        history: list[dict[str, Any]] = []
+        rounds = workplace.settings.morph_rounds
+        for number in range(1, rounds + 1):
+            groups = find_groups(network, workplace.example, like=survey.template.groups)
+            template = survey.template._replace(groups=groups)
+            shrinker = _shrink(workplace, network, template, survey, budget, number)
+            history += _continued(history, shrinker.history)
+            if number < rounds:
+                alive = shrinker.regularizer.widths()
+                network = _grown(workplace, network, template, survey, budget, alive, number)
+        importance = taylor(network, workplace.task, template.groups)
+        _remove_blocks(workplace, network, template, survey, budget, shrinker, importance)
+        state = workplace.state
+        _note_removal(workplace, network, template, list(state["removed"]))
+        alive = {name: int(width) for name, width in state["alive"].items()}
+        return Found(network, template, importance, alive, list(state["removed"]), history, list(state["trials"]))
+
+    def choose(self, found: Found, survey: Survey, budget: Budget) -> Choice:
+        """The alive widths rounded to what pays, cut where they are over the budget, expanded to what is left of it."""
+        chooser = _chooser(found.template, survey, budget, found.importance, found.removed)
+        return Choice(chooser.choose(found.alive, expand=self.expand), list(found.removed))
+
+
+METHOD = MorphNet
+
+
+class Shrinker:
+    """Step hook of training: shrinks the groups' scales and keeps the record that the report draws.
+
+    With ``gradient_on`` False the strength stays zero: the ablation that shows what the regularizer contributes.
+    ``grace``: share of the steps in which only watching is done.
+    """
+
+    def __init__(
+        self,
+        regularizer: CostRegularizer,
+        budget: Budget,
+        controller: StrengthController,
+        gradient_on: bool = True,
+        grace: float = 0.0,
+    ) -> None:
+        self.regularizer = regularizer
+        self.budget = budget
+        self.controller = controller
+        self.gradient_on = gradient_on
+        self.grace = grace
+        self.strength = 0.0
+        self.history: list[dict[str, Any]] = []
+
+    def after_step(self, step: int, total: int, learning_rate: float, loss: float) -> None:
+        """Proximal step after each optimizer step; the controller looks at the true cost LOOKS times."""
+        if self.gradient_on:
+            self.regularizer.watch()
+        share = (step / total - self.grace) / (1.0 - self.grace)
+        if share >= 0 and (step % max(1, total // LOOKS) == 0 or step == total):
+            self._look(step, share, loss)
+        if self.gradient_on:
+            self.regularizer.proximal_step(PACE / total)
+
+    def _look(self, step: int, share: float, loss: float) -> None:
+        usage = self.budget.usage(self.regularizer.cost())
+        # Channels take a while to die: those on their way count, or the controller would press ever harder meanwhile.
+        projected = self.budget.usage(self.regularizer.tables.totals(self.regularizer.projected()))
+        self.strength = self.controller.update(usage, share, projected, self._cost_step())
+        if self.gradient_on:
+            self.regularizer.condemn(self.strength)
+        widths = self.regularizer.widths()
+        whole = sum(g.width for g in self.regularizer.groups)
+        self.history.append(
+            {
+                "step": step,
+                "log_strength": float(self.controller.log_strength),
+                "true_cost": usage,
+                "relaxed_cost": float(self.regularizer.penalty().detach()),
+                "target_cost": float(self.controller.wanted(share)),
+                "loss": loss,
+                "alive_share": sum(widths.values()) / whole,
+            }
+        )
+
+    def _cost_step(self) -> float:
+        """What one hardware block of channels less changes of the budget's use: the median over the groups."""
+        slope = self.budget.gradient(self.regularizer.cost())
+        steps = [abs(float(slope @ step)) for step in self.regularizer.block_steps().values()]
+        told = [step for step in steps if step > 0]
+        return float(np.median(told)) if told else 0.0
+
+    def state(self) -> dict[str, Any]:
+        """Plain data for a checkpoint."""
+        return {
+            "controller": self.controller.state(),
+            "history": self.history,
+            "strength": float(self.strength),
+            "watched": self.regularizer.state(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take back ``state``."""
+        self.controller.restore(state["controller"])
+        self.history = list(state["history"])
+        self.strength = float(state["strength"])
+        self.regularizer.restore(state["watched"])
+
+
+# --- the parts of the search ----------------------------------------------------------------------------------------
+
+
+def _shrink(
+    workplace: Workplace, network: nn.Module, template: Template, survey: Survey, budget: Budget, number: int
+) -> Shrinker:
+    """One round of shrinking, in place."""
+    settings = workplace.settings
+    gradient = _flops_gradient(budget, survey) if settings.ablation.steer_by_flops else budget.gradient
+    regularizer = CostRegularizer(template.groups, survey.tables, gradient)
+    start = budget.usage(survey.tables.totals(template.seed_widths()))
+    grace = GRACE if number > 1 else 0.0
+    shrinker = Shrinker(regularizer, budget, StrengthController(start, 1.0), settings.ablation.gradient_on, grace)
+    plan = TrainingPlan(
+        settings.epochs_shrink / settings.morph_rounds,
+        SHRINK_RATE,
+        warmup_share=0.1,
+        final_share=0.1,
+        seed=settings.seed + 1 + 10 * (number - 1),
+    )
+    checkpoint = workplace.checkpoint("shrink" if number == 1 else f"shrink-{number}")
+    name = "shrink" if number == 1 else f"shrink {number}"
+    workplace.train(name, network, plan, checkpoint, shrinker)
+    reached = budget.usage(regularizer.cost())
+    share = (start - reached) / (start - 1.0) if start > 1.0 else 1.0
+    workplace.note(name, network, reached=share, usage=reached)
+    return shrinker
+
+
+def _flops_gradient(budget: Budget, survey: Survey) -> Gradient:
+    """Prices by FLOPs alone, of the budget's size: the ablation."""
+    usage, macs = budget.usage(survey.predicted), float(survey.predicted[2])
+    return lambda totals: np.array([0.0, 0.0, usage / macs, 0.0])
+
+
+def _continued(before: list[dict[str, Any]], history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A round's record, its steps counted on from the rounds before."""
+    done = before[-1]["step"] if before else 0
+    return [{**entry, "step": done + entry["step"]} for entry in history]
+
+
+def _grown(
+    workplace: Workplace,
+    network: nn.Module,
+    template: Template,
+    survey: Survey,
+    budget: Budget,
+    alive: dict[str, int],
+    number: int,
+) -> nn.Module:
+    """The shrunk network without its dead channels, expanded to OVERSHOOT of the budget; the function stays."""
+    importance = taylor(network, workplace.task, template.groups)
+    # Never dearer than what the training began with.
+    share = min(OVERSHOOT, budget.usage(survey.predicted))
+    looser = budget.scaled({bound.name: share for bound in budget.bounds})
+    chooser = _chooser(template, survey, looser, importance, [])
+    grown = workplace.state.setdefault("grown", {})
+    if str(number) not in grown:
+        start = {name: max(1, width) for name, width in alive.items()}
+        grown[str(number)] = chooser.expanded(chooser.cut(start))
+        workplace.save_state()
+    widths = {name: int(width) for name, width in grown[str(number)].items()}
+    staying = Choice({name: min(width, max(1, alive[name])) for name, width in widths.items()}, [])
+    kept = kept_channels(template, importance, staying)
+    wide = narrow(network, workplace.task.model, template, kept, widths, [], workplace.example)
+    workplace.note(f"expand {number}", wide, usage=budget.usage(survey.tables.totals(widths)), widths=widths)
+    return wide
+
+
+def _chooser(
+    template: Template, survey: Survey, budget: Budget, importance: dict[str, Tensor], removed: list[str]
+) -> WidthChooser:
+    frozen = frozenset(g for b in template.blocks if b.name in removed for g in b.inner)
+    return WidthChooser(
+        survey.tables,
+        budget,
+        importance,
+        template.seed_widths(),
+        template.removed_kernels(removed),
+        frozen,
+    )
+
+
+def _remove_blocks(
+    workplace: Workplace,
+    network: nn.Module,
+    template: Template,
+    survey: Survey,
+    budget: Budget,
+    shrinker: Shrinker,
+    importance: dict[str, Tensor],
+) -> None:
+    """Put into the state which blocks go, how wide everything is, and what was tried; once in a run."""
+    if "removed" in workplace.state:
+        return
+    alive = shrinker.regularizer.widths()
+    removed: list[str] = []
+    trials: list[blocks.BlockTrial] = []
+    if workplace.settings.ablation.remove_blocks:
+        workplace.progress.stage("blocks: trying removal against narrowing")
+        removed, trials = blocks.remove_blocks(
+            network, workplace.task, template, survey.tables, budget, alive, importance
+        )
+    workplace.state.update(removed=removed, trials=[t._asdict() for t in trials], alive=alive)
+    workplace.save_state()
+
+
+def _note_removal(workplace: Workplace, shrunk: nn.Module, template: Template, removed: list[str]) -> None:
+    """What accuracy the removal itself costs: dead channels and blocks out, nothing rounded or corrected."""
+    bare, widths = bare_network(shrunk, workplace.task, template, removed)
+    before, after = workplace.accuracy(shrunk), workplace.accuracy(bare)
+    workplace.stages.append(
+        {"name": "removal", "seconds": 0.0, "accuracy_val": after, "accuracy_drop": before - after, "widths": widths}
+    )

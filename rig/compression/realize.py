@@ -1,0 +1,65 @@
+"""A chosen configuration as a network: the channels worth most, the blocks that stay, new batch-norm statistics."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from rig.compression.methods.base import Choice
+from rig.compression.surgery import keep_channels, reestimate_norms
+from rig.compression.tasks import Task
+from rig.compression.template import Template
+from rig.compression.verified_surgery import verified_narrow
+from rig.errors import ModelError
+
+NORM_BATCHES = 20  # training batches to estimate batch-norm statistics from
+
+
+class Realized(NamedTuple):
+    """A network that was checked, the choice that it is, and what was put back from the one asked for, with why."""
+
+    network: nn.Module
+    choice: Choice
+    refused: dict[str, str]
+
+
+def realized_checked(
+    network: nn.Module, template: Template, importance: Mapping[str, Tensor], choice: Choice, task: Task
+) -> Realized:
+    """The network at the chosen widths, with the weights of its most important channels; ``network`` stays as it is.
+
+    Groups and blocks whose removal would change the function are put back (``verified_surgery``): the groups are left
+    alone from then on.
+    """
+    kept = kept_channels(template, importance, choice)
+    example = torch.zeros(1, *task.input_shape)
+    found = verified_narrow(network, task.model, template, kept, choice.widths, choice.removed, example, onnx=False)
+    batches = itertools.islice(iter(task.loaders("train")), NORM_BATCHES)
+    reestimate_norms(found.network, (inputs for inputs, _ in batches))
+    return Realized(found.network, Choice(found.widths, found.removed), found.refused)
+
+
+def realized(
+    network: nn.Module, template: Template, importance: Mapping[str, Tensor], choice: Choice, task: Task
+) -> nn.Module:
+    """``realized_checked`` exactly as chosen; raises ModelError, naming them, where groups or blocks had to stay."""
+    found = realized_checked(network, template, importance, choice, task)
+    for name, why in found.refused.items():
+        raise ModelError(f"{name} cannot be cut as chosen: {why}", "see 'What can be shrunk' in docs/writing-a-task.md")
+    return found.network
+
+
+def kept_channels(template: Template, importance: Mapping[str, Tensor], choice: Choice) -> dict[str, list[int]]:
+    """Which channels of each group stay: the most important, the dead (norm 0) after all the living."""
+    gone = {g for b in template.blocks if b.name in choice.removed for g in b.inner}
+    kept = {}
+    for group in template.groups:
+        if group.prunable and group.name not in gone:
+            # Dead channels have no importance; among the living the score decides.
+            score = importance[group.name] + 1e-6 * (group.norms().detach() > 0)
+            kept[group.name] = keep_channels(group, score, choice.widths[group.name])
+    return kept

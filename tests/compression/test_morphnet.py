@@ -1,0 +1,186 @@
+"""MorphNet's own parts: rounds that grow, ablations, networks without batch-norm."""
+
+from __future__ import annotations
+
+import copy
+
+import compression_case as case
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from power_models.kernels import kernel_graph
+from rig.compression import training
+from rig.compression.budget import resolve
+from rig.compression.controller import StrengthController
+from rig.compression.export import to_onnx
+from rig.compression.groups import find_groups
+from rig.compression.methods import morphnet
+from rig.compression.methods.base import Choice
+from rig.compression.realize import realized
+from rig.compression.surgery import bare_network, function_difference
+from rig.compression.survey import Ablation
+from rig.compression.template import make_template
+from rig.units import parse_limit
+
+
+@pytest.fixture(scope="module")
+def task():
+    torch.set_num_threads(1)
+    return case.small_task()
+
+
+@pytest.fixture(scope="module")
+def survey(template):
+    return case.survey_of(template)
+
+
+@pytest.fixture(autouse=True)
+def one_precision(monkeypatch):
+    """What is faster is measured, so it may differ from one run to the next."""
+    monkeypatch.setattr(training, "fastest_precision", lambda *_: torch.float32)
+
+
+def stages_of(workplace):
+    return {stage["name"]: stage for stage in workplace.stages}
+
+
+def test_rounds_shrink_to_the_budget_and_grow_in_between(task, survey, network, tmp_path):
+    budget = case.budget_of(survey, "latency")
+    workplace = case.workplace_in(tmp_path, task, 32, morph_rounds=2)
+    found = morphnet.MorphNet().search(workplace, network, survey, budget)
+    stages = stages_of(workplace)
+    assert list(stages) == ["shrink", "expand 1", "shrink 2", "removal"]
+    start = budget.usage(survey.predicted)
+    assert stages["shrink"]["usage"] < 0.75 * start
+    assert 1.0 < stages["expand 1"]["usage"] <= morphnet.OVERSHOOT < start
+    assert stages["shrink 2"]["usage"] < stages["expand 1"]["usage"]
+    grown = stages["expand 1"]["widths"]
+    assert {g.name: g.width for g in found.template.groups} == grown
+    steps = [entry["step"] for entry in found.history]
+    assert steps == sorted(steps)
+    assert steps[-1] == 2 * 64
+    # A second search takes up both rounds where they were left.
+    again = morphnet.MorphNet().search(case.workplace_in(tmp_path, task, 32, morph_rounds=2), network, survey, budget)
+    assert again.alive == found.alive
+
+
+def test_what_grows_beyond_the_seed_leaves_the_function_as_it_was(task, survey, network, tmp_path):
+    shrunk = copy.deepcopy(network)
+    groups = find_groups(shrunk, torch.zeros(1, *case.INPUT))
+    alive = {g.name: g.width for g in groups}
+    with torch.no_grad():
+        for name in ("layer2.0.conv1", "layer2.1.conv1", "layer2.0.conv2"):
+            group = next(g for g in groups if g.name == name)
+            alive[name] = 4
+            for scale in group.scales:
+                scale.weight[4:] = 0.0
+                scale.bias[4:] = 0.0
+    template = survey.template._replace(groups=groups)
+    workplace = case.workplace_in(tmp_path, task)
+    wide = morphnet._grown(workplace, shrunk, template, survey, case.budget_of(survey, "params", "80%"), alive, 1)
+    widths = workplace.state["grown"]["1"]
+    assert widths["layer1.0.conv1"] > 16
+    assert widths["layer2.0.conv1"] < 32
+    assert [m.out_channels for m in (wide.layer1[0].conv1, wide.layer2[0].conv1)] == [
+        widths["layer1.0.conv1"],
+        widths["layer2.0.conv1"],
+    ]
+    inputs = torch.randn(8, *case.INPUT, generator=torch.Generator().manual_seed(1))
+    assert function_difference(shrunk, wide, inputs) < 1e-4
+
+
+def test_nothing_is_condemned_while_what_is_new_learns(survey, network):
+    groups = find_groups(copy.deepcopy(network), torch.zeros(1, *case.INPUT))
+    budget = case.budget_of(survey, "latency")
+    regularizer = morphnet.CostRegularizer(groups, survey.tables, budget.gradient)
+    shrinker = morphnet.Shrinker(regularizer, budget, StrengthController(2.0, 1.0), grace=0.5)
+    for step in range(1, 50):
+        shrinker.after_step(step, 100, 0.1, 1.0)
+        assert not any(marked.any() for marked in regularizer.condemned.values())
+    assert shrinker.history == []
+    shrinker.after_step(50, 100, 0.1, 1.0)
+    assert len(shrinker.history) == 1
+    assert shrinker.history[0]["target_cost"] == pytest.approx(2.0)  # the line begins where the grace ends
+
+
+@pytest.mark.parametrize(
+    ("ablation", "is_so"),
+    [
+        (Ablation(gradient_on=False), lambda found, seed: found.alive == seed),
+        (Ablation(remove_blocks=False), lambda found, seed: not found.trials and not found.removed),
+    ],
+    ids=["gradient", "blocks"],
+)
+def test_parts_can_be_switched_off(ablation, is_so, task, survey, network, tmp_path):
+    budget = case.budget_of(survey, "latency")
+    found = searched(task, survey, network, tmp_path, budget, ablation)
+    assert is_so(found, survey.template.seed_widths())
+    whole = searched(task, survey, network, tmp_path / "whole", budget, Ablation())
+    assert not is_so(whole, survey.template.seed_widths())
+
+
+def searched(task, survey, network, folder, budget, ablation):
+    workplace = case.workplace_in(folder, task, 6, ablation=ablation)
+    return morphnet.MorphNet().search(workplace, network, survey, budget)
+
+
+@pytest.mark.parametrize("expand", [True, False])
+def test_what_is_left_of_the_budget_is_used_or_not(expand, task, survey, network, tmp_path):
+    budget = case.budget_of(survey, "latency")
+    method = morphnet.MorphNet()
+    workplace = case.workplace_in(tmp_path, task, 1, ablation=Ablation(expand=expand, remove_blocks=False))
+    found = method.search(workplace, network, survey, budget)
+    few = {name: max(1, width // 3) if name in found.importance else width for name, width in found.alive.items()}
+    choice = method.choose(found._replace(alive=few), survey, budget)
+    assert any(choice.widths[name] > few[name] for name in few) == expand
+
+
+def test_steering_by_flops_prices_channels_by_flops_alone(survey):
+    gradient = morphnet._flops_gradient(case.budget_of(survey, "latency"), survey)
+    slope = gradient(survey.predicted)
+    assert np.flatnonzero(slope).tolist() == [2]
+    assert float(slope @ survey.predicted) == pytest.approx(2.0)  # as dear as the budget says the network is
+
+
+class Plain(nn.Module):
+    """Three convolutions without batch-norm."""
+
+    def __init__(self, widths=None):
+        super().__init__()
+        a, b, c = ((widths or {}).get(name, 16) for name in ("conv1", "conv2", "conv3"))
+        self.conv1 = nn.Conv2d(1, a, 3, padding=1)
+        self.conv2 = nn.Conv2d(a, b, 3, padding=1, stride=2)
+        self.conv3 = nn.Conv2d(b, c, 3, padding=1)
+        self.fc = nn.Linear(c, 10)
+
+    def forward(self, x):
+        x = F.relu(self.conv3(F.relu(self.conv2(F.relu(self.conv1(x))))))
+        return self.fc(torch.flatten(F.adaptive_avg_pool2d(x, 1), 1))
+
+
+def test_a_network_without_batch_norm_shrinks_by_group_lasso(task, tmp_path):
+    torch.manual_seed(0)
+    network = Plain()
+    plain_task = task._replace(model=Plain, model_name="plain")
+    training.train(network, plain_task, training.TrainingPlan(6, 0.05))
+    graph = kernel_graph(to_onnx(network, case.INPUT), "virtual")
+    survey = case.survey_of(make_template(graph, find_groups(network, torch.zeros(1, *case.INPUT))))
+    budget = resolve([parse_limit("latency", "60%")], None, 0.0, survey.measured)
+    workplace = case.workplace_in(tmp_path, plain_task, 24)
+    method = morphnet.MorphNet()
+    found = method.search(workplace, network, survey, budget)
+    assert stages_of(workplace)["shrink"]["reached"] > 0.9
+    dead = found.network.conv2.weight.flatten(1).norm(dim=1) == 0
+    assert 0 < int(dead.sum()) == 16 - found.alive["conv2"]
+    assert (found.network.conv2.bias[dead] == 0).all()
+    bare, _ = bare_network(found.network, plain_task, found.template, [])
+    inputs = torch.randn(8, *case.INPUT)
+    assert function_difference(found.network, bare, inputs) < 1e-5
+    choice = method.choose(found, survey, budget)
+    built = realized(found.network, found.template, found.importance, choice, plain_task)
+    assert budget.usage(survey.tables.totals(choice.widths)) <= 1.0
+    assert built.conv2.out_channels == choice.widths["conv2"]
+    assert isinstance(choice, Choice)
