@@ -43,6 +43,7 @@ class ChannelGroup:
     """Units 0 … width−1 that are kept or removed together, everywhere they occur.
 
     quantum: channels of each layer in a unit (see above); why_fixed: why nothing of the group may go, empty otherwise.
+    put_back: why a surgery on it was undone (``verified_surgery``), which then keeps all of it.
     """
 
     def __init__(self, name: str, width: int, members: Sequence[Member], why_fixed: str = "", quantum: int = 1) -> None:
@@ -51,6 +52,7 @@ class ChannelGroup:
         self.members = list(members)
         self.why_fixed = why_fixed
         self.quantum = quantum
+        self.put_back = ""
 
     @property
     def prunable(self) -> bool:

@@ -61,16 +61,20 @@ def find_groups(
             groups.append(_group(min((m.layer for m in writers), key=lambda n: order[n]), members, why))
     groups.sort(key=lambda g: order[g.name])
     _require_order(groups)
-    if like is None:
-        rehearse_groups(model, groups, example, build)
-    else:
-        _follow(groups, like)
+    if like is not None:
+        return _follow(groups, like)
+    rehearse_groups(model, groups, example, build)
     return groups
 
 
-def _follow(groups: Sequence[ChannelGroup], like: Sequence[ChannelGroup]) -> None:
-    """Name groups as those of the seed network that hold their layers, and leave the same ones alone."""
+def _follow(groups: Sequence[ChannelGroup], like: Sequence[ChannelGroup]) -> list[ChannelGroup]:
+    """The groups named as those of the seed network that hold their layers, the same ones left alone.
+
+    What was one group and has fallen into two (the addition that tied them went with its block) stays one: the cost
+    tables know one width.
+    """
     before = {layer: g for g in like for layer in g.writers}
+    followed: dict[str, ChannelGroup] = {}
     for group in groups:
         found = {before[layer].name: before[layer] for layer in group.writers if layer in before}
         if len(found) != 1:
@@ -79,8 +83,16 @@ def _follow(groups: Sequence[ChannelGroup], like: Sequence[ChannelGroup]) -> Non
                 f"{', '.join(sorted(found)) or 'no group'} in the network as it was",
                 "model(widths) must connect the layers in the same way at any widths: see docs/writing-a-task.md",
             )
-        old = next(iter(found.values()))
-        group.name, group.why_fixed = old.name, old.why_fixed or group.why_fixed
+        name, old = next(iter(found.items()))
+        first = followed.get(name)
+        if first is None:
+            group.name, group.why_fixed = name, old.why_fixed or group.why_fixed
+            followed[name] = group
+        elif (first.width, first.quantum) == (group.width, group.quantum):
+            first.members += group.members
+        else:
+            first.why_fixed = f"{', '.join(group.writers)} has another width than {', '.join(first.writers)}"
+    return list(followed.values())
 
 
 def require_prunable(groups: Sequence[ChannelGroup], blocks: Sequence[Any] = ()) -> None:

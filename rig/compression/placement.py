@@ -108,9 +108,16 @@ def _within_group(
 
 
 def place_weights(
-    source: nn.Module, target: nn.Module, places: Mapping[str, Placement], removed: Collection[str] = ()
+    source: nn.Module,
+    target: nn.Module,
+    places: Mapping[str, Placement],
+    removed: Collection[str] = (),
+    gone: Collection[str] = (),
 ) -> None:
-    """Move every tensor of ``source`` to its place in ``target``; raises ModelError where the two do not fit."""
+    """Move every tensor of ``source`` to its place in ``target``; raises ModelError where the two do not fit.
+
+    removed: blocks, and gone: tensors, that only ``source`` has.
+    """
     have = {**dict(source.named_parameters()), **dict(source.named_buffers())}
     want = [*target.named_parameters(), *target.named_buffers()]
     with torch.no_grad():
@@ -127,7 +134,8 @@ def place_weights(
                     "model(widths) must apply the widths that it is given: see docs/writing-a-task.md",
                 )
             places[name].move(have[name], wanted)
-    strange = [n for n in set(have) - {n for n, _ in want} if not any(n.startswith(f"{block}.") for block in removed)]
+    left = set(have) - {n for n, _ in want} - set(gone)
+    strange = [n for n in left if not any(n.startswith(f"{block}.") for block in removed)]
     if strange:
         raise ModelError(
             f"model(widths) lacks {', '.join(sorted(strange)[:3])} of the trained network",

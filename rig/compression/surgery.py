@@ -67,23 +67,29 @@ def narrow(
     if constants is not None:
         dropped = {g.name: sorted(set(range(g.width)) - set(chosen[g.name])) for g in cut}
         fold_constants(source, cut, dropped, constants)
-    target, left = _built(build, template, widths, removed)
-    place_weights(source, target, placements(source, cut, chosen, widths), removed)
-    target.train(model.training)
-    for name in left:
-        target = bypassed(target, next(b for b in template.blocks if b.name == name).layers, example)
-    return target
+    target, gone = _built(build, template, widths, removed, example)
+    place_weights(source, target, placements(source, cut, chosen, widths), removed, gone)
+    return target.train(model.training)
 
 
 def _built(
-    build: Build, template: Template, widths: Mapping[str, int], removed: Sequence[str]
-) -> tuple[nn.Module, list[str]]:
-    """A fresh network at the widths, and the removed blocks that model(widths) could not leave out of it."""
+    build: Build, template: Template, widths: Mapping[str, int], removed: Sequence[str], example: Tensor
+) -> tuple[nn.Module, set[str]]:
+    """A fresh network at the widths, and the tensors that went with blocks that had to be taken out of it."""
     left = [name for name in removed if not expresses(build, template, name)]
     inner = {g for b in template.blocks if b.name in left for g in b.inner}
     seed = template.seed_widths()
-    table = {name: seed[name] if name in inner else width for name, width in widths.items()}
-    return build(template.layer_widths(table, [name for name in removed if name not in left])), left
+    table = {name: seed.get(name, width) if name in inner else width for name, width in widths.items()}
+    network = build(template.layer_widths(table, [name for name in removed if name not in left]))
+    there = _tensors(network)
+    for block in template.blocks:
+        if block.name in left:
+            network = bypassed(network, block.layers, example)
+    return network, there - _tensors(network)
+
+
+def _tensors(network: nn.Module) -> set[str]:
+    return {name for name, _ in [*network.named_parameters(), *network.named_buffers()]}
 
 
 def expresses(build: Build, template: Template, block: str) -> bool:

@@ -4,7 +4,7 @@
                      └──────────────────────┴── no: the group or block at fault is put back, the rest is tried again
 
 Masked is the wide network in which no layer reads the channels that go and removed branches give zeros: it computes
-what the narrow one must. A group that was put back is left alone from then on (``ChannelGroup.why_fixed``).
+what the narrow one must. A group that was put back is left alone from then on (``ChannelGroup.put_back``).
 
 ``rehearsed`` does the same for residual blocks before anything is trained, as ``groups.find_groups`` does for groups.
 """
@@ -57,12 +57,14 @@ def verified_narrow(
 ) -> Verified:
     """``surgery.narrow``, checked; what fails is put back one group or block at a time.
 
-    onnx: export too, and compare ONNX Runtime with torch (seconds). Groups that were put back get their ``why_fixed``.
+    onnx: export too, and compare ONNX Runtime with torch (seconds). Groups that were put back say so
+    (``ChannelGroup.put_back``) and are not tried again.
     Raises ModelError where even the network as it was does not pass.
     """
-    staying = {g.name: g.width for g in template.groups if not g.prunable}
+    staying = {g.name: g.width for g in template.groups if g.put_back or not g.prunable}
     widths = {**widths, **staying}
-    asked = [g.name for g in template.groups if g.prunable and _changes(g.width, kept.get(g.name), widths[g.name])]
+    kept = {name: units for name, units in kept.items() if name not in staying}
+    asked = [g.name for g in template.groups if _changes(g.width, kept.get(g.name), widths[g.name])]
     changes = [*asked, *removed]
     seed = template.seed_widths()
 
@@ -82,15 +84,19 @@ def verified_narrow(
             return None, units, gone, f"{type(error).__name__}: {error}"
         return (None if why else found), units, gone, why
 
-    network, units, gone, why = attempt(changes)
+    network, units, gone, first = attempt(changes)
+    why = first
     refused: dict[str, str] = {}
     if network is None:
         refused, accepted = _at_fault(changes, lambda chosen: attempt(chosen)[3])
         network, units, gone, why = attempt(accepted)
     if network is None:
-        raise ModelError(f"the network cannot be rebuilt as it is: {why}", "see docs/writing-a-task.md, model(widths)")
+        raise ModelError(
+            f"the network cannot be rebuilt as it is: {why}" + (f"; as chosen: {first}" if first != why else ""),
+            "see docs/writing-a-task.md, model(widths)",
+        )
     for group in template.groups:
-        group.why_fixed = group.why_fixed or refused.get(group.name, "")
+        group.put_back = group.put_back or refused.get(group.name, "")
     return Verified(network, units, gone, refused)
 
 
@@ -116,8 +122,9 @@ def unequal(
         fold_constants(wide, cut, dropped, constants)
     else:
         wide = masked(wide, cut, kept)
+    there = {name for name, _ in wide.named_modules()}
     for block in template.blocks:
-        if block.name in removed:
+        if block.name in removed and there.issuperset(block.layers):  # else it went before
             wide = silenced(wide, block.layers)
     inputs = torch.randn(2, *example.shape[1:], generator=torch.Generator().manual_seed(0)).to(example.dtype)
     return difference(wide, found, cut, kept, widths, inputs)

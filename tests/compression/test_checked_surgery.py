@@ -169,6 +169,8 @@ def test_gates_are_put_in_only_where_there_is_no_batch_norm_and_change_nothing()
     assert function_difference(network, gated, PROBE) == 0.0
     assert {g.name: g.on(gated).scaled_by for g in template.groups}["join"] == "gates"
     assert {g.scaled_by for g in template.groups} == {"filters"}
+    found = find_groups(gated, EXAMPLE, like=template.groups)
+    assert {g.name: g.scaled_by for g in found} == {g.name: g.on(gated).scaled_by for g in template.groups}
     normed, of_normed = templated(odd.Grouped)
     gated = with_gates(normed, of_normed.groups)
     assert not hasattr(gated.reduce, "gate")
@@ -281,8 +283,12 @@ def test_a_surgery_that_changes_the_function_is_undone_and_its_group_named():
     assert found.widths == {**widths, "b": 6}
     assert list(found.refused) == ["b"]
     assert "what c gives is another" in found.refused["b"]
-    assert {g.name for g in template.groups if g.prunable} == {"a", "c"}
+    assert {g.name: g.put_back for g in template.groups if g.put_back} == found.refused
     assert found.network.a.out_channels == 2
+    # It is not tried again, and stays in the table that rebuilds the network.
+    again = verified_narrow(network, Careless, template, kept, widths, [], EXAMPLE, onnx=False)
+    assert again.refused == {}
+    assert template.layer_widths(again.widths) == {"a": 2, "b": 6, "c": 2}
 
 
 def test_a_good_surgery_is_let_through_with_its_export_checked():
@@ -305,3 +311,16 @@ def test_a_network_that_cannot_be_rebuilt_at_all_is_refused():
     widths = {**template.seed_widths(), "a": 2}
     with pytest.raises(ModelError, match="cannot be rebuilt as it is"):
         verified_narrow(network, Other, template, {"a": [0, 2]}, widths, [], EXAMPLE, onnx=False)
+
+
+def test_a_network_without_a_block_is_narrowed_on():
+    network, template = templated(odd.Plain)
+    name = next(b.name for b in template.blocks if b.entry == "one")
+    seed = template.seed_widths()
+    first = verified_narrow(network, odd.Plain, template, {}, seed, [name], EXAMPLE, onnx=False).network
+    stage = template._replace(groups=find_groups(first, EXAMPLE, like=template.groups))
+    kept, widths = {"stem": [1, 2]}, {**seed, "stem": 2}
+    found = verified_narrow(first, odd.Plain, stage, kept, widths, [name], EXAMPLE, onnx=False)
+    assert found.refused == {}
+    assert found.network.stem.out_channels == 2
+    assert not hasattr(found.network, "one")
