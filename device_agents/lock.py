@@ -1,6 +1,7 @@
 """One measurer on a device at a time: an flock with the holder's name and the time it was taken."""
 
 import datetime
+import errno
 import fcntl
 import json
 import os
@@ -77,13 +78,22 @@ class DeviceLock(object):
                 raise
 
     def _open(self) -> int:
-        # Another user's file in a sticky folder may be opened but not with O_CREAT (fs.protected_regular).
+        # Anybody may write in the folder of locks: a link left there would have its target opened, or made, by us.
+        flags = os.O_RDWR | os.O_NOFOLLOW
         try:
-            return os.open(self._path, os.O_RDWR)
-        except FileNotFoundError:
-            fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
-            os.fchmod(fd, 0o666)
-            return fd
+            # Another user's file in a sticky folder may be opened but not with O_CREAT (fs.protected_regular).
+            try:
+                return os.open(self._path, flags)
+            except FileNotFoundError:
+                fd = os.open(self._path, flags | os.O_CREAT, 0o666)
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+            raise AgentError(
+                "storage", "the lock %s is a symbolic link, which is not followed" % self._path, "remove that link"
+            ) from error
+        os.fchmod(fd, 0o666)
+        return fd
 
     def _busy(self, text: bytes) -> AgentError:
         try:

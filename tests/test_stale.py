@@ -132,6 +132,41 @@ def test_the_unrest_of_a_paced_load_is_no_noise() -> None:
     assert curve.problem(0.0, 16.0, load=(2.0, 14.0)) is None
 
 
+@pytest.mark.parametrize(
+    ("fps", "active_j", "step_w"), [(2.0, 0.010, 0.05), (2.0, 0.010, 0.02), (0.5, 0.03, 0.02), (1.0, 0.0005, 0.00125)]
+)
+def test_a_paced_load_that_is_weaker_than_a_step_is_believed(fps: float, active_j: float, step_w: float) -> None:
+    """A source without noise, in steps of 2 % of its reading and less, rightly shows one value all the time."""
+    plan = {"fps": fps, "window_s": 2.0}
+    record = unknown(fps=fps, latency_s=0.004, active_j=active_j, step_w=step_w, noise_w=0.0, window_s=2.0, plan=plan)
+    record["trace"]["power_w"] = [2.9] * len(record["trace"]["power_w"])
+    assert "stale" not in reason_of(record)
+    record["sensor"]["noise_w"] = 2.0 * step_w  # of a source that is never still it is not believed
+    assert "stale sensor: the same value" in reason_of(record)
+
+
+def test_a_paced_load_that_a_source_should_have_seen_is_not() -> None:
+    record = unknown(fps=50.0, step_w=0.01, noise_w=0.0)
+    record["trace"]["power_w"] = [2.9] * len(record["trace"]["power_w"])
+    assert "although the load began and ended meanwhile" in reason_of(record)
+
+
+@pytest.mark.parametrize("noise_w", [0.08, 0.3])
+def test_noise_that_was_measured_before_is_not_trusted_alone(noise_w: float) -> None:
+    """The doctor saw noise that the source does not show today: two honest levels, few runs to tell by."""
+    record = synthetic_record(step_w=0.1, noise_w=0.0, window_sd=0.0)
+    record["sensor"]["noise_w"] = noise_w
+    assert "stale" not in reason_of(record)
+
+
+@pytest.mark.parametrize(("first", "last"), [(245, 1510), (1100, 1640)])
+def test_noise_that_was_measured_before_and_shows_is_trusted(first: int, last: int) -> None:
+    """Once no other run is under load at all; the waiting board shows the noise."""
+    record = synthetic_record(step_w=0.02, noise_w=0.02)
+    assert reason_of(record) == ""
+    assert "stale sensor: the same value" in reason_of(hold(record, first, last))
+
+
 def test_repeated_time_stamps_are_named() -> None:
     times = [0.1 * i for i in range(20)]
     with pytest.raises(UnusableTrace, match="stale sensor: 5 samples repeat the time stamp"):

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,19 +18,6 @@ from tests.agent_setup import QUICK, exists, isolated, local_profile, small_mode
 from tests.fakes.sshd import LoopbackSshd
 
 __all__ = ["isolated"]  # a fixture
-
-pytestmark = pytest.mark.skipif(
-    shutil.which("sshd") is None and not os.path.exists("/usr/sbin/sshd"), reason="openssh-server is not installed"
-)
-
-
-@pytest.fixture
-def sshd(isolated: Path) -> Iterator[LoopbackSshd]:
-    home = isolated / "device-home"
-    home.mkdir()
-    environment = {"XDG_CACHE_HOME": str(home / ".cache"), "RIG_LOCK_DIR": str(home), "OMP_NUM_THREADS": "1"}
-    with LoopbackSshd(isolated / "sshd", environment, home) as server:
-        yield server
 
 
 def transport(sshd: LoopbackSshd) -> SshTransport:

@@ -6,48 +6,38 @@
         session.ack([record["id"]])
 
 A result that was measured but not acknowledged stays on the device: ``pending()`` gives it, and asking for the same
-measurement under the same id returns it without measuring again.
+measurement under the same id returns it without measuring again. How the agent is reached, and reached again, is
+``device_line``.
 """
 
 from __future__ import annotations
 
 import getpass
 import hashlib
-import os
 import secrets
 import socket
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
-
-import platformdirs
+from typing import TYPE_CHECKING, Any
 
 from device_agents.protocol import now_s
 from device_agents.records import KernelSpec, MeasurePlan
-from rig.connection.agent_bundle import AgentBundle, installed_bundle
+from rig.connection.agent_bundle import AgentBundle
 from rig.connection.agent_link import AgentLink
 from rig.connection.clock import ClockMap, Exchange, compare_clocks, fit_clock
-from rig.connection.device_problems import device_problems, hello_problems
-from rig.connection.transport import LocalTransport, Transport, transport_for
-from rig.errors import BadInputError, DeviceBusyError, DeviceError, LinkLost, ModelError, UnreachableError
+from rig.connection.device_line import REBOOT_S, DeviceLine, Patience
+from rig.connection.device_problems import device_problems
+from rig.connection.transport import Transport
+from rig.errors import BadInputError, DeviceError, ModelError
 from rig.profiles import DeviceProfile
 from rig.sensors.store import SOURCES_FILE, InForce, sensor_known, serial_of, with_sensor_knowledge
+from rig.store.identity import former_identity, rig_home, store_identity
 
 if TYPE_CHECKING:
     from rig.meters.host_meter import HostMeter
-
-T = TypeVar("T")
-
-RECONNECTS = 3
-RECONNECT_PAUSE_S = 1.0
-FIRST_PAUSE_S = 0.1  # an agent that is leaving takes tenths of a second; the pauses then double
-
-# A device that answered before is waited for this long: it may be rebooting.
-REBOOT_S = 120.0
 
 # A runtime's step may take twice its nominal time and this much more before the agent ends it.
 SLACK_S = 120.0
@@ -86,17 +76,12 @@ class Session:
         reboot_s: float = REBOOT_S,
     ) -> None:
         self.profile = profile
-        self.hello: dict[str, Any] = {}
-        self._holder = f"{holder} of {getpass.getuser()}@{socket.gethostname()} (session {secrets.token_hex(4)})"
-        self._transport = transport
-        self._bundle = bundle
-        self._heartbeat_s = heartbeat_s
-        self._lost_after_s = lost_after_s
-        self._reboot_s = reboot_s
-        self._link: AgentLink | None = None
-        self._requests = 0
+        who = f"{holder} of {getpass.getuser()}@{socket.gethostname()} (session {secrets.token_hex(4)})"
+        patience = Patience(heartbeat_s, lost_after_s, reboot_s)
+        self._line = DeviceLine(profile, who, transport, bundle, patience, self._note)
         self._spool_keys: dict[str, list[str]] = {}
         self._sent_models: set[str] = set()
+        self._asked_model: str | None = None  # the file of the request in hand, on the device
         self._exchanges: list[Exchange] = []
         self._meter: HostMeter | None = None
         self._problems: dict[str, dict[str, str | None]] = {}
@@ -104,10 +89,8 @@ class Session:
 
     def __enter__(self) -> Session:
         self.profile.require_host()
-        if self._transport is None:
-            self._transport = transport_for(self.profile.transport)
         try:
-            self._again(lambda: None)
+            self._line.lay()
         except BaseException:
             self.close(abandon=True)
             raise
@@ -117,6 +100,11 @@ class Session:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close(abandon=error is not None)
+
+    @property
+    def hello(self) -> dict[str, Any]:
+        """What the agent said of itself and the device; empty before the session was entered."""
+        return self._line.hello
 
     @property
     def source(self) -> str | None:
@@ -155,9 +143,8 @@ class Session:
 
     @property
     def asked_by(self) -> str:
-        """Whose measurements these are, as their records say: a digest of this account, computer and store."""
-        asker = f"{getpass.getuser()}@{socket.gethostname()}:{rig_home().resolve()}"
-        return hashlib.sha256(asker.encode()).hexdigest()[:16]
+        """Whose measurements these are, as their records say: the name of this store."""
+        return store_identity(rig_home())
 
     def measure(
         self,
@@ -200,7 +187,7 @@ class Session:
             meter.begin()
         answer = self._when_free(ask, longest_s)
         if meter is not None:
-            exchanges += self._again(self._exchange_clocks)
+            exchanges += self._line.again(self._exchange_clocks)
         return self._received(answer, exchanges)
 
     def inspect(
@@ -211,7 +198,7 @@ class Session:
         def ask() -> dict[str, Any]:
             subject = self._sent_subject(Subject(path.stem, path=path, shape=shape))
             request = {
-                "id": self._next_id(),
+                "id": self._line.next_id(),
                 "op": "inspect",
                 "runtime": self.profile.runtime.name,
                 "options": self.profile.runtime.options,
@@ -244,7 +231,7 @@ class Session:
 
         def ask() -> dict[str, Any]:
             request = {
-                "id": self._next_id(),
+                "id": self._line.next_id(),
                 "op": "load",
                 "runtime": runtime,
                 "options": options,
@@ -261,10 +248,10 @@ class Session:
         exchanges: list[Exchange] = []
         if meter is not None:
             meter.begin()
-            exchanges += self._again(self._exchange_clocks)
+            exchanges += self._line.again(self._exchange_clocks)
         answer = self._when_free(ask, longest_s)
         if meter is not None:
-            exchanges += self._again(self._exchange_clocks)
+            exchanges += self._line.again(self._exchange_clocks)
             spans = answer["spans"]
             whole = {"external_source": meter.request, "phases": [{"t0_s": spans[0][0], "t1_s": spans[-1][2]}]}
             part = meter.attach({**whole, "trace": None, "clock": None, "trace_problem": None}, exchanges)
@@ -273,13 +260,13 @@ class Session:
 
     def examine(self) -> dict[str, Any]:
         """Governor, temperatures, free disk and library versions of the device; nothing is changed or locked."""
-        return self._again(lambda: self._connection.ask({"id": self._next_id(), "op": "examine"}, 60.0))
+        return self._line.again(lambda: self._line.ask({"op": "examine"}, 60.0))
 
     def ack(self, ids: Iterable[str]) -> None:
         """Tell the device that the records with these ids are stored; it then forgets them."""
         keys = [key for record_id in ids for key in self._spool_keys.pop(record_id, [])]
         if keys:
-            answer = self._again(lambda: self._connection.ask({"id": self._next_id(), "op": "ack", "keys": keys}, 60.0))
+            answer = self._line.again(lambda: self._line.ask({"op": "ack", "keys": keys}, 60.0))
             self.hello["spool"] = answer["spool"]
 
     def pending(self, wanted: Callable[[str], bool] = lambda identity: True, own: bool = False) -> list[dict[str, Any]]:
@@ -293,22 +280,20 @@ class Session:
         for key in self.hello["spool"]:
             if key not in known and wanted(key.rpartition("@")[0]):
                 request = {"op": "spooled", "key": key}
-                answer = self._again(
-                    lambda request=request: self._connection.ask({"id": self._next_id(), **request}, 60.0)
-                )
-                if own and answer["record"].get("asked_by") != self.asked_by:
+                answer = self._line.again(lambda request=request: self._line.ask(request, 60.0))
+                if own and answer["record"].get("asked_by") not in (self.asked_by, former_identity(rig_home())):
                     continue
-                records.append(self._received(answer, self._again(self._exchange_clocks) if self._meter else ()))
+                records.append(self._received(answer, self._line.again(self._exchange_clocks) if self._meter else ()))
         return records
 
     def clock(self) -> ClockMap:
         """The device's clock against ``time.monotonic()`` here; call it at several moments to learn the drift."""
 
         def ask() -> tuple[float, float]:
-            answer = self._connection.ask({"id": self._next_id(), "op": "clock"}, 30.0)
+            answer = self._line.ask({"op": "clock"}, 30.0)
             return answer["received_s"], answer["replied_s"]
 
-        self._exchanges.extend(self._again(lambda: compare_clocks(ask)))
+        self._exchanges.extend(self._line.again(lambda: compare_clocks(ask)))
         return fit_clock(self._exchanges)
 
     @property
@@ -320,22 +305,17 @@ class Session:
         """Say goodbye; ``abandon`` ends a measurement in hand at its next window instead of finishing it."""
         if self._meter is not None:
             self._meter.close()
-        link, self._link = self._link, None
-        if link is not None:
-            link.close(abandon)
-        if self._transport is not None:
-            try:
-                for name in self._sent_models if link is not None else ():
-                    self._transport.remove(name)
-            except (DeviceError, OSError) as error:
-                sys.stderr.write(f"rig: models stay in the cache of {self.profile.name}: {error}\n")
-            self._transport.close()
+        link = self._line.hang_up(abandon)
+        try:
+            for name in self._sent_models if link is not None else ():
+                self._line.transport.remove(name)
+        except (DeviceError, OSError) as error:
+            sys.stderr.write(f"rig: models stay in the cache of {self.profile.name}: {error}\n")
+        self._line.close()
 
     @property
     def _connection(self) -> AgentLink:
-        if self._link is None:
-            raise LinkLost(f"{self.profile.name}: not connected")
-        return self._link
+        return self._line.link
 
     def _host_meter(self) -> HostMeter | None:
         """The meter wired to the host, where the profile has one (``rig.meters``)."""
@@ -351,7 +331,7 @@ class Session:
         """The device's clock asked from the host's, on which a meter's samples are."""
 
         def ask() -> tuple[float, float]:
-            answer = self._connection.ask({"id": self._next_id(), "op": "clock"}, 30.0)
+            answer = self._line.ask({"op": "clock"}, 30.0)
             return answer["received_s"], answer["replied_s"]
 
         return compare_clocks(ask, now_s=now_s)
@@ -379,10 +359,6 @@ class Session:
 
         return hear
 
-    def _next_id(self) -> str:
-        self._requests += 1
-        return f"r{self._requests}"
-
     def _received(self, answer: dict[str, Any], exchanges: Sequence[Exchange] = ()) -> dict[str, Any]:
         record = answer["record"]
         if record.get("external_source") and record["trace"] is None and record["trace_problem"] is None:
@@ -401,108 +377,13 @@ class Session:
         for problem in problems:
             self._problems.setdefault(str(problem["message"]), problem)
 
-    def _again(self, action: Callable[[], T]) -> T:
-        """Do it, connecting first where there is no link, and again after a broken link, a bounded number of times."""
-        until_s: float | None = None
-        for attempt in range(RECONNECTS + 1):
-            try:
-                if self._link is None or not self._link.alive:
-                    self._reach(until_s or self._patience_s())
-                return action()
-            except (LinkLost, UnreachableError) as error:
-                self._drop_link()
-                until_s = until_s or self._patience_s()
-                too_late = isinstance(error, UnreachableError) and time.monotonic() >= until_s
-                if attempt == RECONNECTS or too_late:
-                    raise
-                time.sleep(RECONNECT_PAUSE_S * attempt)
-        raise AssertionError("unreachable")
-
-    def _patience_s(self) -> float:
-        """Until when a device that does not answer now is waited for; one that never answered is not."""
-        return time.monotonic() + (self._reboot_s if self.hello else 0.0)
-
-    def _reach(self, until_s: float) -> None:
-        """Connect; a device that answered before and does not now may be rebooting, and is waited for."""
-        told = False
-        pauses = _pauses_s()
-        while True:
-            try:
-                self._connect()
-                return
-            except (UnreachableError, LinkLost) as error:
-                self._drop_link()
-                left_s = until_s - time.monotonic()
-                if left_s <= 0.0:
-                    raise
-                if not told:
-                    sys.stderr.write(f"rig: {error.message}; waiting up to {left_s:.0f} s for it to come back\n")
-                told = True
-                time.sleep(next(pauses))
-
-    def _drop_link(self) -> None:
-        """Let go of a broken link and of the connection under it, which may be half open: it would only cost time."""
-        link, self._link = self._link, None
-        if link is not None:
-            link.close(abandon=False)
-        if self._transport is not None:
-            self._transport.close()
-
     def _when_free(self, action: Callable[[], dict[str, Any]], longest_s: float) -> dict[str, Any]:
-        """``_again``, waiting while it is this session's own former agent that still holds the device.
+        self._asked_model = None
+        return self._line.when_free(action, longest_s, self._model_is_gone)
 
-        Once more, too, where a model is gone: another host that used the same one takes it away as it leaves.
-        """
-        deadline_s = time.monotonic() + longest_s
-        sent_again = False
-        pauses = _pauses_s()
-        while True:
-            try:
-                return self._again(action)
-            except DeviceBusyError as error:
-                if self._holder not in error.message or time.monotonic() > deadline_s:
-                    raise
-                time.sleep(next(pauses))
-            except ModelError:
-                if sent_again or not self._a_model_is_gone():
-                    raise
-                sent_again = True
-
-    def _a_model_is_gone(self) -> bool:
-        transport = self._transport
-        return transport is not None and any(transport.exists(name) is None for name in self._sent_models)
-
-    def _connect(self) -> None:
-        transport = self._transport
-        if transport is None:
-            raise BadInputError("the session was not entered", fix="use it in a with statement")
-        bundle = self._bundle or installed_bundle()
-        remote = transport.exists(bundle.remote_name) or transport.put(bundle.path, bundle.remote_name)
-        channel = transport.run([*self._interpreter(transport), "-I", remote, *self._arguments()])
-        self._link = AgentLink(channel, self.profile.name, self._heartbeat_s, self._lost_after_s)
-        self._link.shake_hands(bundle.sha256)
-        request = {"id": self._next_id(), "op": "hello", "sensors": list(self.profile.sensors)}
-        request["sensor_options"] = self.profile.sensor_options
-        request["runtime"] = self.profile.runtime.name
-        self.hello = {**self._link.ask(request, 90.0), "agent": self._link.magic}
-        self._note(hello_problems(self.profile.name, self.hello))
-
-    def _interpreter(self, transport: Transport) -> list[str]:
-        # On this computer the interpreter that has the host's packages is this one, whatever the path says.
-        if isinstance(transport, LocalTransport) and self.profile.python == "python3":
-            return [sys.executable]
-        return [self.profile.python]
-
-    def _arguments(self) -> list[str]:
-        arguments = ["supervise", "--device", self.profile.name, "--holder", self._holder]
-        arguments += ["--heartbeat-s", str(self._heartbeat_s), "--lost-after-s", str(self._lost_after_s)]
-        if isinstance(self._transport, LocalTransport):
-            state = rig_home() / "agent" / self.profile.name
-            arguments += ["--state-dir", str(state)]
-            if self.profile.simulated:
-                # A simulated board disturbs nobody else's measurement: it is locked for this store alone.
-                arguments += ["--lock-path", str(state / "lock")]
-        return arguments
+    def _model_is_gone(self) -> bool:
+        """Whether the model of the request in hand is no longer on the device."""
+        return self._asked_model is not None and self._line.transport.exists(self._asked_model) is None
 
     def _sent_subject(self, subject: Subject) -> dict[str, Any]:
         if (subject.path is None) == (subject.kernels is None):
@@ -514,9 +395,7 @@ class Session:
         return {**sent, "shape": subject.shape} if subject.shape is not None else sent
 
     def _send_model(self, path: Path) -> str:
-        transport = self._transport
-        if transport is None:
-            raise BadInputError("the session was not entered", fix="use it in a with statement")
+        transport = self._line.transport
         try:
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
         except OSError as error:
@@ -525,18 +404,5 @@ class Session:
             ) from error
         name = f"model-{digest}.onnx"
         self._sent_models.add(name)
+        self._asked_model = name
         return transport.exists(name) or transport.put(path, name)
-
-
-def _pauses_s() -> Iterator[float]:
-    """Seconds between one try and the next."""
-    pause_s = FIRST_PAUSE_S
-    while True:
-        yield pause_s
-        pause_s = min(2.0 * pause_s, RECONNECT_PAUSE_S)
-
-
-def rig_home() -> Path:
-    """``$RIG_HOME``, or the platform's data folder for ``rig``."""
-    chosen = os.environ.get("RIG_HOME")
-    return Path(chosen).expanduser() if chosen else Path(platformdirs.user_data_dir("rig"))

@@ -31,8 +31,10 @@ class InstrumentLock:
         """Take it; DeviceBusyError names who has it, DeviceSetupError where no lock can be kept."""
         try:
             self._lock.acquire()
-        except AgentError as busy:
-            raise DeviceBusyError(busy.message, fix="wait until that process has ended, or end it") from busy
+        except AgentError as refused:
+            if refused.code != "busy":
+                raise DeviceSetupError(f"meter at {self._resource}: {refused.message}", fix=refused.fix) from refused
+            raise DeviceBusyError(refused.message, fix="wait until that process has ended, or end it") from refused
         except OSError as error:
             raise DeviceSetupError(
                 f"meter at {self._resource}: its lock cannot be kept in {lock_folder()}: {error.strerror}",

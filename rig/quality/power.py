@@ -183,10 +183,13 @@ class PowerCurve:
         first = int(np.argmax(explains))
         return float(spreads[first]) if first else 0.0
 
-    def problem(self, t0_s: float, t1_s: float, load: tuple[float, float] | None = None) -> str | None:
+    def problem(
+        self, t0_s: float, t1_s: float, load: tuple[float, float] | None = None, duty: float = 1.0
+    ) -> str | None:
         """What is wrong with the trace between two times: a gap, or one value repeated for too long to be true.
 
-        ``load``: from when to when the load ran, which a source that does not stand still has seen.
+        ``load``: from when to when the load ran, which a source that does not stand still has seen; ``duty``: share of
+        that time in which it was busy.
         """
         inside = (self.times_s >= t0_s) & (self.times_s <= t1_s)
         times, power = self.times_s[inside], self.power_w[inside]
@@ -199,7 +202,7 @@ class PowerCurve:
         overlap = max(1.0, self.window_s / self.period_s, self.update_s / self.period_s)
         reach_s = self.window_s + self.update_s + self.shift_s
         readings = Readings(times - self.delay_s, power, self.step_w, self.noise_w, overlap, reach_s)
-        return frozen(readings, load)
+        return frozen(readings, load, duty)
 
 
 def _rounding_error(spread: float) -> float:

@@ -7,7 +7,8 @@ Two things tell it from a coarse but honest reading, which may well repeat for m
 
 noise   readings of the waiting board elsewhere in the trace show noise, by which so long a run of
         equal ones has a chance below a millionth wherever between two steps the power lies, and the lengths of the
-        other runs give it none either. One step to and fro is no noise: the power may lie on the border.
+        other runs give it none either. One step to and fro is no noise: the power may lie on the border. Noise that
+        was measured before counts too, where there are other runs enough to bear it out, or this trace shows as much.
 edges   the load began or ended during the run, and the reading did not move, though it moved at the load's other edge.
 
 A source without noise that freezes between two edges, and one whose step is coarser than the load, cannot be told
@@ -30,7 +31,7 @@ MIN_BLOCKS = 5
 QUIETEST = 0.25  # of the blocks show less noise than what is taken
 MIN_OTHERS = 20  # runs that tell how long runs of this source are
 TAIL = 0.95  # quantile of their lengths, beyond which they are taken to fall off exponentially
-FINE_STEP = 0.02  # of the reading: any load moves it by more than that
+FINE_STEP = 0.02  # of the reading: any load that never pauses moves it by more than that
 MOVED_STEPS = 2.0  # of the source: the load's other edge moved it by more
 MOVED_NOISE = 5.0
 
@@ -62,17 +63,18 @@ class Run(NamedTuple):
         return self.last - self.first + 1
 
 
-def frozen(readings: Readings, load: tuple[float, float] | None) -> str | None:
+def frozen(readings: Readings, load: tuple[float, float] | None, duty: float = 1.0) -> str | None:
     """What tells that the source stood still, in words; None where nothing does.
 
-    ``load``: from when to when the load ran; None where that is not known.
+    ``load``: from when to when the load ran; None where that is not known. ``duty``: share of that time in which it was
+    busy, below 1 for frames at a pace.
     """
     runs = _runs(readings.power_w)
     states = _states(readings, load)
     for run in _suspects(runs, readings, states, load):
         if run.length < MIN_RUN * readings.overlap:
             continue
-        why = _at_an_edge(readings, run, load) or _by_noise(readings, runs, run, states)
+        why = _at_an_edge(readings, run, load, duty) or _by_noise(readings, runs, run, states)
         if why is not None:
             seconds = float(readings.times_s[run.last] - readings.times_s[run.first])
             value = float(readings.power_w[run.first])
@@ -123,9 +125,11 @@ def _by_noise(readings: Readings, runs: Sequence[Run], run: Run, states: np.ndar
         mine = int((states[run.first : run.last + 1] == state).sum())
         known_w = readings.noise_w if readings.noise_w > 0.5 * readings.step_w else 0.0
         # What is there while the board waits is there under load as well; the load's own unrest is not the source's.
-        noise_w = max(known_w, quiet_noise_w)
+        # Of too few other runs nothing tells that what was known beforehand holds: this trace has to show it too.
+        few = len(others) < MIN_OTHERS
+        noise_w = min(known_w, quiet_noise_w) if few else max(known_w, quiet_noise_w)
         independent = mine / alike[state]
-        if noise_w == 0.0 or independent < MIN_RUN or (len(others) < MIN_OTHERS and known_w == 0.0):
+        if noise_w == 0.0 or independent < MIN_RUN:
             continue
         stays = max(math.erf(0.5 * readings.step_w / (math.sqrt(2.0) * noise_w)), 1e-3)
         if len(states) * max(stays ** (independent - 1.0), _chance(others, mine)) < PROBABILITY:
@@ -164,7 +168,7 @@ def _of_block(power_w: np.ndarray, step_w: float) -> float:
     return math.sqrt(max(0.0, float(left @ left) / (len(power_w) - 2) - step_w**2 / 12.0))
 
 
-def _at_an_edge(readings: Readings, run: Run, load: tuple[float, float] | None) -> str | None:
+def _at_an_edge(readings: Readings, run: Run, load: tuple[float, float] | None, duty: float) -> str | None:
     """Whether the run goes over an edge of the load that should have moved it."""
     if load is None:
         return _throughout(readings, run)
@@ -190,8 +194,12 @@ def _at_an_edge(readings: Readings, run: Run, load: tuple[float, float] | None) 
             if moved_w > max(MOVED_STEPS * readings.step_w, MOVED_NOISE * spread_w):
                 return f"{words}, which moved it by {moved_w:.3g} W at its other edge"
     whole = waiting >= enough and held[-1] >= load[1] - reach_s and run.length >= WHOLE_RUN * readings.overlap
-    fine = readings.step_w <= FINE_STEP * abs(float(power_w[run.first]))
-    return "although the load began and ended meanwhile" if whole and fine else _throughout(readings, run)
+    moves_w = FINE_STEP * duty * abs(float(power_w[run.first]))
+    if whole and readings.step_w <= moves_w:
+        return "although the load began and ended meanwhile"
+    # Frames far apart may together move a source without noise by less than a step, all the time.
+    weak = duty < 1.0 and readings.step_w > max(moves_w, 2.0 * readings.noise_w)
+    return None if weak else _throughout(readings, run)
 
 
 def _throughout(readings: Readings, run: Run) -> str | None:

@@ -207,13 +207,21 @@ def _power(record: Mapping[str, Any], windows: Sequence[Mapping[str, Any]]) -> _
     span = (min(p["t0_s"] for p in record["phases"]), max(p["t1_s"] for p in record["phases"]))
     curve.mean_w(*span)  # raises where the trace does not reach over the measurement
     load = [phase for phase in record["phases"] if phase["name"] in ("warmup", "window")]
-    wrong = curve.problem(*span, load=(load[0]["t0_s"], load[-1]["t1_s"]))
+    wrong = curve.problem(*span, load=(load[0]["t0_s"], load[-1]["t1_s"]), duty=_duty(record, load))
     if wrong:
         raise Rejected(wrong)
     notes = _check_edges(record, windows, curve)
     joined = _joined_windows(windows, curve)
     quiet, quiet_parts = _quiet(record["phases"], curve)
     return _budgeted(curve, joined, quiet, quiet_parts)._replace(notes=notes)
+
+
+def _duty(record: Mapping[str, Any], load: Sequence[Mapping[str, Any]]) -> float:
+    """Share of the load's time in which an inference ran: 1 back to back, less for frames at a pace."""
+    if record.get("fps") is None:
+        return 1.0
+    busy_s = sum(phase["count"] * (phase["latency_mean_s"] or 0.0) for phase in load)
+    return min(1.0, busy_s / sum(phase["t1_s"] - phase["t0_s"] for phase in load))
 
 
 def _check_clock(clock: Mapping[str, Any] | None, windows: Sequence[Mapping[str, Any]]) -> None:

@@ -1,6 +1,7 @@
 """What was measured, on disk: one folder a run, and an index that can be rebuilt from the folders.
 
     $RIG_HOME/index.sqlite
+    $RIG_HOME/identity                           the name of this store (``identity``)
     $RIG_HOME/models/<device>/
     $RIG_HOME/runs/c-0001/manifest.json          replaced at once, never edited in place
                           measurements.jsonl     one MeasureRecord a line, appended and fsynced

@@ -56,6 +56,20 @@ def test_lock_names_its_holder_and_dies_with_it(tmp_path: Path) -> None:
     second.release()
 
 
+@pytest.mark.parametrize("target", ["there", "not there"])
+def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path, target: str) -> None:
+    """Anybody may write in the folder of locks; what a link there points to is not to be opened or made."""
+    elsewhere, path = tmp_path / "elsewhere", tmp_path / "lock"
+    if target == "there":
+        elsewhere.write_text("somebody's\n")
+    path.symlink_to(elsewhere)
+    with pytest.raises(AgentError, match="is a symbolic link") as refused:
+        DeviceLock(str(path), "alice").acquire()
+    assert refused.value.code == "storage"
+    assert elsewhere.exists() == (target == "there")
+    assert target != "there" or elsewhere.read_text() == "somebody's\n"
+
+
 @pytest.fixture
 def cpus(tmp_path: Path) -> Path:
     for cpu, governor in ((0, "ondemand"), (1, "schedutil")):

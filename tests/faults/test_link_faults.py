@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import datetime
 import os
-import shutil
 import signal
 import threading
 import time
@@ -27,21 +26,8 @@ from tests.faults.proxy import LinkProxy
 
 __all__ = ["isolated"]  # a fixture
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("sshd") is None and not os.path.exists("/usr/sbin/sshd"), reason="openssh-server is not installed"
-)
-
 # About a second of windows, whatever they show.
 SECOND = QUICK._replace(min_windows=20, rel_ci=1e-6, max_s=1.0)
-
-
-@pytest.fixture
-def sshd(isolated: Path) -> Iterator[LoopbackSshd]:
-    home = isolated / "device-home"
-    home.mkdir()
-    environment = {"XDG_CACHE_HOME": str(home / ".cache"), "RIG_LOCK_DIR": str(home), "OMP_NUM_THREADS": "1"}
-    with LoopbackSshd(isolated / "sshd", environment, home) as server:
-        yield server
 
 
 @pytest.fixture

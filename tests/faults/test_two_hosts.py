@@ -5,14 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from rig.connection.session import Session, Subject
 from rig.connection.transport import LocalTransport
@@ -22,10 +18,6 @@ from tests.faults.boards import board_profile
 from tests.faults.test_host_killed import entries
 
 __all__ = ["isolated"]  # a fixture
-
-pytestmark = pytest.mark.skipif(
-    shutil.which("sshd") is None and not os.path.exists("/usr/sbin/sshd"), reason="openssh-server is not installed"
-)
 
 # Measures under one id until it may, and says what it was told and what came of it.
 HOST = """
@@ -87,15 +79,6 @@ class Host:
     def result(self) -> dict[str, Any]:
         out, _ = self.process.communicate(timeout=60)
         return dict(json.loads(out.splitlines()[-1]))
-
-
-@pytest.fixture
-def sshd(isolated: Path) -> Iterator[LoopbackSshd]:
-    home = isolated / "device-home"
-    home.mkdir()
-    environment = {"XDG_CACHE_HOME": str(home / ".cache"), "RIG_LOCK_DIR": str(home), "OMP_NUM_THREADS": "1"}
-    with LoopbackSshd(isolated / "sshd", environment, home) as server:
-        yield server
 
 
 def test_the_second_is_told_who_measures_and_both_get_their_own(sshd: LoopbackSshd, isolated: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from rig.commands import devices
 from rig.commands.options import DevicesOptions
 from rig.connection.session import Session, Subject
-from rig.errors import DeviceBusyError
+from rig.errors import DeviceBusyError, DeviceSetupError
 from rig.meters import make_meter
 from rig.meters.lock import InstrumentLock, same_address
 from rig.profiles import MeterSettings
@@ -138,3 +138,15 @@ def test_a_link_by_path_with_its_colons_is_the_port_it_leads_to(tmp_path: Path) 
     one, other = (f"ASRL{tmp_path}/pci-0000:00:14.0-usb-0:{number}:1.0-port0::INSTR" for number in (0, 1))
     assert same_address(one) == same_address(f"ASRL{tmp_path}/ttyUSB0")
     assert same_address(one) != same_address(other)
+
+
+def test_a_link_in_the_place_of_a_lock_is_no_busy_instrument(isolated: Path) -> None:
+    lock = InstrumentLock("TCPIP::192.0.2.1::INSTR")
+    lock.acquire()
+    lock.release()
+    (path,) = isolated.glob("rig-meter-*.lock")
+    path.rename(isolated / "elsewhere")
+    path.symlink_to(isolated / "elsewhere")
+    with pytest.raises(DeviceSetupError, match="is a symbolic link") as refused:
+        lock.acquire()
+    assert refused.value.fix == "remove that link"
