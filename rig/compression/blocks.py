@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from power_models.tables import NetworkTables
 from rig.compression.budget import Budget
+from rig.compression.channel_group import ChannelGroup
 from rig.compression.surgery import narrow
 from rig.compression.tasks import Task
 from rig.compression.template import Template
@@ -112,7 +113,6 @@ def narrowed_by(
         for i, score in enumerate(scores)
         if float(score) > 0
     )
-    modules: dict[str, nn.Module] = dict(trial.named_modules())
     silenced: dict[str, list[int]] = {}
     for count, (_, name, i) in enumerate(order):
         if here[name] <= 1:
@@ -122,20 +122,19 @@ def narrowed_by(
         if count % 8 == 0 and budget.usage(tables.totals(here, without)) <= goal:
             break
     for group in template.groups:
-        _silence(group.members, modules, silenced.get(group.name, []))
+        if group.name in silenced:
+            _silence(group.on(trial), silenced[group.name])
     return trial
 
 
-def _silence(members: list, modules: dict[str, nn.Module], channels: list[int]) -> None:
-    if not channels:
-        return
+def _silence(group: ChannelGroup, channels: list[int]) -> None:
+    """Set what scales these channels of a group to zero: batch-norms, gates, or the filters themselves."""
     with torch.no_grad():
-        for member in members:
-            module = modules[member.layer]
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                rows = member.index[torch.isin(member.root, torch.tensor(channels))]
-                module.weight[rows] = 0.0
-                module.bias[rows] = 0.0
+        for scale in group.scales:
+            rows = scale.index[torch.isin(scale.root, torch.tensor(channels))]
+            scale.weight[rows] = 0.0
+            if scale.bias is not None:
+                scale.bias[rows] = 0.0
 
 
 def _score(model: nn.Module, task: Task, batches: list[tuple[Tensor, Tensor]]) -> tuple[float, float]:

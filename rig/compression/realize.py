@@ -32,14 +32,16 @@ def realized_checked(
 ) -> Realized:
     """The network at the chosen widths, with the weights of its most important channels; ``network`` stays as it is.
 
-    Groups and blocks whose removal would change the function are put back (``verified_surgery``): the groups are left
-    alone from then on.
+    What dropped channels gave on average is folded into the layers that read them (``folding``). Groups and blocks
+    whose removal would change the function are put back (``verified_surgery``): the groups are left alone from then on.
     """
     kept = kept_channels(template, importance, choice)
     example = torch.zeros(1, *task.input_shape)
-    found = verified_narrow(network, task.model, template, kept, choice.widths, choice.removed, example, onnx=False)
-    batches = itertools.islice(iter(task.loaders("train")), NORM_BATCHES)
-    reestimate_norms(found.network, (inputs for inputs, _ in batches))
+    batches = [inputs for inputs, _ in itertools.islice(iter(task.loaders("train")), NORM_BATCHES)]
+    found = verified_narrow(
+        network, task.model, template, kept, choice.widths, choice.removed, example, constants=batches[0], onnx=False
+    )
+    reestimate_norms(found.network, batches)
     return Realized(found.network, Choice(found.widths, found.removed), found.refused)
 
 

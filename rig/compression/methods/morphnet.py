@@ -231,7 +231,8 @@ def _grown(
 def _chooser(
     template: Template, survey: Survey, budget: Budget, importance: dict[str, Tensor], removed: list[str]
 ) -> WidthChooser:
-    frozen = frozenset(g for b in template.blocks if b.name in removed for g in b.inner)
+    gone = {g for b in template.blocks if b.name in removed for g in b.inner}
+    frozen = frozenset(gone | {g.name for g in template.groups if g.put_back})
     return WidthChooser(
         survey.tables,
         budget,
