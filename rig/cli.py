@@ -34,7 +34,7 @@ from rig.commands.options import (
     ReplayOptions,
     ReportOptions,
 )
-from rig.compression.methods import METHODS, USUAL
+from rig.compression.methods import METHODS, SCORES, USUAL
 from rig.errors import EXIT_INTERRUPTED, BadInputError, RigError, StoreError
 
 # name -> (module with run(options) -> dict, module with show(result, console))
@@ -97,6 +97,7 @@ EXAMPLES = {
     "optimize": (
         "rig optimize --device virtual-pi4 --task fashion-mnist --target-power 3.6W --fps 60",
         "rig optimize --device local --task fashion-mnist --target-latency 50%",
+        "rig optimize --device local --task fashion-mnist --target-latency 30% --method allocate",
         "rig optimize --device virtual-pi4 --task fashion-mnist --target-flops 50% --widths widths.json",
         "rig optimize --device virtual-pi4 --task my_task.py --target-energy 40mJ --target-params 250k",
     ),
@@ -395,6 +396,9 @@ def optimize(
     morph_rounds: Annotated[
         int, typer.Option("--morph-rounds", min=1, help="Of morphnet: shrink, expand and shrink again so often.")
     ] = 1,
+    importance: Annotated[
+        str | None, typer.Option("--importance", help=f"Of allocate: what scores channels, {', '.join(SCORES)}.")
+    ] = None,
     widths: Annotated[
         Path | None,
         typer.Option("--widths", metavar="FILE", help="Train the network of this widths.json from scratch instead."),
@@ -437,6 +441,7 @@ def optimize(
         rounds,
         method,
         morph_rounds,
+        importance,
         widths,
         retrain,
         resume,

@@ -77,7 +77,7 @@ def run(options: OptimizeOptions, ablation: Ablation | None = None) -> dict[str,
 
 def _settings(options: OptimizeOptions, ablation: Ablation | None) -> Settings:
     """What was typed, parsed; raises BadInputError."""
-    from rig.compression.methods import make_method, require_served
+    from rig.compression.methods import SCORES, make_method, require_served
     from rig.compression.survey import Ablation, Settings
 
     typed = (
@@ -93,6 +93,10 @@ def _settings(options: OptimizeOptions, ablation: Ablation | None) -> Settings:
     require_served(make_method(options.method), [limit.quantity for limit in limits])
     if options.morph_rounds > 1 and options.method != "morphnet":
         raise BadInputError(f"--morph-rounds says nothing to the method {options.method}", "leave it out")
+    if options.importance is not None and options.method != "allocate":
+        raise BadInputError(f"--importance says nothing to the method {options.method}", "give --method allocate too")
+    if options.importance is not None and options.importance not in SCORES:
+        raise BadInputError(f"unknown importance {options.importance!r}", f"known: {', '.join(SCORES)}")
     if options.retrain and options.widths is not None:
         raise BadInputError("--widths trains from scratch already", "leave --retrain out")
     fps = parse_fps(options.fps) if options.fps is not None else None
@@ -107,6 +111,7 @@ def _settings(options: OptimizeOptions, ablation: Ablation | None) -> Settings:
         rounds=options.rounds or DEFAULT_ROUNDS,
         method=options.method,
         morph_rounds=options.morph_rounds,
+        importance=options.importance or SCORES[0],
         widths=_widths(options.widths) if options.widths is not None else None,
         retrain=options.retrain,
         ema=options.ema,

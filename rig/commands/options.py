@@ -149,6 +149,7 @@ class OptimizeOptions:
     rounds: int | None = None
     method: str = "morphnet"
     morph_rounds: int = 1
+    importance: str | None = None
     widths: Path | None = None
     retrain: bool = False
     resume: bool = False

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
     from rig.compression.methods.base import Method
 
-METHODS = {"morphnet": "rig.compression.methods.morphnet"}
+METHODS = {"morphnet": "rig.compression.methods.morphnet", "allocate": "rig.compression.methods.allocate"}
 USUAL = "morphnet"
+SCORES = ("taylor", "bn-taylor", "magnitude")  # of channels, for ``allocate``: the names in ``importance.IMPORTANCES``
 
 
 def make_method(name: str) -> Method:
