@@ -1,0 +1,322 @@
+"""What the parts of MorphNet contribute: each switched off in turn, the rest the same, at the same measured cost.
+
+    python experiments/ablations/ablations.py list --device virtual-pi4
+    python experiments/ablations/ablations.py run  --device virtual-pi4 --budget 30 --minutes 20
+    python experiments/ablations/ablations.py run  --device local --off flops --seed 0     # one piece
+    python experiments/ablations/ablations.py table                                        # README.md
+
+A piece is one ``rig optimize --method morphnet`` run to a share of the baseline's measured cost, with one part off:
+``gradient`` (the regularizer presses nothing, importance alone chooses), ``flops`` (it prices channels by FLOPs instead
+of the device's joules or seconds), ``expand`` (what is left of the budget stays unused), ``blocks`` (no residual block
+may go); ``none`` is the whole method, the same runs as the peers study's. Rows go into ``results-<variant>.json``. Runs
+with a part off have a store of their own below the user's, so that nothing takes them for ordinary ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from rig.compression.survey import Ablation
+from rig.durable import write_atomic
+from rig.errors import RigError
+from rig.output import Interrupted
+from rig.units import Quantity
+
+HERE = Path(__file__).resolve().parent
+MARK = "<!-- tables: python experiments/ablations/ablations.py table -->"
+OFF = {
+    "none": Ablation(),
+    "gradient": Ablation(gradient_on=False),
+    "flops": Ablation(steer_by_flops=True),
+    "expand": Ablation(expand=False),
+    "blocks": Ablation(remove_blocks=False),
+}
+NAMES = {
+    "none": "whole method",
+    "gradient": "regularizer's gradient off",
+    "flops": "FLOPs in place of the device's cost",
+    "expand": "no expansion",
+    "blocks": "no block removed",
+}
+LIMITED = {"virtual-pi4": "energy", "local": "latency"}
+SHARED = ("models", "baselines")  # folders of the user's store that the ablations' stores use too
+
+
+class Variant(NamedTuple):
+    """A size of the study; epochs of baseline, shrinking and fine-tuning; rounds on the device (None: as usual)."""
+
+    task: str
+    model: str
+    epochs: tuple[int, int, int]
+    budgets: tuple[int, ...]
+    seeds: tuple[int, ...]
+    rounds: int | None
+
+
+VARIANTS = {
+    "full": Variant("fashion-mnist", "resnet20", (6, 3, 7), (50, 30), (0, 1, 2, 3, 4), None),
+    "tiny": Variant("digits", "resnet8", (1, 2, 1), (80,), (0,), 1),
+}
+
+
+class Piece(NamedTuple):
+    """One run: ``budget`` in percent of the baseline's cost, ``off`` a key of OFF."""
+
+    device: str
+    budget: int
+    off: str
+    seed: int
+    variant: str
+
+    @property
+    def name(self) -> str:
+        """How a person calls it."""
+        return f"{self.budget} % on {self.device}, {NAMES[self.off]}, seed {self.seed}"
+
+
+def pieces(device: str, variant: str, budgets: Any = None, off: Any = None, seeds: Any = None) -> list[Piece]:
+    """The pieces asked for, all parts of a seed after each other, so that seeds are paired early."""
+    size = VARIANTS[variant]
+    return [
+        Piece(device, budget, part, seed, variant)
+        for budget in size.budgets
+        if budgets is None or budget in budgets
+        for seed in size.seeds
+        if seeds is None or seed in seeds
+        for part in OFF
+        if off is None or part in off
+    ]
+
+
+@contextmanager
+def store_of(off: str) -> Iterator[None]:
+    """The store of an ablation: below the user's, with the user's cost models and baselines."""
+    from rig.store.store import Store
+
+    if off == "none":
+        yield
+        return
+    user = Store().root
+    own = user / "ablations" / off
+    own.mkdir(parents=True, exist_ok=True)
+    for folder in SHARED:
+        (user / folder).mkdir(parents=True, exist_ok=True)
+        if not (own / folder).exists():
+            (own / folder).symlink_to(user / folder)
+    before = os.environ.get("RIG_HOME")
+    os.environ["RIG_HOME"] = str(own)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["RIG_HOME"]
+        else:
+            os.environ["RIG_HOME"] = before
+
+
+def options_of(piece: Piece) -> Any:
+    """What ``rig optimize`` is asked."""
+    from rig.commands.options import OptimizeOptions
+
+    size = VARIANTS[piece.variant]
+    epochs = dict(zip(("epochs_baseline", "epochs_shrink", "epochs_finetune"), size.epochs, strict=True))
+    target = {f"target_{LIMITED[piece.device]}": f"{piece.budget}%"}
+    asked = {"method": "morphnet", "rounds": size.rounds, **epochs, **target}
+    return OptimizeOptions(piece.device, size.task, size.model, seed=piece.seed, **asked)
+
+
+def run_piece(piece: Piece) -> dict[str, Any]:
+    """The row of a piece: finished earlier, resumed, or new."""
+    from rig.commands import optimize
+    from rig.commands.options import command_words
+    from rig.store.store import Store
+
+    options = options_of(piece)
+    words = command_words("optimize", options)
+    with store_of(piece.off):
+        store = Store()
+        known = [m for m in reversed(store.runs()) if m["command"] == "optimize" and m["argv"] == words]
+        done = [manifest["id"] for manifest in known if manifest["state"] == "done"]
+        if done:
+            result = dict(store.open_run(done[0]).read_json("result.json"))
+        else:
+            result = optimize.run(replace(options, resume=True) if known else options, ablation=OFF[piece.off])
+    return row_of(piece, result)
+
+
+def row_of(piece: Piece, result: dict[str, Any]) -> dict[str, Any]:
+    """What the tables need of a run."""
+    stages = {stage["name"]: stage for stage in result["stages"]}
+    before, after = result["baseline"], result["result"]
+    share = Quantity.from_json(result["usage"][LIMITED[piece.device]]).scaled(piece.budget / 100.0)
+    return {
+        **piece._asdict(),
+        "kind": result["kind"],
+        "verdict": result["verdict"],
+        "share": {"value": share.value, "lo": share.lo, "hi": share.hi, "n": share.n},
+        "baseline_test": before["accuracy_test"]["value"],
+        "result_test": after["accuracy_test"]["value"],
+        "images": after["accuracy_test"]["n"],
+        "reached": stages["shrink"].get("reached"),
+        "drop_at_removal": stages["removal"]["accuracy_drop"],
+        "removed": list(result["blocks"]["removed"]),
+        "macs_share": after["macs"] / before["macs"],
+        "rounds": len(result["rounds"]),
+        "seconds": sum(stage["seconds"] for stage in result["stages"] if stage["name"] != "baseline"),
+    }
+
+
+# --- results ------------------------------------------------------------------------------------------------------
+
+
+def place(row: dict[str, Any]) -> tuple[Any, ...]:
+    """What tells one row from another."""
+    return tuple(row[field] for field in ("device", "budget", "off", "seed"))
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a results file; none where there is no file."""
+    return list(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else []
+
+
+def keep(path: Path, row: dict[str, Any]) -> None:
+    """Put a row into a results file, in place of one of the same piece."""
+    rows = sorted([*(r for r in read_rows(path) if place(r) != place(row)), row], key=place)
+    write_atomic(path, (json.dumps(rows, indent=1) + "\n").encode(), f"writing {path.name}")
+
+
+def interval(values: Sequence[float]) -> str:
+    """Mean with the 95 % interval of Student's t; the value alone from one, a dash from none."""
+    if not values:
+        return "–"
+    middle, n = float(np.mean(values)), len(values)
+    if n == 1:
+        return f"{middle:+.2f}"
+    half = float(stats.t.ppf(0.975, n - 1)) * float(np.std(values, ddof=1)) / math.sqrt(n)
+    return f"{middle:+.2f} [{middle - half:+.2f}, {middle + half:+.2f}]"
+
+
+def change(row: dict[str, Any]) -> float:
+    """Test accuracy less the baseline's, in points."""
+    return 100.0 * (row["result_test"] - row["baseline_test"])
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """One line a part: what it did, and by how much the whole method is ahead, paired by seed."""
+    head = ["off", "seeds", "met", "share of the cost, %", "change, points", "whole method less it, points"]
+    head += ["by the regularizer, %", "drop at removal, points", "blocks gone", "MACs left, %"]
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    whole = {row["seed"]: change(row) for row in rows if row["off"] == "none"}
+    for part, name in NAMES.items():
+        own = [row for row in rows if row["off"] == part]
+        if not own:
+            continue
+        ahead = [whole[row["seed"]] - change(row) for row in own if row["seed"] in whole]
+        reached = [100 * row["reached"] for row in own if row["reached"] is not None]
+        cells = [
+            name,
+            str(len(own)),
+            str(sum(row["verdict"] == "met" for row in own)),
+            f"{100 * np.mean([row['share']['value'] for row in own]):.1f}",
+            interval([change(row) for row in own]),
+            "–" if part == "none" else interval(ahead),
+            f"{np.mean(reached):.0f}" if reached else "–",
+            f"{100 * np.mean([row['drop_at_removal'] for row in own]):.2f}",
+            f"{np.mean([len(row['removed']) for row in own]):.1f}",
+            f"{100 * np.mean([row['macs_share'] for row in own]):.0f}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def all_tables(folder: Path) -> str:
+    """Every table that there is a row for; the full variant only."""
+    rows = read_rows(folder / "results-full.json")
+    parts = []
+    for device in LIMITED:
+        for budget in VARIANTS["full"].budgets:
+            own = [row for row in rows if (row["device"], row["budget"]) == (device, budget)]
+            if own:
+                simulated = ", costs SIMULATED" if own[0]["kind"] == "simulated" else ""
+                title = f"### {VARIANTS['full'].model} at {budget} % of its {LIMITED[device]}, {device}{simulated}"
+                parts.append(f"{title}\n\n{table(own)}\n")
+    return "\n".join(parts) if parts else "**Not measured yet.** There are no results; nothing is claimed.\n"
+
+
+def write_readme(folder: Path) -> None:
+    """Put the tables behind the mark in README.md."""
+    path = folder / "README.md"
+    text = path.read_text(encoding="utf-8").split(MARK)[0]
+    path.write_text(f"{text}{MARK}\n\n{all_tables(folder)}", encoding="utf-8")
+
+
+def run_pieces(chosen: Sequence[Piece], path: Path, minutes: float) -> int:
+    """Run pieces and keep their rows as they are done; how many failed."""
+    deadline_s, failed = time.monotonic() + 60.0 * minutes, 0
+    for piece in chosen:
+        if time.monotonic() > deadline_s:
+            print("time is up; the same command goes on", file=sys.stderr, flush=True)
+            break
+        try:
+            row = run_piece(piece)
+        except RigError as error:
+            print(f"{piece.name}: not done: {error.message}. Fix: {error.fix}", file=sys.stderr, flush=True)
+            failed += 1
+            continue
+        keep(path, row)
+        print(f"{piece.name}: {json.dumps(row)}", flush=True)
+    return failed
+
+
+def main() -> int:
+    """List or run the pieces asked for, or write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["list", "run", "table"])
+    parser.add_argument("--device", choices=list(LIMITED))
+    parser.add_argument("--budget", type=int, action="append")
+    parser.add_argument("--off", choices=list(OFF), action="append")
+    parser.add_argument("--seed", type=int, action="append")
+    parser.add_argument("--variant", choices=list(VARIANTS), default="full")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no piece after so long")
+    parser.add_argument("--out", type=Path, default=HERE)
+    asked = parser.parse_args()
+    if asked.what == "table":
+        write_readme(asked.out)
+        return 0
+    if asked.device is None:
+        parser.error(f"--device is needed: {' or '.join(LIMITED)}")
+    chosen = pieces(asked.device, asked.variant, asked.budget, asked.off, asked.seed)
+    if not chosen:
+        size = VARIANTS[asked.variant]
+        print(f"no such piece; budgets {size.budgets}, seeds {size.seeds}", file=sys.stderr)
+        return 2
+    path = asked.out / f"results-{asked.variant}.json"
+    done = {place(row): row for row in read_rows(path)}
+    if asked.what == "list":
+        for piece in chosen:
+            row = done.get(place(piece._asdict()))
+            print(f"{piece.name}: {'missing' if row is None else f'done, {change(row):+.2f} points'}")
+        return 0
+    try:
+        failed = run_pieces([p for p in chosen if place(p._asdict()) not in done], path, asked.minutes)
+    except Interrupted as stopped:
+        print(f"{stopped.message}; the same command goes on", file=sys.stderr, flush=True)
+        return 130
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

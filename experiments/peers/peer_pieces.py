@@ -1,0 +1,146 @@
+"""The pieces of the peers study: what is run for each, and the file that keeps their rows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from peer_families import HAND_BASES
+
+from rig.durable import write_atomic
+
+PRUNED = ("taylor", "magnitude")
+FLOPS = "morphnet-flops"
+OURS = ("morphnet", "allocate")
+PEERS = ("uniform", *HAND_BASES, *PRUNED, FLOPS, *OURS)
+COUNTED = {"local": "latency_s", "virtual-pi4": "energy_active_j"}  # the cost that is made equal on each device
+LIMITED = {"latency_s": "latency", "energy_active_j": "energy"}  # how rig optimize is asked for it
+SHOWN = {"latency_s": "seconds", "energy_active_j": "active joules"}
+PLACE = {"latency_s": 0, "energy_active_j": 1}  # among the four totals of a network
+
+
+class Network(NamedTuple):
+    """A network of the study. ``hand``: whether there is a family that a person would pick from; ``epochs``: baseline,
+    search, fine-tuning of ours (from scratch gets their sum)."""
+
+    name: str
+    hand: bool
+    epochs: tuple[int, int, int]
+
+    @property
+    def total_epochs(self) -> int:
+        """What every method may spend, the search included."""
+        return sum(self.epochs)
+
+
+class Variant(NamedTuple):
+    """A size of the study.
+
+    looks: at candidates of a peer, at most; rounds: of a look, and of the check of the trained network; prune_steps: of
+    torch-pruning, each of which is a candidate.
+    """
+
+    task: str
+    networks: tuple[Network, ...]
+    budgets: tuple[int, ...]
+    seeds: tuple[int, ...]
+    looks: int
+    rounds: tuple[int, int]
+    prune_steps: int
+
+
+VARIANTS = {
+    "full": Variant(
+        "fashion-mnist",
+        (
+            Network("resnet20", True, (6, 3, 7)),
+            Network("mobilenetv2-0.5", True, (3, 2, 3)),
+            Network("vgg16-0.25", False, (6, 3, 7)),
+            Network("densenet22", False, (6, 3, 7)),
+        ),
+        (50, 30, 15),
+        (0, 1, 2, 3, 4),
+        8,
+        (4, 8),
+        100,
+    ),
+    "tiny": Variant("digits", (Network("resnet8", True, (1, 2, 1)),), (80,), (0,), 3, (3, 3), 25),
+}
+
+
+class Piece(NamedTuple):
+    """One network of one method: ``budget`` in percent of the baseline's cost."""
+
+    device: str
+    network: str
+    budget: int
+    peer: str
+    seed: int
+    variant: str
+
+    @property
+    def name(self) -> str:
+        """How a person calls it."""
+        return f"{self.network} to {self.budget} % on {self.device}, {self.peer}, seed {self.seed}"
+
+    @property
+    def goal(self) -> float:
+        """The share of the baseline's cost that is wanted."""
+        return self.budget / 100.0
+
+    @property
+    def plan(self) -> Network:
+        """The network's part of the study: its epochs."""
+        return next(one for one in VARIANTS[self.variant].networks if one.name == self.network)
+
+    @property
+    def quantity(self) -> str:
+        """The cost that is made equal."""
+        return COUNTED[self.device]
+
+    @property
+    def words(self) -> list[str]:
+        """By which its run is found in the store."""
+        return ["peers", *map(str, self)]
+
+
+def pieces(
+    device: str,
+    variant: str,
+    *,
+    networks: list[str] | None = None,
+    budgets: list[int] | None = None,
+    peers: list[str] | None = None,
+    seeds: list[int] | None = None,
+) -> list[Piece]:
+    """The pieces asked for, in the order to run them: a whole row of methods, seed by seed, is comparable first."""
+    size = VARIANTS[variant]
+    return [
+        Piece(device, network.name, budget, peer, seed, variant)
+        for network in size.networks
+        if networks is None or network.name in networks
+        for budget in size.budgets
+        if budgets is None or budget in budgets
+        for seed in size.seeds
+        if seeds is None or seed in seeds
+        for peer in PEERS
+        if (peers is None or peer in peers) and (network.hand or peer not in HAND_BASES)
+    ]
+
+
+def place(row: dict[str, Any]) -> tuple[Any, ...]:
+    """What tells one row of a results file from another."""
+    return tuple(row[field] for field in ("device", "network", "budget", "seed", "peer"))
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a results file; none where there is no file."""
+    return list(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else []
+
+
+def keep(path: Path, row: dict[str, Any]) -> None:
+    """Put a row into a results file, in place of one of the same piece."""
+    rows = sorted([*(r for r in read_rows(path) if place(r) != place(row)), row], key=place)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, (json.dumps(rows, indent=1) + "\n").encode(), f"writing {path.name}")

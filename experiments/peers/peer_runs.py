@@ -1,0 +1,329 @@
+"""One piece from its candidates to its row: cost first, on the device; training; the cost again, of what was trained.
+
+    uniform, hand-*       candidates measured untrained ──► trained from scratch (all epochs)        ─┐
+    taylor, magnitude     trained baseline pruned to the cost (measured untrained) ──► fine-tuned    ─┼─► measured
+    morphnet-flops        baseline shrunk by FLOPs ──► the FLOPs limit that measures right ──► fine-tuned ─┘ beside the
+    morphnet, allocate    ``rig optimize`` on the device's own cost, as a person would run it            baseline
+
+The baseline teaches every network in its last training (distillation, as in ``rig optimize``); those from scratch get
+it without its epochs being counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from equal_cost import Candidate, Look, Priced, find_equal, is_void, off, two_modes
+from peer_families import HAND_BASES, like_published, pool_of, priced, pruned_ladder, weights_at
+from peer_ground import Ground, ground_of, run_of
+from peer_pieces import FLOPS, LIMITED, OURS, PRUNED, VARIANTS, Piece
+from torch import nn
+
+from rig.compression import export
+from rig.compression.budget import resolve
+from rig.compression.loop import FINETUNE_RATE
+from rig.compression.methods import make_method
+from rig.compression.methods.base import Choice, Workplace
+from rig.compression.realize import realized
+from rig.compression.training import TrainingPlan
+from rig.console import Progress
+from rig.output import plain
+from rig.quality.verdict import compare
+from rig.store.store import Run, Store
+from rig.units import Limit, Quantity
+
+ALIGNED_BY = 16  # channels that a CPU with AVX-512 runs together
+FLOPS_FACTORS = np.geomspace(0.3, 3.0, 9)  # of the FLOPs limit: a first look at what they cost
+AROUND = np.linspace(0.88, 1.12, 13)  # of the wanted cost: where factors are taken between them
+
+
+class Plan(NamedTuple):
+    """A peer's network at the budget, before it is trained: where its cost came out, and after how many looks."""
+
+    candidate: Candidate
+    share: Quantity
+    looks: list[dict[str, Any]]
+    aligned: Quantity | None
+
+    def to_json(self) -> dict[str, Any]:
+        """What is stored in the piece's run."""
+        aligned = None if self.aligned is None else self.aligned.to_json()
+        return {
+            "candidate": self.candidate._asdict(),
+            "share": self.share.to_json(),
+            "looks": self.looks,
+            "aligned": aligned,
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Plan:
+        """Read what ``to_json`` wrote."""
+        made = data["candidate"]
+        aligned = None if data["aligned"] is None else Quantity.from_json(data["aligned"])
+        candidate = Candidate(made["label"], dict(made["widths"]), tuple(made["removed"]))
+        return cls(candidate, Quantity.from_json(data["share"]), data["looks"], aligned)
+
+
+# --- cost first ---------------------------------------------------------------------------------------------------
+
+
+def plan_of(piece: Piece) -> Plan:
+    """The network of a peer that is found without training, measured; from the store where it was done."""
+    run = run_of(piece.words, piece.device)
+    if (run.path / "plan.json").exists():
+        return Plan.from_json(run.read_json("plan.json"))
+    ground = ground_of(piece.device, piece.network, piece.variant)
+    survey = ground.survey
+    ladder: list[Candidate] = []
+    if piece.peer in PRUNED:
+        ladder = [candidate for candidate, _ in ladder_of(piece, ground)]
+    pool = pool_of(piece.peer, survey.template, survey.tables, ground.place, ladder)
+    preference = like_published(survey.template) if piece.peer in HAND_BASES else None
+    return _planned(piece, ground, run, find_equal(pool, ground.look, piece.goal, ground.size.looks, preference))
+
+
+def ladder_of(piece: Piece, ground: Ground) -> Iterator[tuple[Candidate, dict[str, Any]]]:
+    """torch-pruning's steps down from the baseline of a piece; the same each time."""
+    baseline, steps = ground.baseline(piece.seed), ground.size.prune_steps
+    return pruned_ladder(baseline, ground.task, ground.survey.template, piece.peer, piece.seed, steps)
+
+
+def _planned(piece: Piece, ground: Ground, run: Run, looks: list[Look]) -> Plan:
+    best = looks[-1]
+    candidate = best.priced.candidate
+    aligned = None
+    if not ground.profile.simulated:  # a real host may run a narrow network at two speeds
+        widths = {
+            g.name: -(-candidate.widths[g.name] // ALIGNED_BY) * ALIGNED_BY if g.prunable else g.width
+            for g in ground.survey.template.groups
+        }
+        aligned = ground.look(Candidate(f"{candidate.label}, aligned", widths, candidate.removed))
+    plan = Plan(candidate, best.share, [look.to_json() for look in looks], aligned)
+    run.write_json("plan.json", plain(plan.to_json()))
+    return plan
+
+
+# --- training -----------------------------------------------------------------------------------------------------
+
+
+def row_of(piece: Piece, progress: Any = None) -> dict[str, Any]:
+    """The row of a piece, with everything that is missing done; a stopped piece goes on where it was."""
+    if piece.peer in OURS:
+        return ours(piece)
+    run = run_of(piece.words, piece.device)
+    ground = ground_of(piece.device, piece.network, piece.variant)
+    with Progress() if progress is None else progress as shown:
+        state = dict(run.read_json("state.json")) if (run.path / "state.json").exists() else {}
+        workplace = Workplace(
+            ground.task,
+            ground.settings(piece.seed),
+            run.path,
+            shown,
+            state,
+            lambda kept: run.write_json("state.json", plain(kept)),
+        )
+        baseline = ground.baseline(piece.seed)
+        if piece.peer == FLOPS:
+            network, plan = by_flops(piece, ground, run, workplace, baseline)
+        else:
+            plan = plan_of(piece)
+            network = start_of(piece, ground, plan)
+        void = is_void(plan.share, piece.goal, ours=False)
+        if void is None:
+            workplace.train(
+                "last training", network, last_training(piece), workplace.checkpoint("last"), teacher=baseline
+            )
+        row = checked(piece, ground, run, network, plan, baseline, void)
+    run.update(state="done")
+    return {**row, "seconds": sum(one["seconds"] for one in workplace.state.get("trained", {}).values())}
+
+
+def last_training(piece: Piece) -> TrainingPlan:
+    """The recipe of ``rig optimize``'s fine-tuning, or a whole training, in the epochs that the method has left."""
+    whole, (trained, _, finetune) = piece.plan.total_epochs, piece.plan.epochs
+    seed = piece.seed + 2
+    if piece.peer in PRUNED:
+        return TrainingPlan(whole - trained, FINETUNE_RATE, seed=seed)
+    if piece.peer == FLOPS:
+        return TrainingPlan(finetune, FINETUNE_RATE, seed=seed)
+    return TrainingPlan(whole, seed=seed)
+
+
+def start_of(piece: Piece, ground: Ground, plan: Plan) -> nn.Module:
+    """What the last training starts from: fresh weights, or those that torch-pruning left."""
+    torch.manual_seed(piece.seed)
+    network = ground.task.model(ground.table(plan.candidate))
+    if piece.peer in PRUNED:
+        network.load_state_dict(weights_at(plan.candidate, ladder_of(piece, ground)))
+    return network
+
+
+def by_flops(
+    piece: Piece, ground: Ground, run: Run, workplace: Workplace, baseline: nn.Module
+) -> tuple[nn.Module, Plan]:
+    """MorphNet with FLOPs for its resource, and the FLOPs limit at which its network measures the wanted cost.
+
+    The search aims at the FLOPs of the uniform network of the wanted cost; what is chosen from it is measured.
+    """
+    method, survey = make_method("morphnet"), ground.survey
+    uniform = pool_of("uniform", survey.template, survey.tables, ground.place)
+    macs_share = min(uniform, key=lambda one: abs(off(one.predicted, piece.goal))).macs / float(survey.measured[2])
+    limit = Limit("flops", "FLOP", None, macs_share)
+    budget = resolve([limit], None, survey.idle_power_w, survey.measured)
+    found = method.search(workplace, baseline, survey, budget)
+    if (run.path / "plan.json").exists():
+        plan = Plan.from_json(run.read_json("plan.json"))
+    else:
+        pool = _flops_pool(method, found, ground, budget, piece.goal)
+        plan = _planned(piece, ground, run, find_equal(pool, ground.look, piece.goal, ground.size.looks))
+    choice = Choice(plan.candidate.widths, list(plan.candidate.removed))
+    return realized(found.network, found.template, found.importance, choice, ground.task), plan
+
+
+def _flops_pool(method: Any, found: Any, ground: Ground, budget: Any, goal: float) -> list[Priced]:
+    """What the method chooses at many FLOPs limits, most of them where the wanted cost is expected."""
+
+    def at(factors: Any) -> list[Priced]:
+        made = []
+        for factor in factors:
+            choice = method.choose(found, ground.survey, budget.scaled({"flops": float(factor)}))
+            label = f"FLOPs limit × {factor:.3f}"
+            made.append(Candidate(label, dict(choice.widths), tuple(sorted(choice.removed))))
+        return [priced(iter([one]), ground.survey.template, ground.survey.tables, ground.place)[0] for one in made]
+
+    coarse = at(FLOPS_FACTORS)
+    shares = np.maximum.accumulate([one.predicted for one in coarse])
+    fine = at(np.exp(np.interp(np.log(goal * AROUND), np.log(shares), np.log(FLOPS_FACTORS))))
+    return list({one.candidate.key: one for one in (*coarse, *fine)}.values())
+
+
+# --- the trained network ------------------------------------------------------------------------------------------
+
+
+def checked(
+    piece: Piece, ground: Ground, run: Run, network: nn.Module, plan: Plan, baseline: nn.Module, void: str | None
+) -> dict[str, Any]:
+    """The row: cost of the trained network beside the trained baseline, and accuracies; the test set is used once.
+
+    A network that was not at equal cost before training was not trained, and is void as it stands.
+    """
+    size, task = ground.size, ground.task
+    share, modes, kind = plan.share, None, plan.share.kind
+    if void is None:
+        path = run.path / "artifacts" / "trained.onnx"
+        if not path.exists():
+            export.save_checked(network, task.input_shape, path)
+        networks = {"baseline": ground.baseline_onnx(piece.seed), "result": path}
+        before, after = ground.in_turn(ground.bench_of(run), networks, "check", size.rounds[1])
+        share = compare(before, after, piece.quantity)
+        modes = two_modes(after, before)
+        void = is_void(share, piece.goal, ours=False)
+        kind = before[0].kind
+    seed_macs = float(ground.survey.measured[2])
+    totals = ground.survey.tables.totals(
+        plan.candidate.widths, ground.survey.template.removed_kernels(plan.candidate.removed)
+    )
+    trained = void is None or (run.path / "artifacts" / "trained.onnx").exists()
+    return {
+        **piece._asdict(),
+        "kind": kind,
+        "void": void,
+        "share": interval(share),
+        "planned": interval(plan.share),
+        "aligned": interval(plan.aligned),
+        "modes": modes,
+        "baseline_val": task.evaluate(baseline, "val"),
+        "baseline_test": task.evaluate(baseline, "test"),
+        "result_val": task.evaluate(network, "val") if trained else None,
+        "result_test": task.evaluate(network, "test") if trained else None,
+        "images": task.test_count,
+        "epochs": piece.plan.total_epochs,
+        "macs_share": float(totals[2]) / seed_macs,
+        "params": sum(p.numel() for p in network.parameters()),
+        "made": plan.candidate.label,
+        "removed": list(plan.candidate.removed),
+        "widths": ground.table(plan.candidate),
+        "looks": len(plan.looks),
+        "verdict": None,
+    }
+
+
+def interval(share: Quantity | None) -> dict[str, Any] | None:
+    """A share as the results keep it."""
+    return None if share is None else {"value": share.value, "lo": share.lo, "hi": share.hi, "n": share.n}
+
+
+# --- ours ---------------------------------------------------------------------------------------------------------
+
+
+def ours(piece: Piece) -> dict[str, Any]:
+    """The row of a ``rig optimize`` run: finished earlier, resumed, or new."""
+    from rig.commands import optimize
+
+    options = options_of(piece)
+    done = finished(piece)
+    if done is None:
+        unfinished = any(manifest["state"] != "done" for manifest in runs_of(piece))
+        done = optimize.run(replace(options, resume=True) if unfinished else options)
+    return our_row(piece, done)
+
+
+def options_of(piece: Piece) -> Any:
+    """What ``rig optimize`` is asked for a piece of ours."""
+    from rig.commands.options import OptimizeOptions
+
+    size = VARIANTS[piece.variant]
+    target = {f"target_{LIMITED[piece.quantity]}": f"{piece.budget}%"}
+    epochs = dict(zip(("epochs_baseline", "epochs_shrink", "epochs_finetune"), piece.plan.epochs, strict=True))
+    return OptimizeOptions(
+        piece.device, size.task, piece.network, seed=piece.seed, method=piece.peer, **epochs, **target
+    )
+
+
+def runs_of(piece: Piece) -> list[dict[str, Any]]:
+    """Manifests of the ``rig optimize`` runs of a piece of ours, the newest first."""
+    from rig.commands.options import command_words
+
+    words = command_words("optimize", options_of(piece))
+    return [m for m in reversed(Store().runs()) if m["command"] == "optimize" and m["argv"] == words]
+
+
+def finished(piece: Piece) -> dict[str, Any] | None:
+    """The result of the newest finished run of a piece of ours, or None."""
+    done = [manifest["id"] for manifest in runs_of(piece) if manifest["state"] == "done"]
+    return dict(Store().open_run(done[0]).read_json("result.json")) if done else None
+
+
+def our_row(piece: Piece, result: dict[str, Any]) -> dict[str, Any]:
+    """What the comparison needs of a result of ``rig optimize``; the share is of the confirmation's turns."""
+    before, after = result["baseline"], result["result"]
+    used = Quantity.from_json(result["usage"][LIMITED[piece.quantity]])
+    share = used.scaled(piece.goal)
+    stages = {stage["name"]: stage for stage in result["stages"]}
+    return {
+        **piece._asdict(),
+        "kind": result["kind"],
+        "void": is_void(share, piece.goal, ours=True),
+        "share": interval(share),
+        "planned": None,
+        "aligned": None,
+        "modes": None,
+        "baseline_val": stages["baseline"]["accuracy_val"],
+        "baseline_test": before["accuracy_test"]["value"],
+        "result_val": stages["fine-tune"]["accuracy_val"],
+        "result_test": after["accuracy_test"]["value"],
+        "images": after["accuracy_test"]["n"],
+        "epochs": piece.plan.total_epochs,
+        "macs_share": after["macs"] / before["macs"],
+        "params": after["params"],
+        "made": f"rig optimize, method {piece.peer}, {result['run_id']}",
+        "removed": list(result["blocks"]["removed"]),
+        "widths": result["widths"],
+        "looks": len(result["rounds"]),
+        "verdict": result["verdict"],
+        "seconds": sum(stage["seconds"] for stage in result["stages"] if stage["name"] != "baseline"),
+    }

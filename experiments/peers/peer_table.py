@@ -1,0 +1,176 @@
+"""The tables of the README: every method at equal measured cost, and paired differences between methods over seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from peer_families import HAND_BASES
+from peer_pieces import COUNTED, OURS, PEERS, SHOWN, VARIANTS, read_rows
+from scipy import stats
+
+MARK = "<!-- tables: python experiments/peers/peers.py table -->"
+NAMES = {
+    "uniform": "uniform width, from scratch",
+    "hand-0": "by hand, full depth (ResNet-20)",
+    "hand-1": "by hand, a block fewer a stage (ResNet-14)",
+    "hand-2": "by hand, two blocks fewer a stage (ResNet-8)",
+    "hand": "best by hand (validation)",
+    "taylor": "torch-pruning, global Taylor",
+    "magnitude": "torch-pruning, global magnitude",
+    "morphnet-flops": "MorphNet on FLOPs",
+    "morphnet": "ours, morphnet",
+    "allocate": "ours, allocate",
+}
+Row = dict[str, Any]
+
+
+def mean_interval(values: Sequence[float]) -> dict[str, Any] | None:
+    """Mean with the 95 % interval of Student's t; no interval from one value, None from none."""
+    n = len(values)
+    if n == 0:
+        return None
+    middle = float(np.mean(values))
+    if n == 1:
+        return {"value": middle, "lo": None, "hi": None, "n": 1}
+    half = float(stats.t.ppf(0.975, n - 1)) * float(np.std(values, ddof=1)) / math.sqrt(n)
+    return {"value": middle, "lo": middle - half, "hi": middle + half, "n": n}
+
+
+def change(row: Row) -> float:
+    """Test accuracy less that of the row's own baseline, in points."""
+    return 100.0 * (row["result_test"] - row["baseline_test"])
+
+
+def best_by_hand(rows: Sequence[Row]) -> list[Row]:
+    """Of each seed the hand-picked network that validates best, as a row of a method of its own."""
+    best: dict[int, Row] = {}
+    for row in rows:
+        if row["peer"] in HAND_BASES and not row["void"]:
+            known = best.get(row["seed"])
+            if known is None or row["result_val"] > known["result_val"]:
+                best[row["seed"]] = row
+    # What it took to find the best is what all of the family took.
+    spent = {
+        seed: [r for r in rows if r["peer"] in HAND_BASES and r["seed"] == seed and not r["void"]] for seed in best
+    }
+    return [
+        {
+            **row,
+            "peer": "hand",
+            "epochs": sum(r["epochs"] for r in spent[seed]),
+            "seconds": sum(r["seconds"] for r in spent[seed]),
+        }
+        for seed, row in sorted(best.items())
+    ]
+
+
+def paired(ours: Sequence[Row], theirs: Sequence[Row]) -> dict[str, Any] | None:
+    """Our change less theirs, by seed, over the seeds that both have."""
+    other = {row["seed"]: change(row) for row in theirs if not row["void"]}
+    return mean_interval([change(row) - other[row["seed"]] for row in ours if not row["void"] and row["seed"] in other])
+
+
+def summary(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """One line for each method of a device, network and budget."""
+    rows = [*rows, *best_by_hand(rows)]
+    by_peer = {peer: [r for r in rows if r["peer"] == peer] for peer in (*PEERS[:4], "hand", *PEERS[4:])}
+    lines = []
+    for peer, own in by_peer.items():
+        if not own:
+            continue
+        valid = [row for row in own if not row["void"]]
+        lines.append(
+            {
+                "peer": peer,
+                "void": [f"seed {row['seed']} {row['void']}" for row in own if row["void"]],
+                "seeds": len(valid),
+                "share": mean_interval([row["share"]["value"] for row in valid]),
+                "change": mean_interval([change(row) for row in valid]),
+                "ahead": {us: paired(by_peer[us], own) for us in OURS if us != peer},
+                "epochs": mean_interval([row["epochs"] for row in valid]),
+                "seconds": mean_interval([row["seconds"] for row in valid]),
+                "macs": mean_interval([row["macs_share"] for row in valid]),
+                "modes": sum(row["modes"] is not None for row in own),
+                "aligned": [row["aligned"]["value"] / row["planned"]["value"] for row in valid if row["aligned"]],
+            }
+        )
+    return lines
+
+
+# --- as text ------------------------------------------------------------------------------------------------------
+
+
+def with_interval(found: dict[str, Any] | None, places: int, scale: float = 1.0, sign: bool = False) -> str:
+    """``+0.12 [−0.05, +0.29]``; the value alone without an interval, a dash without a value."""
+    if found is None:
+        return "–"
+    form = f"{'+' if sign else ''}.{places}f"
+    text = f"{scale * found['value']:{form}}"
+    if found["lo"] is None:
+        return text
+    return f"{text} [{scale * found['lo']:{form}}, {scale * found['hi']:{form}}]"
+
+
+def markdown(rows: Sequence[Row], device: str, network: str, budget: int) -> str:
+    """The table of a device, a network and a budget."""
+    cost = SHOWN[COUNTED[device]]
+    simulated = any(row["kind"] == "simulated" for row in rows)
+    title = f"### {network} at {budget} % of its {cost}, {device}"
+    kind = "costs SIMULATED, accuracies real" if simulated else "all measured"
+    baseline = {row["seed"]: row["baseline_test"] for row in rows}
+    images = rows[0]["images"]
+    accuracy = with_interval(mean_interval(list(baseline.values())), 2, 100.0)
+    head = ["method", "seeds", "share of the cost, %", "change, points", "MACs left, %"]
+    head += [f"{us} less it, points" for us in OURS] + ["epochs", "training, s"]
+    lines = [
+        title,
+        "",
+        f"{kind}; baseline {accuracy} % on {images:,} test images, {len(baseline)} seeds",
+        "",
+        "| " + " | ".join(head) + " |",
+        "|" + " --- |" * len(head),
+    ]
+    notes = []
+    for line in summary(rows):
+        name = NAMES[line["peer"]]
+        cells = [name, str(line["seeds"]), with_interval(line["share"], 1, 100.0)]
+        cells += [with_interval(line["change"], 2, sign=True), with_interval(line["macs"], 0, 100.0).split(" ")[0]]
+        cells += [with_interval(line["ahead"].get(us), 2, sign=True) for us in OURS]
+        cells += [_middle(line["epochs"]), _middle(line["seconds"])]
+        lines.append("| " + " | ".join(cells) + " |")
+        notes += [f"- VOID: {name}: {why}" for why in line["void"]]
+        if line["modes"]:
+            notes.append(f"- {name}: the host ran the network of {line['modes']} seed(s) at two speeds")
+        if line["aligned"]:
+            low, high = min(line["aligned"]), max(line["aligned"])
+            notes.append(f"- {name}: widths raised to multiples of 16 cost {low:.2f} to {high:.2f} times as much")
+    return "\n".join([*lines, "", *notes]).rstrip() + "\n"
+
+
+def _middle(found: dict[str, Any] | None) -> str:
+    return "–" if found is None else f"{found['value']:.0f}"
+
+
+def all_tables(folder: Path) -> str:
+    """Every table that there is a row for; the full variant only."""
+    rows = read_rows(folder / "results-full.json")
+    size = VARIANTS["full"]
+    parts = [
+        markdown(own, device, network.name, budget)
+        for device in COUNTED
+        for network in size.networks
+        for budget in size.budgets
+        if (own := [r for r in rows if (r["device"], r["network"], r["budget"]) == (device, network.name, budget)])
+    ]
+    return "\n".join(parts) if parts else "**Not measured yet.** There are no results; nothing is claimed.\n"
+
+
+def write_readme(folder: Path) -> None:
+    """Put the tables behind the mark in README.md."""
+    path = folder / "README.md"
+    text = path.read_text(encoding="utf-8").split(MARK)[0]
+    path.write_text(f"{text}{MARK}\n\n{all_tables(folder)}", encoding="utf-8")
