@@ -127,9 +127,11 @@ def _step(workplace: Workplace, stage: Stage, survey: Survey, budget: Budget, nu
 
 
 def _template(before: Template, network: nn.Module, workplace: Workplace) -> Template:
-    """The template with the groups of a narrower network; what went with a block stays in it."""
+    """The template with the groups of a narrower network; what went with a block, or was put back, stays so."""
     groups = {g.name: g for g in before.groups}
-    groups.update({g.name: g for g in find_groups(network, workplace.example, like=before.groups)})
+    for group in find_groups(network, workplace.example, like=before.groups):
+        group.put_back = group.put_back or groups[group.name].put_back
+        groups[group.name] = group
     return before._replace(groups=list(groups.values()))
 
 
@@ -182,7 +184,12 @@ def _allocator(
         frame_s = PACEABLE / max(rates) * float(survey.predicted[0] / survey.measured[0])
     seed = survey.template.seed_widths()
     widths = _there(template, removed).seed_widths()
-    channels = {name: values.detach().numpy().astype(np.float64) for name, values in scores.items() if name in widths}
+    staying = {g.name for g in template.groups if g.put_back or not g.prunable}
+    channels = {
+        name: values.detach().numpy().astype(np.float64)
+        for name, values in scores.items()
+        if name in widths and name not in staying
+    }
     left = [b for b in template.blocks if b.name not in removed]
     rows = limit_rows(budget, survey.predicted, frame_s)
     without = template.removed_kernels(removed)
