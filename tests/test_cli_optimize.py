@@ -109,3 +109,50 @@ def test_stopped_by_ctrl_c_it_resumes_and_ends_with_a_verdict_and_a_report(envir
     assert drawn.returncode == 0, drawn.stderr
     page = Path(json.loads(drawn.stdout)["artifacts"]["report"][0]).read_text()
     assert "SIMULATED" in page
+
+    compared = rig(environment, "compare", result["run_id"], "--json")
+    assert compared.returncode == 0, compared.stderr
+    baseline, row = json.loads(compared.stdout)["rows"]
+    assert (baseline["method"], row["method"]) == ("baseline", "morphnet")
+    assert row["cost_ratio"]["how"].startswith("measured in turn")
+    assert row["cost_ratio"]["quantity"] == result["cost_ratio"]["energy_active_j"]
+    assert row["accuracy_change"]["how"] == "one seed, paired over 360 test images"
+    change = result["result"]["accuracy_test"]["value"] - result["baseline"]["accuracy_test"]["value"]
+    assert row["accuracy_change"]["quantity"]["value"] == pytest.approx(change)
+    missing = {name for name, found in row["figures"].items() if found["quantity"] is None}
+    assert missing == set()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--importance", "magnitude"), "--importance says nothing to the method morphnet"),
+        (("--method", "allocate", "--importance", "tailor"), "unknown importance 'tailor'"),
+        (("--method", "alocate"), "unknown method 'alocate'"),
+    ],
+)
+def test_methods_and_scores_that_do_not_fit_are_refused_before_training(environment, words, said):
+    done = rig(environment, "optimize", *TASK, *THREE_QUARTERS, *words)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "epochs" not in done.stderr
+
+
+@pytest.mark.slow
+def test_allocate_ends_with_a_verdict_within_several_limits(environment):
+    limits = ("--target-power", "60%", "--fps", "60", "--target-params", "70%")
+    epochs = ("--epochs-baseline", "2", "--epochs-shrink", "2", "--epochs-finetune", "1", "--rounds", "2")
+    done = rig(environment, "optimize", *TASK, *limits, *epochs, "--method", "allocate", "--json")
+    assert done.returncode in (0, 5, 6), done.stderr
+    result = json.loads(done.stdout)
+    assert result["method"] == "allocate"
+    steps = [stage for stage in result["stages"] if stage["name"].startswith("allocate")]
+    assert [stage["name"] for stage in steps] == ["allocate 1 of 2", "allocate 2 of 2"]
+    assert all(stage["used"] <= 1.0 and stage["bound"] <= stage["loss"] for stage in steps)
+    assert {bound["quantity"] for bound in result["budget"]} == {"power", "params"}
+    assert result["usage"]["power"]["value"] == pytest.approx(0.9, abs=0.12)
+    assert result["usage"]["params"]["value"] <= 1.0
+    whole = {row["name"]: row["before"] for row in result["layers"]}
+    assert all(row["after"] <= whole[row["name"]] for row in result["layers"])
+    drawn = rig(environment, "report", "--json")
+    assert drawn.returncode == 0, drawn.stderr

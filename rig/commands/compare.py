@@ -147,9 +147,9 @@ def show(result: Mapping[str, Any], console: Console) -> None:
     """Networks, their sizes, means and differences; what is missing is a dash with its reason below."""
     from rig.comparison.rows import COST_NAMES
 
-    mark = label(result["kind"], result["basis"])
+    mark, number = label(result["kind"], result["basis"]), len(result["compared"])
     console.line(
-        f"{len(result['compared'])} runs on {result['device']['name']}, {result['task'] or 'no task'}   "
+        f"{number} run{'' if number == 1 else 's'} on {result['device']['name']}, {result['task'] or 'no task'}   "
         f"{mark}, {boundary_words(result['device']['boundary'])}; intervals are 95 %"
     )
     console.line(f"Cost      {COST_NAMES[result['cost']]}")
