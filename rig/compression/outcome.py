@@ -57,7 +57,7 @@ def result(loop: Loop, outcome: Outcome) -> dict[str, Any]:
         "rounds": [_round(loop, outcome, one) for one in loop.rounds],
         "controller": found.history,
         "stages": loop.workplace.stages,
-        "blocks": {"removed": choice.removed, "trials": found.trials},
+        "blocks": {"removed": choice.removed, "trials": found.trials, "refused": dict(found.template.refused)},
         "layers": _layers(loop, outcome.survey, found, choice),
         "widths": found.template.layer_widths(choice.widths, choice.removed),
         "kernels": {"before": _kernels(loop, paths[0]), "after": _kernels(loop, paths[1])},
@@ -164,6 +164,7 @@ def _layers(loop: Loop, survey: Survey, found: Found, choice: Choice) -> list[di
     before = survey.template.layer_widths(survey.template.seed_widths())
     after = found.template.layer_widths(choice.widths, choice.removed)
     gone = {layer for b in found.template.blocks if b.name in choice.removed for layer in b.layers}
+    put_back = {g.name: g.put_back for g in found.template.groups}
     rows = []
     for group in survey.template.groups:
         for layer in group.writers:
@@ -171,11 +172,11 @@ def _layers(loop: Loop, survey: Survey, found: Found, choice: Choice) -> list[di
                 {
                     "name": layer,
                     "group": group.name,
-                    "before": before.get(layer, group.width),
-                    "after": 0 if layer in gone else after.get(layer, before.get(layer, group.width)),
+                    "before": before.get(layer, group.channels),
+                    "after": 0 if layer in gone else after.get(layer, before.get(layer, group.channels)),
                     "prunable": group.prunable,
                     "removed": layer in gone,
-                    "why": group.why_fixed or None,
+                    "why": group.why_fixed or put_back.get(group.name) or None,
                 }
             )
     return sorted(rows, key=lambda row: order.get(str(row["name"]), len(order)))
