@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 from stairs import build, stairs
-from training_cases import INPUT, small_task
+from training_cases import INPUT, small_task, values
+
+from power_models.regularizer import CostRegularizer
+from rig.compression.controller import StrengthController
+from rig.compression.groups import find_groups
+from rig.compression.methods.morphnet import Shrinker
+from rig.compression.removing import Removing
+from rig.compression.training import TrainingPlan, load_state, train
 
 FOLDER = Path(__file__).parent.parent.parent / "experiments" / "removal-while-training"
 sys.path.insert(0, str(FOLDER))
@@ -48,6 +55,36 @@ def test_rows_that_are_done_are_kept_and_removal_happens_where_it_is_asked(setti
     assert [row["variant"] for row in rows] == ["removed", "start"]
     assert first["parameters"] <= first["removals"][-1]["parameters_after"]
     check(rows)
+
+
+class Stop(Exception):
+    pass
+
+
+def test_shrinking_with_surgery_goes_on_from_a_checkpoint_of_a_narrower_network(setting, tmp_path):
+    def shrinking(name: str, progress=None):
+        network = study.fresh(setting, 0)
+        groups = find_groups(network, setting.example, like=setting.template.groups)
+        regularizer = CostRegularizer(groups, setting.tables, setting.budget.gradient)
+        start = setting.budget.usage(setting.tables.totals(setting.template.seed_widths()))
+        shrinker = Shrinker(regularizer, setting.budget, StrengthController(start, 1.0))
+        hook = Removing(shrinker, network, setting.example)
+        plan = TrainingPlan(5, 0.05, seed=1, precision="float32")
+        return train(network, setting.task, plan, hook=hook, checkpoint=tmp_path / name, progress=progress), hook
+
+    def stop(step: int, total: int, loss: float) -> None:
+        if step == 50:
+            raise Stop
+
+    whole, first = shrinking("whole.pt")
+    with pytest.raises(Stop):
+        shrinking("half.pt", stop)
+    assert load_state(tmp_path / "half.pt")["widths"]
+    again, second = shrinking("half.pt")
+    assert again.network is second.network
+    assert torch.equal(values(again.network), values(whole.network))
+    assert first.hook.history == second.hook.history
+    assert again.facts["removals"] == whole.facts["removals"]
 
 
 @pytest.mark.slow
