@@ -108,6 +108,20 @@ def test_a_repeat_gives_the_same_widths_and_a_stopped_run_goes_on_as_it_would_ha
     assert all(torch.equal(a, b) for a, b in zip(after.network.parameters(), found.network.parameters(), strict=True))
 
 
+def test_a_group_that_surgery_put_back_keeps_its_width(searched) -> None:
+    _, survey, budget, found = searched
+    budget = budget.scaled({"latency": 0.7})
+    before = Allocate().choose(found, survey, budget)
+    kept = next(g for g in found.template.groups if g.prunable and before.widths[g.name] < g.width)
+    kept.put_back = "the function changed"
+    try:
+        choice = Allocate().choose(found, survey, budget)
+    finally:
+        kept.put_back = ""
+    assert choice.widths[kept.name] == kept.width
+    assert used(found, survey, budget, choice) <= 1.0
+
+
 def test_the_baseline_is_left_as_it_was(network, template, tables, tmp_path) -> None:
     before = {name: values.clone() for name, values in network.state_dict().items()}
     survey = survey_of(template, tables)
