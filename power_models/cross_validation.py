@@ -78,7 +78,7 @@ def hold_out(rows: Sequence[Row], fold: Fold, fit: Fit, references: bool = True)
     fit_s = time.perf_counter() - began_s
     ours = {name: own for name, own in predict(model, test, same_campaign=True).items() if np.isfinite(own.value).any()}
     found: dict[str, Mapping[str, Predicted]] = {OURS: ours}
-    if model.drift is not None:
+    if model.drifts:
         alone = predict(model, test)
         found[PLACE_NOT_TOLD] = {quantity: alone[quantity] for quantity in ours}
     if references:

@@ -5,11 +5,12 @@
 Two public tables of GPU kernels are like that (their host spent up to 0.4 ms more on the last kernel than on the
 first), which no feature of a kernel explains, and which looks like structure that two devices have in common. The
 drift is accepted only where taking it away makes held-out kernels clearly more predictable. A price is that of the
-kernel alone; what a row of such a campaign shows is the price and its place's share.
+kernel alone; what a row of such a campaign shows is the price and its place's share. Each table is its own campaign.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ from power_models.tiles import size_features
 from power_models.trees import HistogramTrees
 
 if TYPE_CHECKING:
-    from power_models.kernel_cost import KernelCosts
+    from power_models.kernel_cost import KernelCosts, KernelRow
 
 FEWEST_ROWS = 600  # in fewer rows a drift cannot be told from what the features do not know
 MOST_ROWS = 3000
@@ -37,7 +38,7 @@ LEFT = 0.02  # of a row's seconds stays the kernel's, however large the drift
 class Drift:
     """Seconds that each place adds; the place that stands for an unknown one, and the last place.
 
-    The typical place is the one with the least mean relative error.
+    The typical place is the one with the least mean relative error. A slope of zero: a campaign that did not drift.
     """
 
     slope_s: float
@@ -57,6 +58,57 @@ class Drift:
         value = costs.latency_s + extra
         low = np.maximum(value - down, costs.latency_lo_s)
         return replace(costs, latency_s=value, latency_lo_s=low, latency_hi_s=value + up)
+
+
+NONE = Drift(0.0, 0.0, 0.0)
+
+
+def as_measured(
+    drifts: Mapping[str, Drift], costs: KernelCosts, places: Floats, campaigns: Sequence[str]
+) -> KernelCosts:
+    """Costs as rows at these places (n,) of these campaigns (n) would show them.
+
+    ``drifts``: by campaign, the one with the most rows first; a campaign that is not among them is taken for like that.
+    """
+    if not drifts:
+        return costs
+    first = next(iter(drifts.values()))
+    own = [drifts.get(campaign, first) for campaign in campaigns]
+    latency, low, high = costs.latency_s.copy(), costs.latency_lo_s.copy(), costs.latency_hi_s.copy()
+    for drift in dict.fromkeys(own):
+        index = np.flatnonzero([one == drift for one in own])
+        shown = drift.as_measured(costs.take(index), places[index])
+        latency[index], low[index], high[index] = shown.latency_s, shown.latency_lo_s, shown.latency_hi_s
+    return replace(costs, latency_s=latency, latency_lo_s=low, latency_hi_s=high)
+
+
+def without_drifts(rows: Sequence[KernelRow]) -> tuple[list[KernelRow], dict[str, Drift]]:
+    """The rows without what their campaigns added with time, and each campaign's drift, the largest campaign first.
+
+    Each campaign is looked through by itself (the lines of two tables have nothing to do with each other), and only
+    where it measured no energy. Nothing is told where none drifted.
+    """
+    members: dict[str, list[int]] = {}
+    for i, row in enumerate(rows):
+        members.setdefault(row.campaign, []).append(i)
+    kept = list(rows)
+    drifts: dict[str, Drift] = {}
+    for campaign, index in sorted(members.items(), key=lambda one: -len(one[1])):
+        own = [rows[i] for i in index]
+        drift = None if any(row.energy_active_j is not None for row in own) else _drift_of(own)
+        drifts[campaign] = drift or NONE
+        if drift is not None:
+            places = np.array([drift.typical_place if row.place is None else row.place for row in own])
+            alone = without(np.array([row.latency_s for row in own]), places, drift.slope_s)
+            for i, latency_s in zip(index, alone.tolist(), strict=True):
+                kept[i] = rows[i]._replace(latency_s=latency_s)
+    return kept, drifts if any(one is not NONE for one in drifts.values()) else {}
+
+
+def _drift_of(rows: Sequence[KernelRow]) -> Drift | None:
+    places = np.array([np.nan if row.place is None else row.place for row in rows])
+    latency_s = np.array([row.latency_s for row in rows])
+    return find_drift(KernelColumns.of([row.kernel for row in rows]), latency_s, places)
 
 
 def without(latency_s: Floats, places: Floats, slope_s: float) -> Floats:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from device_agents.records import KernelSpec
+from power_models.drift import as_measured
 from power_models.features import Floats
 from power_models.kernel_cost import KernelCostModel, KernelCosts, UnpricedKernel
 from power_models.measured_tables import TableKernel, TableNetwork
@@ -139,23 +140,25 @@ def measured(rows: Sequence[Row], quantity: str) -> Floats:
 def predict(model: KernelCostModel, rows: Sequence[Row], same_campaign: bool = False) -> dict[str, Predicted]:
     """Predictions of rows by quantity; rows with a kernel that has no price are nan.
 
-    ``same_campaign``: the rows are of the table that the model was fitted to, so that their lines are places in the
-    drift of its campaign, if it had one (``drift``); else a row is taken to be at a typical place.
+    ``same_campaign``: the rows are of the tables that the model was fitted to, so that their lines are places in the
+    drift of their table's campaign, if it had one (``drift``); else a row is taken to be at a typical place.
     """
     found = {quantity: Predicted.none(len(rows)) for quantity in QUANTITIES}
     alone = np.array([isinstance(row, TableKernel) for row in rows], dtype=np.bool_)
-    for index, one in ((np.flatnonzero(alone), _predict_kernels), (np.flatnonzero(~alone), _predict_networks)):
-        if len(index):
-            places = [float(rows[i].line) if same_campaign else np.nan for i in index.tolist()]
-            for quantity, own in one(model, [rows[i].kernels for i in index.tolist()], places).items():
-                for column, numbers in zip(found[quantity], own, strict=True):
-                    column[index] = numbers
+    kernels = [row for row in rows if isinstance(row, TableKernel)]
+    networks = [row.kernels for row in rows if not isinstance(row, TableKernel)]
+    parts = [
+        (np.flatnonzero(alone), _predict_kernels(model, kernels, same_campaign)),
+        (np.flatnonzero(~alone), _predict_networks(model, networks)),
+    ]
+    for index, predicted in parts:
+        for quantity, own in predicted.items():
+            for column, numbers in zip(found[quantity], own, strict=True):
+                column[index] = numbers
     return found
 
 
-def _predict_networks(
-    model: KernelCostModel, networks: Sequence[Sequence[KernelSpec]], places: Sequence[float]
-) -> dict[str, Predicted]:
+def _predict_networks(model: KernelCostModel, networks: Sequence[Sequence[KernelSpec]]) -> dict[str, Predicted]:
     found = {quantity: Predicted.none(len(networks)) for quantity in QUANTITIES}
     for i, kernels in enumerate(networks):
         try:
@@ -172,19 +175,16 @@ def _predict_networks(
     return found
 
 
-def _predict_kernels(
-    model: KernelCostModel, rows: Sequence[Sequence[KernelSpec]], places: Sequence[float]
-) -> dict[str, Predicted]:
-    kernels = [row[0] for row in rows]
+def _predict_kernels(model: KernelCostModel, rows: Sequence[TableKernel], same_campaign: bool) -> dict[str, Predicted]:
     known = set(model.known_kinds)
-    priced = np.flatnonzero([(spec.kind, spec.dtype) in known for spec in kernels])
-    found = {quantity: Predicted.none(len(kernels)) for quantity in QUANTITIES}
+    priced = np.flatnonzero([(row.kernel.kind, row.kernel.dtype) in known for row in rows])
+    found = {quantity: Predicted.none(len(rows)) for quantity in QUANTITIES}
     if not len(priced):
         return found
-    specs = [kernels[i] for i in priced.tolist()]
-    costs = model.predict(specs)
-    if model.drift is not None:
-        costs = model.drift.as_measured(costs, np.array(places)[priced])
+    members = [rows[i] for i in priced.tolist()]
+    places = np.array([float(row.line) if same_campaign else np.nan for row in members])
+    costs = model.predict([row.kernel for row in members])
+    costs = as_measured(model.drifts, costs, places, [row.table for row in members])
     idle = model.idle_power_w or (0.0, 0.0, 0.0)  # unknown: energies are whole ones
     latency = (costs.latency_s, costs.latency_lo_s, costs.latency_hi_s)
     active = (costs.energy_j, costs.energy_lo_j, costs.energy_hi_j)

@@ -17,7 +17,18 @@ from power_models.features import Floats, KernelColumns, shape_features
 from power_models.reach import Reach
 from power_models.regressors import CANDIDATES, Regressor, make_regressor, under
 from power_models.roofline import NonNegative, Roofline
-from power_models.selection import Choice, Index, Mode, Rows, Support, Task, choose, fit_candidates, joined_rows
+from power_models.selection import (
+    Choice,
+    Index,
+    Mode,
+    Rows,
+    Support,
+    Task,
+    choose,
+    fit_candidates,
+    joined_rows,
+    judged,
+)
 from power_models.stacked import Stack
 from power_models.tiles import size_features
 from power_models.trees import HistogramTrees
@@ -94,7 +105,8 @@ class FamilyModel:
     """Latency and energy of one family, with the held-out errors from which intervals are made.
 
     ``doubts``: by quantity, where an error's size could be learned; ``scores``: by quantity, the candidates' held-out
-    errors (mean |log|). Neither they nor ``held_out`` (latency, energy, power: log errors; distance) price anything.
+    errors (mean |log|). Neither they nor ``held_out`` (latency, energy, power: log errors, nan where a row was not
+    measured or could not be left out; distance) price anything.
     """
 
     name: str
@@ -218,7 +230,8 @@ def fit_family(
     helped = None if support is None else (support.columns, support.log_latency, support.latency_weight)
     choice = choose(timed, [Mode(candidates, support=helped)])
     latency = _fit_ensemble(timed, choice, helped)
-    held_out = {"latency": choice.errors, "distance": held_out_distance(columns, kinds, folds)}
+    told = np.where(judged(folds, len(columns)), choice.errors, np.nan)
+    held_out = {"latency": told, "distance": held_out_distance(columns, kinds, folds)}
     scores = {"latency": choice.scores}
     energy = None
     there = np.flatnonzero(np.isfinite(rows.log_energy))
@@ -233,7 +246,7 @@ def fit_family(
             task = task._replace(columns=part.given(known))
         energy = _fit_ensemble(task, energy_choice, given if energy_choice.given_latency else direct)
         held_out["energy"] = np.full(len(columns), np.nan)
-        held_out["energy"][there] = energy_choice.errors
+        held_out["energy"][there] = np.where(judged(own_folds, len(there)), energy_choice.errors, np.nan)
         held_out["power"] = held_out["energy"] - held_out["latency"]
         scores["energy"] = energy_choice.scores
     return FamilyModel(name, kinds, len(columns), latency, energy, Reach.of(columns, kinds), held_out, scores=scores)

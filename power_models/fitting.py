@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from device_agents.records import Configuration
-from power_models.drift import Drift, find_drift, without
+from power_models.drift import without_drifts
 from power_models.families import family_of, pool_of, supporters_of
 from power_models.family_cost import FamilyModel, fit_family
 from power_models.features import Floats, KernelColumns
+from power_models.few_rows import FEWEST_JUDGED, QUANTITIES, scales_of_few
 from power_models.intervals import (
     NORMAL_95,
     ErrorScale,
@@ -59,7 +60,7 @@ def fit_models(
     usable, unusable = usable_rows(rows)
     if not usable:
         raise ValueError(f"cost model of {configuration.device}: none of {len(rows)} rows is usable; {unusable[:3]}")
-    usable, drift = _without_drift(usable)
+    usable, drifts = without_drifts(usable)
     by_family = _grouped(usable)
     switches = split_families(by_family, _may_split(by_family), _split_task(by_family, folds))
     prepared = {family: _prepare(members) for family, members in by_family.items()}
@@ -69,7 +70,7 @@ def fit_models(
         # The pooled model is always there: for carried families, and for forms that were never measured.
         everyone = _sample([row for f, members in by_family.items() if pool_of(f) == pool for row in members])
         models[pool] = _fit(pool, everyone, {pool: _prepare(everyone)}, folds)
-    families = _price_families(models, by_family, own)
+    families = _price_families(models, by_family, prepared)
     known = tuple(sorted({(row.kernel.kind, row.kernel.dtype) for row in usable}))
     report = {name: _family_report(model) for name, model in models.items()}
     return cls(
@@ -82,7 +83,7 @@ def fit_models(
         overhead,
         dict(report),
         unusable,
-        drift=drift,
+        drifts=drifts,
         switches=switches,
     )
 
@@ -100,19 +101,6 @@ def _split_task(
         return rows.columns, rows.log_latency, rows.latency_weight, grouped_folds(by_family[family], folds)
 
     return task
-
-
-def _without_drift(rows: list[KernelRow]) -> tuple[list[KernelRow], Drift | None]:
-    """The rows without what the campaign added with time (``drift``); only looked for where no energy was measured."""
-    if any(row.energy_active_j is not None for row in rows):
-        return rows, None
-    places = np.array([np.nan if row.place is None else row.place for row in rows])
-    latency = np.array([row.latency_s for row in rows])
-    drift = find_drift(KernelColumns.of([row.kernel for row in rows]), latency, places)
-    if drift is None:
-        return rows, None
-    alone = without(latency, np.where(np.isfinite(places), places, drift.typical_place), drift.slope_s)
-    return [row._replace(latency_s=float(own)) for row, own in zip(rows, alone, strict=True)], drift
 
 
 def _grouped(rows: Sequence[KernelRow]) -> dict[str, list[KernelRow]]:
@@ -235,22 +223,38 @@ def _weights(standard_errors: Sequence[float], values: Floats) -> Floats:
 
 
 def _price_families(
-    models: dict[str, FamilyModel], by_family: dict[str, list[KernelRow]], own: set[str]
+    models: dict[str, FamilyModel],
+    by_family: dict[str, list[KernelRow]],
+    prepared: Mapping[str, Rows],
 ) -> dict[str, PricedFamily]:
     from power_models.kernel_cost import PricedFamily
 
-    pooled = {quantity: _pooled_scores(models, quantity) for quantity in ("latency", "energy", "power")}
+    pooled = {quantity: _pooled_scores(models, quantity) for quantity in QUANTITIES}
+    scales = {name: _scales(model, pooled, prepared) for name, model in models.items()}
     priced: dict[str, PricedFamily] = {}
     for family in sorted(set(by_family) | set(models)):
         model = models[family if family in models else pool_of(family)]
-        scales = {q: _scale(model, q, pooled[q]) for q in pooled if q in model.held_out}
+        own_scales = scales[model.name]
         shifts = {"latency": 0.0, "energy": 0.0}
         if family not in models:
-            shifts, scales = _carried(model, by_family[family], scales)
-        priced[family] = PricedFamily(
-            model.name, shifts["latency"], shifts["energy"], scales, _kind_factors(by_family.get(family, []), model)
-        )
+            shifts, own_scales = _carried(model, by_family[family], own_scales)
+        factors = _kind_factors(by_family.get(family, []), model)
+        priced[family] = PricedFamily(model.name, shifts["latency"], shifts["energy"], own_scales, factors)
     return priced
+
+
+def _scales(model: FamilyModel, pooled: Mapping[str, Floats], prepared: Mapping[str, Rows]) -> dict[str, ErrorScale]:
+    """By its own held-out errors; where there are too few of them, by those that other families have with few rows."""
+    wanted = [quantity for quantity in QUANTITIES if quantity in model.held_out]
+    if all(_is_judged(model, quantity) for quantity in wanted):
+        return {quantity: _scale(model, quantity, pooled[quantity]) for quantity in wanted}
+    of_few = scales_of_few(prepared, model.name, min(model.rows, FEWEST_JUDGED - 1))
+    return {q: _scale(model, q, pooled[q]) if _is_judged(model, q) else of_few[q] for q in wanted}
+
+
+def _is_judged(model: FamilyModel, quantity: str) -> bool:
+    """Whether rows enough were held out for their errors to tell how large errors are."""
+    return int(np.isfinite(model.held_out.get(quantity, np.zeros(0))).sum()) >= FEWEST_JUDGED
 
 
 def _finite(model: FamilyModel, quantity: str) -> tuple[Floats, Floats]:
@@ -269,7 +273,7 @@ def _scores(model: FamilyModel, quantity: str) -> tuple[Floats, float, float]:
 
 
 def _pooled_scores(models: dict[str, FamilyModel], quantity: str) -> Floats:
-    scores = [_scores(model, quantity)[0] for model in models.values() if quantity in model.held_out]
+    scores = [_scores(model, quantity)[0] for model in models.values() if _is_judged(model, quantity)]
     return np.concatenate(scores) if scores else np.ones(1)
 
 
@@ -323,31 +327,33 @@ def _carried(
 
 def _kind_factors(rows: Sequence[KernelRow], model: FamilyModel) -> dict[str, float]:
     counts = Counter(row.kernel.kind for row in rows)
-    if len(counts) < 2 or sum(counts.values()) != model.rows:
+    if len(counts) < 2 or sum(counts.values()) != model.rows or not _is_judged(model, "latency"):
         return {}
-    kinds = np.array([row.kernel.kind for row in rows])
+    kinds = np.array([row.kernel.kind for row in rows])[np.isfinite(model.held_out["latency"])]
     # Errors over their scale: what distance explains is in the scale already.
     size = np.abs(_scores(model, "latency")[0])
     typical = float(np.median(size)) + 1e-6
     factors = {}
     for kind, n in counts.items():
-        own = float(np.median(size[kinds == kind])) / typical
+        mine = size[kinds == kind]
+        own = float(np.median(mine)) / typical if len(mine) else 1.0
         factors[kind] = float(max(1.0, own ** (n / (n + 4.0))) * np.sqrt(1.0 + 2.0 / n))
     return factors
 
 
 def _family_report(model: FamilyModel) -> dict[str, object]:
     about: dict[str, object] = {"rows": model.rows, "candidates": model.scores}
-    for quantity in ("latency", "energy", "power"):
+    for quantity in QUANTITIES:
         if quantity not in model.held_out:
             continue
         errors = model.held_out[quantity]
         errors = errors[np.isfinite(errors)]
         size = np.abs(np.expm1(-errors))
+        told = len(errors) > 0  # of one row or two none can be held out
         about[quantity] = {
-            "median_error": float(np.median(size)),
-            "mean_error": float(size.mean()),
-            "p90_error": float(np.quantile(size, 0.9)),
-            "conformal_95": float(np.expm1(conformal_quantile(np.abs(errors)))),
+            "median_error": float(np.median(size)) if told else None,
+            "mean_error": float(size.mean()) if told else None,
+            "p90_error": float(np.quantile(size, 0.9)) if told else None,
+            "conformal_95": float(np.expm1(conformal_quantile(np.abs(errors)))) if told else None,
         }
     return about

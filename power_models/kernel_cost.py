@@ -41,7 +41,7 @@ class KernelRow(NamedTuple):
 
     ``source``: "chain" or "profile". ``group``: rows of one group (a network, a chain) are held out together.
     ``configuration``: where the row was measured, if the caller has it; ``fit`` refuses any other than its own.
-    ``place``: the row's number in the order of measuring, where known (``drift``).
+    ``place``: the row's number in the order of measuring of its ``campaign``, where known (``drift``).
     """
 
     kernel: KernelSpec
@@ -53,6 +53,7 @@ class KernelRow(NamedTuple):
     group: str
     configuration: Configuration | None = None
     place: float | None = None
+    campaign: str = ""
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ class KernelCostModel:
     ``unusable``: rows that could not be used, with the reason. ``network_widths``: by quantity, the (down, up) factors
     on the intervals of networks that measured networks taught (``network_check``). ``layout_block``: channels in a
     block of the runtime's layout, as its graphs on the device showed (``kernel_graph``); None where none was read.
-    ``drift``: what the campaign itself added to its rows with time (never part of a price). ``switches``: family → the
+    ``drifts``: what each campaign added to its rows with time (never part of a price). ``switches``: family → the
     channel block outside of whose multiples the runtime uses another algorithm (``power_models.switches``).
     """
 
@@ -137,7 +138,7 @@ class KernelCostModel:
     unusable: list[str] = field(default_factory=list)
     network_widths: dict[str, tuple[float, float]] = field(default_factory=dict)
     layout_block: int | None = None
-    drift: Drift | None = None
+    drifts: dict[str, Drift] = field(default_factory=dict)
     switches: dict[str, int] = field(default_factory=dict)
 
     @classmethod

@@ -34,8 +34,11 @@ import numpy as np
 from device_agents.records import KernelSpec
 from power_models.table_fields import KERNEL_FIELDS, RowError, costs, kernel_spec
 
-# A quiet power further than this from the table's median is that of another process or of the meter, not the board's.
-QUIET_TOLERANCE_W = 0.5
+# A quiet power further than this from the table's median is that of another process or of the meter, not the board's:
+# a part of the median, and more where quiet powers scatter by themselves.
+QUIET_TOLERANCE = 0.15
+QUIET_TOLERANCE_SDS = 6.0
+ROBUST_SD = 1.4826  # of a normal distribution, over the median absolute deviation
 
 
 class TableError(ValueError):
@@ -53,7 +56,7 @@ class UnusableRow(NamedTuple):
 class TableKernel:
     """One measured kernel: seconds, watts while running and joules of the whole boundary (None: not measured).
 
-    ``columns``: every column of the row as text, for grouping by any of them.
+    ``columns``: every column of the row as text, for grouping by any of them. ``table``: the SHA-256 of its table.
     """
 
     kernel: KernelSpec
@@ -65,6 +68,7 @@ class TableKernel:
     device: str = ""
     source: str = ""
     columns: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+    table: str = field(default="", compare=False)
 
     @property
     def energy_active_j(self) -> float | None:
@@ -152,11 +156,12 @@ def read_table(path: Path | str) -> MeasuredTable:
     unusable: list[UnusableRow] = []
     is_networks = text.lstrip().startswith("{")
     networks = tuple(_networks(text, unusable)) if is_networks else ()
-    kernels = () if is_networks else tuple(_kernels(path, text, unusable))
+    digest = hashlib.sha256(data).hexdigest()
+    kernels = () if is_networks else tuple(_kernels(path, text, digest, unusable))
     if not kernels and not networks:
         seen = f"; line {unusable[0].line}: {unusable[0].reason}" if unusable else ""
         raise TableError(f"{path}: has no usable row{seen}")
-    return MeasuredTable(path, kernels, networks, tuple(unusable), hashlib.sha256(data).hexdigest())
+    return MeasuredTable(path, kernels, networks, tuple(unusable), digest)
 
 
 def network_family(name: str) -> str:
@@ -179,7 +184,7 @@ def _active(energy_j: float | None, idle_w: float | None, latency_s: float) -> f
     return energy_j - (idle_w or 0.0) * latency_s
 
 
-def _kernels(path: Path, text: str, unusable: list[UnusableRow]) -> Iterator[TableKernel]:
+def _kernels(path: Path, text: str, digest: str, unusable: list[UnusableRow]) -> Iterator[TableKernel]:
     reader = csv.DictReader(io.StringIO(text))
     names = list(reader.fieldnames or [])
     missing = [name for name in (*KERNEL_FIELDS, "latency_s") if name not in names]
@@ -190,18 +195,18 @@ def _kernels(path: Path, text: str, unusable: list[UnusableRow]) -> Iterator[Tab
     try:
         for row in reader:
             try:
-                yield _kernel(row, reader.line_num)
+                yield _kernel(row, reader.line_num, digest)
             except RowError as error:
                 unusable.append(UnusableRow(reader.line_num, str(error)))
     except csv.Error as error:
         raise TableError(f"{path}: line {reader.line_num}: no CSV ({error})") from error
 
 
-def _kernel(row: Mapping[str, Any], line: int) -> TableKernel:
+def _kernel(row: Mapping[str, Any], line: int, digest: str) -> TableKernel:
     if None in row or None in row.values():
         raise RowError("does not have as many fields as the header")
     spec = kernel_spec(row, row.get("dtype") or "float32")
-    return TableKernel(spec, *costs(row), line, row.get("device") or "", row.get("source") or "", dict(row))
+    return TableKernel(spec, *costs(row), line, row.get("device") or "", row.get("source") or "", dict(row), digest)
 
 
 def _networks(text: str, unusable: list[UnusableRow]) -> list[TableNetwork]:
@@ -218,19 +223,34 @@ def _networks(text: str, unusable: list[UnusableRow]) -> list[TableNetwork]:
             rows.append((number, row))
         else:
             unusable.append(UnusableRow(number, f"no JSON object but {type(row).__name__}"))
-    stated = [row.get("idle_power_w") for _, row in rows]
-    quiet = [w for w in stated if isinstance(w, (int, float)) and not isinstance(w, bool) and 0 < w < np.inf]
-    median_w = float(np.median(quiet)) if quiet else None
+    quiet = _quiet([row.get("idle_power_w") for _, row in rows])
     found = []
     for number, row in rows:
         try:
-            found.append(_network(row, median_w, number))
+            found.append(_network(row, quiet, number))
         except RowError as error:
             unusable.append(UnusableRow(number, str(error)))
     return found
 
 
-def _network(row: Mapping[str, Any], median_w: float | None, line: int) -> TableNetwork:
+class _Quiet(NamedTuple):
+    """Quiet power of the table, and how far a row's own may be from it."""
+
+    median_w: float
+    tolerance_w: float
+
+
+def _quiet(stated: Sequence[Any]) -> _Quiet | None:
+    """From what the rows state, whatever that is; None where none states a power."""
+    known = [w for w in stated if isinstance(w, (int, float)) and not isinstance(w, bool) and 0 < w < 1e300]
+    if not known:
+        return None
+    median_w = float(np.median(known))
+    deviation_w = ROBUST_SD * float(np.median(np.abs(np.array(known, dtype=np.float64) - median_w)))
+    return _Quiet(median_w, max(QUIET_TOLERANCE * median_w, QUIET_TOLERANCE_SDS * deviation_w))
+
+
+def _network(row: Mapping[str, Any], quiet: _Quiet | None, line: int) -> TableNetwork:
     missing = [name for name in ("network", "latency_s", "kernels") if row.get(name) in (None, "", [])]
     if missing:
         raise RowError(f"no {', '.join(missing)}; has {', '.join(row)}")
@@ -244,8 +264,9 @@ def _network(row: Mapping[str, Any], median_w: float | None, line: int) -> Table
         except RowError as error:
             raise RowError(f"kernel {i} of {name}: {error}") from error
     idle = row.get("idle_power_w")
-    replaced = isinstance(idle, (int, float)) and median_w is not None and abs(idle - median_w) > QUIET_TOLERANCE_W
-    latency, power, energy, idle_w = costs({**row, "idle_power_w": median_w} if replaced else row)
+    replaced = isinstance(idle, (int, float)) and quiet is not None and abs(idle - quiet.median_w) > quiet.tolerance_w
+    stated = {**row, "idle_power_w": quiet.median_w} if replaced and quiet is not None else row
+    latency, power, energy, idle_w = costs(stated)
     return TableNetwork(
         name=name,
         family=str(row.get("family") or network_family(name)),

@@ -20,7 +20,8 @@ from power_models.intervals import ErrorScale
 if TYPE_CHECKING:
     from power_models.kernel_cost import KernelCostModel
 
-FORMAT_VERSION = 3  # 1: first version; 2: network_widths, layout_block; 3: drift, stacks of learners, doubts
+# 1: first version; 2: network_widths, layout_block; 3: drift (since then drifts), stacks of learners, doubts
+FORMAT_VERSION = 3
 READABLE = (2, 3)  # version 2 lacks nothing that its own models have
 
 
@@ -44,7 +45,7 @@ def write(model: KernelCostModel, folder: object) -> None:
         "unusable": model.unusable,
         "network_widths": model.network_widths,
         "layout_block": model.layout_block,
-        "drift": None if model.drift is None else vars(model.drift),
+        "drifts": {campaign: vars(drift) for campaign, drift in model.drifts.items()},
         "switches": model.switches,
     }
     write_arrays(target / "arrays.npz", flat)
@@ -119,7 +120,7 @@ def read(cls: type[KernelCostModel], folder: object) -> KernelCostModel:
             about["unusable"],
             {name: (down, up) for name, (down, up) in about["network_widths"].items()},
             about["layout_block"],
-            None if about.get("drift") is None else Drift(**about["drift"]),
+            _drifts(about),
             dict(about.get("switches", {})),
         )
         if "parts" not in model.report:
@@ -129,6 +130,14 @@ def read(cls: type[KernelCostModel], folder: object) -> KernelCostModel:
         return restore(model, source)
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise ValueError(f"cost model in {source} cannot be read: {error}; calibrate the device again") from error
+
+
+def _drifts(about: Mapping[str, Any]) -> dict[str, Drift]:
+    """By campaign; a model of when all rows were one campaign holds one, or none."""
+    found = about.get("drifts")
+    if found is None:
+        found = {"": about["drift"]} if about.get("drift") else {}
+    return {str(campaign): Drift(**drift) for campaign, drift in found.items()}
 
 
 def read_arrays(path: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from power_models.families import fused_class
 from power_models.features import Floats, KernelColumns, shape_features
 
 RANGE_FEATURES = 15  # the leading shape features are sizes: outside their range is extrapolation
+DISTANCES_AT_ONCE = 8_000_000  # between rows and measured rows
 
 
 @dataclass
@@ -49,9 +50,15 @@ class Reach:
     def distance(self, features: Floats) -> Floats:
         """Root-mean-square standardized distance (n,) to the nearest measured row, at most 3."""
         points = np.clip((features - self.centre) * self.inverse_scale, -6, 6)
-        square = (points**2).sum(1)[:, None] + (self.points**2).sum(1)[None, :] - 2 * points @ self.points.T
-        nearest: Floats = np.sqrt(np.maximum(square.min(axis=1), 0.0) / features.shape[1])
-        return np.minimum(nearest, 3.0)
+        length = (self.points**2).sum(1)
+        at_once = max(1, DISTANCES_AT_ONCE // max(len(self.points), 1))
+        nearest = np.zeros(len(points))
+        for start in range(0, len(points), at_once):
+            own = points[start : start + at_once]
+            square = (own**2).sum(1)[:, None] + length[None, :] - 2 * own @ self.points.T
+            nearest[start : start + at_once] = square.min(axis=1)
+        distance: Floats = np.sqrt(np.maximum(nearest, 0.0) / features.shape[1])
+        return np.minimum(distance, 3.0)
 
     def outside(self, features: Floats) -> Floats:
         """E-folds beyond the measured range of the sizes, of the worst one (n,)."""

@@ -44,6 +44,7 @@ OTHER_TREES, FOREST_DEPTH, FOREST_FEATURES = 370, 70, 6
 NETWORK_TREES = 120
 LOOKUP_KNOTS = 5
 LASSO_ROWS = 8  # whose strength is chosen by four folds
+DIFFERENCES_AT_ONCE = 20_000_000  # of sizes, that a lookup makes between rows and measured rows
 TINY = 1e-12
 
 
@@ -169,7 +170,7 @@ class KernelLookup:
         logs = self._logs(rows)
         spread = logs.std(axis=0)
         # Of columns that move together (height and width, say) one is enough.
-        varying = [int(i) for i in np.flatnonzero(spread > 0)]
+        varying = [int(i) for i in np.flatnonzero(spread > 1e-9)]  # rounding is no variation
         kept: list[int] = []
         for i in varying:
             if not any(abs(float(np.corrcoef(logs[:, i], logs[:, j])[0, 1])) > 0.9999 for j in kept):
@@ -181,6 +182,11 @@ class KernelLookup:
     def predict(self, rows: Sequence[Row]) -> Floats:
         """See the module's contract."""
         points = self._logs(rows)[:, self.kept_] / self.spread_
+        at_once = max(1, DIFFERENCES_AT_ONCE // max(self.points_.size, 1))
+        parts = [self._interpolated(points[start : start + at_once]) for start in range(0, len(points), at_once)]
+        return np.concatenate(parts) if parts else np.zeros(0)
+
+    def _interpolated(self, points: Floats) -> Floats:
         size = len(self.kept_)
         near = min(max(2**size, size + 2), 32, len(self.values_))
         square = ((points[:, None, :] - self.points_[None, :, :]) ** 2).sum(axis=2)

@@ -16,6 +16,7 @@ from power_models.roofline import Roofline
 Index = NDArray[np.intp]
 
 BLEND_GAIN = 0.97  # two candidates are averaged where that lowers the held-out error by 3 %
+FEWEST_FITTED = 2  # rows that a candidate is fitted to, where there are more than these
 
 Support = tuple[KernelColumns, Floats, Floats]  # rows, log cost, weight
 
@@ -33,6 +34,10 @@ class Rows(NamedTuple):
         """These rows and then those of ``other``."""
         arrays = [np.concatenate([a, b]) for a, b in zip(self[1:], other[1:], strict=True)]
         return Rows(self.columns.joined(other.columns), *arrays)
+
+    def take(self, index: Index) -> Rows:
+        """The rows of ``index``."""
+        return Rows(self.columns.take(index), *(array[index] for array in self[1:]))
 
 
 class Task(NamedTuple):
@@ -88,7 +93,7 @@ def held_out_errors(task: Task, mode: Mode, names: Sequence[str]) -> dict[str, F
     fit_on, predict_on = task.columns.given(mode.fitted_with), task.columns.given(mode.predicted_with)
     for fold in task.folds:
         rest = np.setdiff1d(everything, fold)
-        if len(rest) < 2:
+        if len(rest) < FEWEST_FITTED:  # then a row has a hand in its own prediction (see ``judged``)
             rest = everything
         own = (fit_on.take(rest), task.target[rest], task.weight[rest])
         models = fit_candidates(names, task.kinds, own, mode.support)
@@ -96,6 +101,14 @@ def held_out_errors(task: Task, mode: Mode, names: Sequence[str]) -> dict[str, F
         for name, model in models.items():
             errors[name][fold] = task.target[fold] - model.predict(test)
     return errors
+
+
+def judged(folds: Sequence[Index], count: int) -> NDArray[np.bool_]:
+    """Which of ``count`` rows are judged by a fit without them: those whose fold leaves enough others to fit to."""
+    told = np.zeros(count, dtype=np.bool_)
+    for fold in folds:
+        told[fold] = count - len(fold) >= FEWEST_FITTED
+    return told
 
 
 def fit_candidates(

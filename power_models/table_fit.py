@@ -51,7 +51,17 @@ def fit_rows(
 def kernel_rows(kernels: Sequence[TableKernel]) -> list[KernelRow]:
     """Rows for the cost model; tables state no standard errors, so all rows weigh alike; equal kernels go together."""
     return [
-        KernelRow(row.kernel, row.latency_s, 0.0, row.energy_active_j, 0.0, "table", f"row {i}", place=float(row.line))
+        KernelRow(
+            row.kernel,
+            row.latency_s,
+            0.0,
+            row.energy_active_j,
+            0.0,
+            "table",
+            f"row {i}",
+            place=float(row.line),
+            campaign=row.table,
+        )
         for i, row in enumerate(kernels)
     ]
 

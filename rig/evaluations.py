@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 FOLDS_FILE = "folds.jsonl"
 MOST_POINTS = 400  # of a quantity are drawn in a report
-UNFINISHED = ("running", "interrupted")
+UNFINISHED = ("running", "interrupted", "failed")
 
 
 class Plan(NamedTuple):
@@ -87,9 +87,12 @@ def stored_folds(run: Run) -> dict[tuple[int, int], HeldOut]:
 
 
 def held_out_folds(
-    run: Run, rows: Sequence[Row], plan: Plan, fit: Fit, told: Callable[[str], None]
+    run: Run, rows: Sequence[Row], plan: Plan, fit: Fit, told: Callable[[str], None], failed: list[str]
 ) -> Iterator[tuple[int, HeldOut]]:
-    """Every fold in order, (repeat, predictions): as stored, or done now and stored."""
+    """Every fold in order, (repeat, predictions): as stored, or done now and stored.
+
+    A fold that cannot be fitted (its ValueError) is none of them; which one and why is added to ``failed``.
+    """
     from power_models.cross_validation import hold_out
 
     done = stored_folds(run)
@@ -100,7 +103,12 @@ def held_out_folds(
             number += 1
             if (repeat, place) not in done:
                 told(f"{number} of {total}: {fold.label}, {len(fold.rows)} rows held out")
-                made = hold_out(rows, fold, fit)
+                try:
+                    made = hold_out(rows, fold, fit)
+                except ValueError as error:
+                    which = f"{fold.label} of repeat {repeat + 1}" if len(plan.repeats) > 1 else fold.label
+                    failed.append(f"{which}, {len(fold.rows)} rows held out: {error}")
+                    continue
                 line = {"repeat": repeat, "fold": place, **made.to_json()}
                 append_json(run.path / FOLDS_FILE, line, f"storing fold {number} of {run.id}")
                 done[repeat, place] = made

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,18 @@ import onnx
 import pytest
 from tables_made_up import QUIET_W, kernel_table, network_table
 
+from power_models import cross_validation
+from power_models.code_digest import code_digest
 from power_models.cross_validation import HeldOut
+from power_models.drift import NONE, Drift
+from power_models.evaluation import Predicted, measured, predict
+from power_models.measured_tables import read_table
+from power_models.table_fit import fit_rows, kernel_rows
 from rig import cli, evaluations
 from rig.commands import evaluate as evaluate_command
 from rig.profiles import SHIPPED_FOLDER
 from rig.store.store import Store
+from rig.table_sources import UNKNOWN
 
 ROWS = 20  # few: fitting is tested elsewhere
 
@@ -245,6 +254,143 @@ def test_a_torn_line_of_folds_is_done_again(table: Path, tmp_path: Path) -> None
     line = {"repeat": 0, "fold": 0, "label": "fold 1", "rows": [0], "predicted": {}, "fit_s": 1.0}
     (tmp_path / evaluations.FOLDS_FILE).write_text(json.dumps(line) + "\n" + json.dumps(line)[:20])
     assert list(evaluations.stored_folds(Folder())) == [(0, 0)]  # type: ignore[arg-type]
+
+
+def latency_table(path: Path, count: int) -> Path:
+    """Latencies of so many convolutions, nothing else."""
+    rng = random.Random(1)
+    lines = ["kind,batch,in_channels,in_height,in_width,out_channels,kernel_h,kernel_w,stride,padding,groups,latency_s"]
+    for channels in range(8, 8 + 4 * count, 4):
+        seconds = (2e-5 + 2e-10 * 9 * 196 * 16 * channels) * rng.gauss(1, 0.02)
+        lines.append(f"conv,1,16,14,14,{channels},3,3,1,1,1,{seconds}")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def test_a_campaign_that_drifted_is_shown_with_and_without_its_lines(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As ``rig evaluate`` shows both: a price of a kernel is worth what the second says."""
+    monkeypatch.setattr(cross_validation, "hold_out", quick_hold_out)
+    table = latency_table(tmp_path / "drifts.csv", 12)
+    code, said = rig(capsys, "fit", str(table), "--device", "drifts")
+    assert code == 0
+    assert said["held_out"]["latency_s"]["mape"] == pytest.approx(0.01)
+    assert said["held_out_place_not_told"]["latency_s"]["mape"] == pytest.approx(0.2)
+    assert cli.main(["fit", str(table), "--device", "drifts"]) == 0
+    shown = capsys.readouterr().out
+    assert "latency: error 1.0 %" in shown
+    assert "latency, lines not told: error 20.0 %" in shown
+
+
+def quick_hold_out(rows: Any, fold: Any, fit: Any, references: bool = True) -> HeldOut:
+    """What holding out tells of a campaign that drifted, without fitting: 1 % off, and 20 % without the lines."""
+    truth = measured([rows[i] for i in fold.rows], "latency_s")
+    found = {
+        name: {"latency_s": Predicted(truth * off, truth * 0.7, truth * 1.3)}
+        for name, off in ((cross_validation.OURS, 1.01), (cross_validation.PLACE_NOT_TOLD, 1.2))
+    }
+    return HeldOut(fold.label, fold.rows.tolist(), found, 0.0)
+
+
+def test_a_table_without_drift_is_shown_once(fitted: dict[str, Any]) -> None:
+    assert fitted["held_out_place_not_told"] == {}
+
+
+def test_rows_of_several_tables_have_each_its_own_lines(tmp_path: Path) -> None:
+    """From the files to what is shown: of two campaigns the one that drifted is predicted at its lines, no other."""
+    first, second = (read_table(latency_table(tmp_path / name, 12)) for name in ("a.csv", "b.csv"))
+    assert first.sha256 == second.sha256, "one campaign, given twice"
+    second = read_table(latency_table(tmp_path / "b.csv", 13))
+    both = [*first.kernels, *second.kernels]
+    assert {row.campaign for row in kernel_rows(both)} == {first.sha256, second.sha256}
+    drifts = {first.sha256: Drift(1e-5, 4.0, 13.0), second.sha256: NONE}
+    model = replace(fit_rows(both, UNKNOWN, "imported"), drifts=drifts)
+    late = [first.kernels[-1], second.kernels[-2]]
+    told, untold = (predict(model, late, same)["latency_s"].value for same in (True, False))
+    assert late[0].kernel == late[1].kernel
+    assert told[0] - untold[0] == pytest.approx((13 - 4) * 1e-5)
+    assert told[1] == untold[1] == pytest.approx(untold[0] - 4e-5)
+
+
+def test_a_fold_that_cannot_be_fitted_is_named_and_the_others_are_kept(
+    capsys: pytest.CaptureFixture[str], table: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("evaluate", "--device", "folds", str(table), "--folds", "3", "--repeats", "1")
+    done: list[str] = []
+    broken = True
+
+    def second_fails(rows: Any, fold: Any, fit: Any, references: bool = True) -> HeldOut:
+        done.append(fold.label)
+        if broken and fold.label == "fold 2":
+            raise ValueError("none of 13 rows is usable")
+        return quick_hold_out(rows, fold, fit)
+
+    monkeypatch.setattr(cross_validation, "hold_out", second_fails)
+    code, said = rig(capsys, *words)
+    assert code == 2
+    message = said["error"]["message"]
+    assert message.startswith(f"{table}: fold 2, ")
+    assert "none of 13 rows is usable; the other 2 folds are kept in e-" in message
+    run = Store(home).latest("evaluate", "folds")
+    assert run is not None
+    assert run.manifest["state"] == "failed"
+    assert sorted(evaluations.stored_folds(run)) == [(0, 0), (0, 2)]
+    broken = False
+    code, said = rig(capsys, *words)
+    assert code == 0
+    assert done == ["fold 1", "fold 2", "fold 3", "fold 2"]
+    assert said["run_id"] == run.id
+    assert said["methods"]["ours"]["latency_s"]["all"]["n"] == ROWS
+
+
+def test_a_fit_whose_check_fails_is_saved_unchecked(
+    capsys: pytest.CaptureFixture[str], table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(rows: Any, fold: Any, fit: Any, references: bool = True) -> HeldOut:
+        raise ValueError("none of 16 rows is usable")
+
+    monkeypatch.setattr(cross_validation, "hold_out", fails)
+    code, said = rig(capsys, "fit", str(table), "--device", "unchecked")
+    assert code == 0
+    (note,) = [one for one in said["warnings"] if one["code"] == "unchecked"]
+    assert "none of 16 rows is usable" in note["message"]
+
+
+def test_an_evaluation_by_other_code_is_begun_anew(
+    capsys: pytest.CaptureFixture[str], table: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("evaluate", "--device", "changed", str(table), "--folds", "2", "--repeats", "1")
+    stop = True
+
+    def first_then_interrupted(rows: Any, fold: Any, fit: Any, references: bool = True) -> HeldOut:
+        if stop and fold.label == "fold 2":
+            raise KeyboardInterrupt
+        return quick_hold_out(rows, fold, fit)
+
+    monkeypatch.setattr(cross_validation, "hold_out", first_then_interrupted)
+    assert rig(capsys, *words)[0] == 130
+    run = Store(home).latest("evaluate", "changed")
+    assert run is not None
+    assert run.manifest["request"]["code"] == code_digest()
+    stop = False
+    monkeypatch.setattr(evaluate_command, "code_digest", lambda: "0" * 12)
+    code, said = rig(capsys, *words)
+    assert code == 0
+    assert said["run_id"] != run.id, "folds of other code are not put beside those of this one"
+
+
+def test_the_digest_changes_with_any_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from power_models import code_digest as module
+
+    for name in ("a.py", "b.py"):
+        (tmp_path / name).write_text(f"# {name}\n")
+    monkeypatch.setattr(module, "__file__", str(tmp_path / "a.py"))
+    before = module.code_digest()
+    assert len(before) == 12
+    assert module.code_digest() == before
+    (tmp_path / "b.py").write_text("# changed\n")
+    assert module.code_digest() != before
 
 
 def test_a_measured_model_is_replaced_only_when_asked(

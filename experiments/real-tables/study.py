@@ -13,7 +13,6 @@ tables folds, family and transfer.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -23,8 +22,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import summary
 
-import power_models
 from device_agents.records import Configuration
+from power_models.code_digest import code_digest
 from power_models.composition import CompositionModel
 from power_models.cross_validation import HeldOut, fit_tables, hold_out, pooled
 from power_models.evaluation import Predicted, Row
@@ -38,11 +37,7 @@ FOLDS = 5
 LEVEL_COLUMNS = ("in_channels", "out_channels", "in_height", "kernel_h")
 SLOW_S = 0.010  # kernels shorter than this carry the error of the TX2's own sensor (data's README)
 PROTOCOLS = ("folds", "family", "transfer", "levels")
-
-
-# Which code did it: a digest of the package that fits and predicts, as it was when this began.
-_SOURCES = sorted(Path(power_models.__file__).parent.glob("*.py"))
-CODE = hashlib.sha256(b"".join(path.read_bytes() for path in _SOURCES)).hexdigest()[:12]
+CODE = code_digest()  # of what fits and predicts, as it was when this began
 
 
 class Unit(NamedTuple):

@@ -6,10 +6,12 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from power_models.code_digest import code_digest
 from rig import evaluations
 from rig.commands.options import EvaluateOptions, command_words
 from rig.configuration import described
 from rig.cost_models import load_cost_model
+from rig.errors import BadInputError
 from rig.output import Interrupted, plain, warning
 from rig.store.store import Run, Store, utc_now
 from rig.table_sources import Sources, base_model, read_sources, rows_record
@@ -48,6 +50,7 @@ def run(options: EvaluateOptions) -> dict[str, Any]:
         "repeats": options.repeats if options.folds else None,
         "group": options.group,
         "from": options.base,
+        "code": code_digest(),
     }
     if options.folds is None:
         model = load_cost_model(store, options.device)
@@ -85,19 +88,29 @@ def run(options: EvaluateOptions) -> dict[str, Any]:
 def _folds(
     stored: Run, sources: Sources, plan: evaluations.Plan, fit: Fit, words: str, resumed: bool
 ) -> list[tuple[int, HeldOut]]:
-    """All folds, those of an unfinished run as they were stored."""
+    """All folds, those of an unfinished run as they were stored; BadInputError names those that cannot be fitted."""
     from rig.console import Progress
 
+    failed: list[str] = []
     with Progress() as progress:
         verb = f"going on with {stored.id}" if resumed else f"run {stored.id}"
         progress.stage(f"{verb}: cross-validating {rows_record(sources.files)}")
         stored.update(state="running")
         try:
-            return list(evaluations.held_out_folds(stored, sources.rows, plan, fit, _teller(progress)))
+            done = list(evaluations.held_out_folds(stored, sources.rows, plan, fit, _teller(progress), failed))
         except KeyboardInterrupt:
             stored.update(state="interrupted", finished_utc=utc_now())
             number = len(evaluations.stored_folds(stored))
             raise Interrupted(f"interrupted; {number} folds are stored in {stored.id}", resume=words) from None
+    if failed:
+        stored.update(state="failed", finished_utc=utc_now())
+        tables = ", ".join(one["path"] for one in sources.files)
+        more = f" (and {len(failed) - 1} more folds)" if failed[1:] else ""
+        raise BadInputError(
+            f"{tables}: {failed[0]}{more}; the other {len(done)} folds are kept in {stored.id}",
+            fix="give a table with more usable rows, or other folds; the same command does those that are missing",
+        )
+    return done
 
 
 def _teller(progress: Progress) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rig import evaluations, table_sources
 from rig.commands.options import FitOptions, command_words
@@ -105,32 +105,46 @@ def _fit(sources: Sources, base: CompositionModel | None) -> KernelCostModel:
     return model
 
 
-def _check(sources: Sources, base: CompositionModel | None) -> HeldOut | None:
-    """Predictions of a fifth of the rows by a model of the others; None where there are too few."""
+class _Checked(NamedTuple):
+    """Predictions of a fifth of the rows by a model of the others; or why there are none."""
+
+    held_out: HeldOut | None
+    why: str = ""
+
+
+def _check(sources: Sources, base: CompositionModel | None) -> _Checked:
     from power_models.cross_validation import fit_tables, hold_out
     from power_models.table_folds import random_folds
 
     if len({row.kernels for row in sources.rows}) < FEWEST_TO_CHECK:
-        return None
+        return _Checked(None, f"fewer than {FEWEST_TO_CHECK} different rows")
     fold = random_folds(sources.rows, CHECK_FOLDS, 0)[0]
     fit = fit_tables(sources.configuration, sources.kind, base)
-    return hold_out(sources.rows, fold, fit, references=False)
+    try:
+        return _Checked(hold_out(sources.rows, fold, fit, references=False))
+    except ValueError as error:
+        return _Checked(None, f"without a fifth of the rows nothing can be fitted ({error})")
 
 
 def _result(
     options: FitOptions,
     sources: Sources,
     model: KernelCostModel,
-    checked: HeldOut | None,
+    checked: _Checked,
     replaced: str | None,
     words: str,
 ) -> dict[str, Any]:
-    from power_models.cross_validation import OURS
+    from power_models.cross_validation import OURS, PLACE_NOT_TOLD
     from power_models.evaluation import scores_by_part
 
-    held = [] if checked is None else [sources.rows[i] for i in checked.rows]
-    predicted = {} if checked is None else checked.predicted[OURS]
-    scores = scores_by_part(held, predicted)
+    made = checked.held_out
+    held = [] if made is None else [sources.rows[i] for i in made.rows]
+    by_method = {} if made is None else made.predicted
+    predicted = by_method.get(OURS, {})
+    scores, untold = (
+        {quantity: dict(parts["all"]._asdict()) for quantity, parts in scores_by_part(held, own).items()}
+        for own in (predicted, by_method.get(PLACE_NOT_TOLD, {}))
+    )
     idle = model.idle_power_w
     return {
         "command_line": words,
@@ -141,7 +155,8 @@ def _result(
         "sources": sources.files,
         "kinds": [f"{kind}/{dtype}" for kind, dtype in model.known_kinds],
         "idle_power_w": Quantity(*idle, kind=model.kind).to_json() if idle else None,
-        "held_out": {q: dict(parts["all"]._asdict()) for q, parts in scores.items()},
+        "held_out": scores,
+        "held_out_place_not_told": untold,  # of a table that drifted: rows whose lines the model is not told
         "validation": evaluations.validation(held, predicted, model.kind),
         "replaced": replaced,
         "warnings": [*sources.warnings, *_warnings(options, sources, model, checked)],
@@ -149,9 +164,7 @@ def _result(
     }
 
 
-def _warnings(
-    options: FitOptions, sources: Sources, model: KernelCostModel, checked: HeldOut | None
-) -> list[dict[str, Any]]:
+def _warnings(options: FitOptions, sources: Sources, model: KernelCostModel, checked: _Checked) -> list[dict[str, Any]]:
     found = table_sources.unknown_boundary(sources)
     if model.unusable:
         shown = "; ".join(model.unusable[:3]) + (f" and {len(model.unusable) - 3} more" if model.unusable[3:] else "")
@@ -163,8 +176,8 @@ def _warnings(
     elif model.idle_power_w is None:
         message = "the tables do not state quiet power: energies are whole ones, and power is known flat out only"
         found.append(warning("no-quiet-power", message, "give a table with idle_power_w for power at a frame rate"))
-    if checked is None:
-        message = f"fewer than {FEWEST_TO_CHECK} different rows, so the model is unchecked"
+    if checked.held_out is None:
+        message = f"{checked.why}, so the model is unchecked"
         found.append(warning("unchecked", message, f"rig evaluate --device {options.device} ANOTHER-TABLE"))
     return found
 
@@ -178,10 +191,16 @@ def show(result: Mapping[str, Any], console: Console) -> None:
     if result["idle_power_w"]:
         console.line(f"Quiet     {figure(result['idle_power_w'], 'W')}")
     for quantity, scores in result["held_out"].items():
-        covered = scores["coverage"]
-        more = "" if covered is None else f", intervals cover {100 * covered:.0f} %"
-        mean, median, p90 = (f"{100 * scores[name]:.1f} %" for name in ("mape", "median", "p90"))
-        errors = f"error {mean}, median {median}, P90 {p90}"
-        console.line(f"Held out  {NAMES[quantity]}: {errors}{more} of {scores['n']} rows")
+        console.line(f"Held out  {NAMES[quantity]}: {_errors(scores)}")
+        alone = result["held_out_place_not_told"].get(quantity)
+        if alone not in (None, scores):
+            console.line(f"          {NAMES[quantity]}, lines not told: {_errors(alone)}")
     old = f", in place of one that was {result['replaced']}" if result["replaced"] else ""
     console.line(f"Model     saved to {result['artifacts']['cost_model']}{old}")
+
+
+def _errors(scores: Mapping[str, Any]) -> str:
+    covered = scores["coverage"]
+    more = "" if covered is None else f", intervals cover {100 * covered:.0f} %"
+    mean, median, p90 = (f"{100 * scores[name]:.1f} %" for name in ("mape", "median", "p90"))
+    return f"error {mean}, median {median}, P90 {p90}{more} of {scores['n']} rows"

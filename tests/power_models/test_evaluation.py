@@ -250,13 +250,13 @@ def test_a_drifting_campaign_is_scored_with_and_without_the_lines(
 
     monkeypatch.setattr(cross_validation, "predict", told)
     fold = random_folds(kernels, 4, 0)[0]
-    for drift in (None, object()):
+    for drifts in ({}, {"a table": object()}):
         made = cross_validation.hold_out(
-            kernels, fold, lambda rows, drift=drift: SimpleNamespace(drift=drift), references=False
+            kernels, fold, lambda rows, drifts=drifts: SimpleNamespace(drifts=drifts), references=False
         )
         scores = pooled(kernels, [made])
         assert scores["ours"]["latency_s"]["all"].mape == pytest.approx(0.0)
-        assert (PLACE_NOT_TOLD in scores) == (drift is not None)
+        assert (PLACE_NOT_TOLD in scores) == bool(drifts)
     assert scores[PLACE_NOT_TOLD]["latency_s"]["all"].mape == pytest.approx(0.2)
 
 

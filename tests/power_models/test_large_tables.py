@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import itertools
+import json
 import sys
 import time
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from power_models.drift import Drift, find_drift, without
-from power_models.features import KernelColumns
+from power_models import drift as drifting_campaigns
+from power_models import process, reach, references
+from power_models.drift import NONE, Drift, as_measured, find_drift, without, without_drifts
+from power_models.features import KernelColumns, shape_features
 from power_models.fitting import _kind_factors
 from power_models.kernel_cost import KernelCostModel, KernelRow
 from power_models.large_family import LARGE_FAMILY_ROWS, level_groups, stack_weights
+from power_models.measured_tables import TableKernel
 from power_models.process import Process, _negative_posterior
+from power_models.reach import Reach
+from power_models.references import KernelLookup
 from power_models.stacked import Levels, Stack
 from power_models.trees import HistogramTrees
 
@@ -265,6 +272,52 @@ class TestDrift:
         assert widths[0] == pytest.approx(widths[1])
         assert widths[2] > widths[0] + 5e-5
 
+    def test_two_tables_are_two_campaigns(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Their lines have nothing to do with each other: each is looked through by itself, the larger one first."""
+        looked: list[tuple[int, list[float]]] = []
+
+        def found(columns: KernelColumns, latency_s: np.ndarray, places: np.ndarray) -> Drift | None:
+            looked.append((len(columns), places[-2:].tolist()))
+            return Drift(1e-7, 40.0, 99.0) if len(columns) == 100 else None
+
+        def campaign(name: str, count: int, joules: float | None = None) -> list[KernelRow]:
+            return [
+                KernelRow(conv(8 + i, 16, 14), 1e-3, 0.0, joules, None, "table", f"{name} {i}", None, i, name)
+                for i in range(count)
+            ]
+
+        monkeypatch.setattr(drifting_campaigns, "find_drift", found)
+        steady, drifting, powered = campaign("b", 70), campaign("a", 100), campaign("c", 90, 1e-3)
+        kept, drifts = without_drifts([*steady, *drifting, *powered])
+        assert looked == [(100, [98.0, 99.0]), (70, [68.0, 69.0])], "nor where energy was measured"
+        assert drifts == {"a": Drift(1e-7, 40.0, 99.0), "c": NONE, "b": NONE}
+        assert list(drifts) == ["a", "c", "b"]
+        assert kept[:70] == steady
+        assert kept[170:] == powered
+        np.testing.assert_allclose([row.latency_s for row in kept[70:170]], 1e-3 - 1e-7 * np.arange(100))
+        assert without_drifts(steady) == (steady, {})
+
+    def test_rows_are_shown_by_their_own_campaign(self, small: KernelCostModel) -> None:
+        costs = small.predict([conv(16, 16, 8)] * 4)
+        drifts = {"a": Drift(1e-6, 40.0, 100.0), "b": NONE}
+        places = np.array([100.0, 100.0, np.nan, np.nan])
+        shown = as_measured(drifts, costs, places, ["a", "b", "a", "another"])
+        np.testing.assert_allclose(shown.latency_s - costs.latency_s, [1e-4, 0.0, 4e-5, 4e-5], atol=1e-12)
+        assert shown.latency_hi_s[1] == costs.latency_hi_s[1]
+        assert as_measured({}, costs, places, ["a"] * 4) is costs
+
+    def test_drifts_are_stored_with_the_model(self, small: KernelCostModel, tmp_path: Path) -> None:
+        replace(small, drifts={"a": Drift(1e-6, 40.0, 100.0), "b": NONE}).save(tmp_path)
+        assert KernelCostModel.load(tmp_path).drifts == {"a": Drift(1e-6, 40.0, 100.0), "b": NONE}
+        about = json.loads((tmp_path / "model.json").read_text())
+        del about["drifts"]  # a model of before
+        (tmp_path / "model.json").write_text(
+            json.dumps(about | {"drift": {"slope_s": 1e-6, "typical_place": 4.0, "last_place": 9.0}})
+        )
+        assert list(KernelCostModel.load(tmp_path).drifts.values()) == [Drift(1e-6, 4.0, 9.0)]
+        (tmp_path / "model.json").write_text(json.dumps(about | {"drift": None}))
+        assert KernelCostModel.load(tmp_path).drifts == {}
+
 
 def test_doubt_of_a_kind_is_beyond_what_distance_explains(small: KernelCostModel) -> None:
     """A kind whose rows lie far apart errs more, and the scale knows it already: its factor stays small."""
@@ -297,3 +350,67 @@ def test_a_row_without_energy_does_not_cost_the_others_theirs() -> None:
     assert np.mean((costs.energy_lo_j <= truth) & (truth <= costs.energy_hi_j)) > 0.8
     (family,) = (one for name, one in model.models.items() if name.startswith("conv"))
     assert np.isfinite(family.held_out["power"]).sum() == sum(row.energy_active_j is not None for row in members)
+
+
+class TestMemory:
+    """Tables beyond the points of a process: what is made at once grows with the rows, not with their square."""
+
+    @pytest.fixture
+    def few_points(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(process, "MOST_POINTS", 150)
+        monkeypatch.setattr(process, "ROWS_AT_ONCE", 64)
+        monkeypatch.setattr(Process, "TUNED", 60)
+
+    @pytest.mark.usefixtures("few_points")
+    def test_a_process_takes_a_sample_for_its_points(self) -> None:
+        rng = np.random.default_rng(8)
+        count = 3000
+        table = rng.uniform(-1, 1, size=(count, 3))
+        target = np.sin(2 * table[:, 0]) + rng.normal(scale=0.02, size=count)
+        tracemalloc.start()
+        fitted = Process(2).fit(table, target, np.ones(count), np.zeros(count))
+        fitted.left_out(np.arange(0, count, 5))
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert len(fitted.arrays_["rows"]) == 150
+        assert peak_bytes < 8 * count**2 / 10
+        assert np.abs(fitted.predict(table) - np.sin(2 * table[:, 0])).mean() < 0.05
+
+    @pytest.mark.usefixtures("few_points")
+    def test_left_out_rows_are_predicted_by_the_points_that_are_not_left_out(self) -> None:
+        rng = np.random.default_rng(9)
+        table = rng.uniform(-1, 1, size=(400, 3))
+        target = np.sin(2 * table[:, 0]) + rng.normal(scale=0.1, size=400)
+        noise = np.full(150, 0.01)
+        fitted = Process(2).fit(table, target, np.ones(400), np.zeros(400))
+        points = process._members(400)
+        fitted._solve(target[points], noise)
+        out = np.flatnonzero(table[:, 1] > 0.2)  # a whole region: points and others
+        rest = np.setdiff1d(points, out)
+        assert 20 < len(np.intersect1d(points, out)) < len(out)
+        part = Process(2).from_arrays(fitted.arrays_ | {"rows": table[rest], "dual": np.zeros(len(rest))})
+        part._solve(target[rest], noise[: len(rest)])
+        np.testing.assert_allclose(fitted.left_out(out), target[out] - part.predict(table[out]), atol=1e-8)
+
+    def test_a_process_of_few_rows_has_them_all(self) -> None:
+        assert process._members(process.MOST_POINTS).tolist() == list(range(process.MOST_POINTS))
+        assert len(process._members(process.MOST_POINTS + 1)) == process.MOST_POINTS
+
+    def test_distances_and_lookups_are_made_a_part_at_a_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        specs = [conv(*sizes) for sizes in LATTICE]
+        columns = KernelColumns.of(specs)
+        features = shape_features(columns, ("conv",))
+        measured = [TableKernel(spec, cost(spec)[0], None, None, None, i) for i, spec in enumerate(specs)]
+        seconds = np.array([cost(spec)[0] for spec in specs])
+        reach_of = Reach.of(columns.take(np.arange(0, len(specs), 2)), ("conv",))
+        lookup = KernelLookup().fit(measured[::2], seconds[::2])
+        whole = reach_of.distance(features), lookup.predict(measured)
+        monkeypatch.setattr(reach, "DISTANCES_AT_ONCE", 10 * len(specs))
+        monkeypatch.setattr(references, "DIFFERENCES_AT_ONCE", 50 * len(specs))
+        tracemalloc.start()
+        parts = reach_of.distance(features), lookup.predict(measured)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        for one, other in zip(whole, parts, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-7)
+        assert peak_bytes < 8 * len(specs) * (len(specs) // 2)

@@ -142,6 +142,41 @@ def test_a_quiet_power_far_from_the_others_is_replaced_by_their_median(tmp_path:
 
 
 @pytest.mark.parametrize(
+    ("quiet_w", "off_w", "replaced"),
+    [
+        (2.9, 0.3, False),  # a board: a tenth more
+        (2.9, 0.6, True),
+        (60.0, 4.0, False),  # a card of tens of watts: a fan's turn is several
+        (60.0, 12.0, True),
+        (0.12, 0.05, True),  # a microcontroller: half as much again is far off, whatever the watts
+    ],
+)
+def test_how_far_a_quiet_power_may_be_off_goes_with_the_devices_own(
+    tmp_path: Path, quiet_w: float, off_w: float, replaced: bool
+) -> None:
+    rows = [quiet_row(quiet_w * (1 + 0.002 * i)) for i in range(-4, 5)] + [quiet_row(quiet_w + off_w)]
+    *others, last = read_table(jsonl_of(tmp_path, *rows)).networks
+    assert last.quiet_replaced == replaced
+    assert not any(one.quiet_replaced for one in others)
+
+
+def test_quiet_powers_that_scatter_are_the_devices(tmp_path: Path) -> None:
+    """A host with other work: quiet powers spread over a third, and none of them is a mistake."""
+    rows = [quiet_row(10.0 + 0.5 * i) for i in range(-4, 5)]
+    assert not any(one.quiet_replaced for one in read_table(jsonl_of(tmp_path, *rows)).networks)
+
+
+def quiet_row(quiet_w: float) -> dict[str, Any]:
+    """A network on a device of that quiet power, whose energy is above it."""
+    return {
+        **NETWORK,
+        "idle_power_w": quiet_w,
+        "power_w": 3.0 * quiet_w,
+        "energy_j": 3.0 * quiet_w * NETWORK["latency_s"],
+    }
+
+
+@pytest.mark.parametrize(
     ("data", "said"),
     [
         (b"", "is empty"),
