@@ -48,6 +48,9 @@ def rig(environment: dict[str, str], *words: str) -> subprocess.CompletedProcess
         (("--target-latency", "1us"), 4, "narrowest network"),
         (("--target-power", "9W", "--fps", "60"), 2, "already meets"),
         (("--target-power", "3.6"), 2, "no unit"),
+        (("--target-latency", "50%", "--method", "morfnet"), 2, "did you mean morphnet"),
+        (("--target-latency", "50%", "--widths", "nowhere.json"), 2, "reading nowhere.json"),
+        (("--target-latency", "50%", "--widths", "nowhere.json", "--retrain"), 2, "trains from scratch already"),
     ],
 )
 def test_targets_are_refused_before_training(environment, words, code, said):
@@ -55,6 +58,33 @@ def test_targets_are_refused_before_training(environment, words, code, said):
     assert done.returncode == code
     assert said in done.stderr
     assert "Fix:" in done.stderr
+    assert "epochs" not in done.stderr
+
+
+TASK_FILE = """
+import torch
+from rig.compression import networks
+
+def model(widths=None):
+    return networks.build("resnet8", widths=widths)
+
+def loss(outputs, targets):
+    return torch.nn.functional.cross_entropy(outputs, targets)
+
+def loaders(split):
+    return [(torch.zeros(8, 1, 16, 16), torch.zeros(8, dtype=torch.long))]
+
+def evaluate(network, split):
+    return float("nan")
+"""
+
+
+def test_a_task_whose_score_is_no_number_is_refused_before_training(environment, tmp_path):
+    path = tmp_path / "blank.py"
+    path.write_text(TASK_FILE)
+    done = rig(environment, "optimize", "--device", "virtual-pi4", "--task", str(path), "--target-latency", "75%")
+    assert done.returncode == 2, done.stderr
+    assert "evaluate(model, 'val') of the task blank gave nan" in done.stderr
     assert "epochs" not in done.stderr
 
 
@@ -156,3 +186,27 @@ def test_allocate_ends_with_a_verdict_within_several_limits(environment):
     assert all(row["after"] <= whole[row["name"]] for row in result["layers"])
     drawn = rig(environment, "report", "--json")
     assert drawn.returncode == 0, drawn.stderr
+
+
+@pytest.mark.slow
+def test_what_was_found_in_two_rounds_is_trained_from_scratch_beside_and_from_its_widths(environment):
+    asked = (*TASK, *THREE_QUARTERS, "--epochs-baseline", "2", "--epochs-finetune", "1", "--rounds", "1", "--json")
+    done = rig(environment, "optimize", *asked, "--epochs-shrink", "4", "--morph-rounds", "2", "--retrain")
+    assert done.returncode in (0, 5, 6), done.stderr
+    found = json.loads(done.stdout)
+    assert (found["method"], found["weights"]) == ("morphnet", "continued")
+    names = [stage["name"] for stage in found["stages"]]
+    assert names == ["baseline", "shrink", "expand 1", "shrink 2", "removal", "fine-tune", "from scratch"]
+    again = found["retrained"]
+    assert again["epochs"] == 7
+    gained = again["accuracy_test"]["value"] - found["result"]["accuracy_test"]["value"]
+    assert again["against_continued"]["value"] == pytest.approx(gained)
+
+    path = found["artifacts"]["widths"]
+    done = rig(environment, "optimize", *asked, "--epochs-shrink", "1", "--widths", path)
+    assert done.returncode in (0, 5, 6), done.stderr
+    given = json.loads(done.stdout)
+    assert (given["method"], given["weights"], given["retrained"]) == ("widths", "from scratch", None)
+    assert given["widths"] == found["widths"]
+    assert given["result"]["params"] == found["result"]["params"]
+    assert [stage["name"] for stage in given["stages"]] == ["baseline", "from scratch"]
