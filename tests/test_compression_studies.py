@@ -390,7 +390,6 @@ def test_a_peer_is_measured_before_training_and_again_after_it(parts, home, caps
 
 @pytest.mark.slow
 def test_infeasible_targets_are_refused_before_training(parts, home):
-    (home / "targets").mkdir()
     asked = ("--board", "virtual-pi4", "--number", "1", "--out", str(home / "targets"))
     assert run_script(parts.targets, "run", *asked) == 0
     (found,) = json.loads((home / "targets" / "results-tiny.json").read_text())

@@ -141,6 +141,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 def keep(path: Path, row: dict[str, Any]) -> None:
     """Put a row into a results file, in place of one of the same target."""
     rows = sorted([*(r for r in read_rows(path) if place(r) != place(row)), row], key=place)
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, (json.dumps(rows, indent=1) + "\n").encode(), f"writing {path.name}")
 
 
