@@ -172,7 +172,7 @@ class ReportOptions:
 
 @dataclass(frozen=True)
 class CompareOptions:
-    """``rig compare``: ``runs`` are ids, their beginnings, folders or network files; ``cost`` None: what all measured."""
+    """``rig compare``: ``runs`` are ids, their beginnings, folders or network files; ``cost`` None: energy or time."""
 
     runs: tuple[str, ...]
     cost: str | None = None
