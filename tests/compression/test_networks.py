@@ -44,3 +44,16 @@ def test_tied_widths_must_agree():
 def test_unknown_networks_are_named(name):
     with pytest.raises(BadInputError, match=name):
         networks.build(name)
+
+
+def test_densenet_bc_has_the_published_size():
+    # Huang et al., CVPR 2017: DenseNet-BC of 100 layers and growth 12 has 0.8 M parameters on colour images.
+    assert sum(p.numel() for p in networks.build("densenet100", channels=3).parameters()) == 769_162
+    assert networks.build("densenet22-0.5").eval()(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
+
+
+def test_widths_reach_the_layers_of_a_densenet():
+    net = networks.build("densenet22", widths={"block1.1.conv2": 5, "transition1.conv": 9}).eval()
+    assert net.block1[2].bn1.num_features == 24 + 12 + 5
+    assert net.block2[0].conv1.in_channels == 9
+    assert net(torch.zeros(1, 1, 28, 28)).shape == (1, 10)
