@@ -25,12 +25,12 @@ from pricing import SHAPE, ResNet50, rebuild, simulated_model
 
 from power_models.kernels import kernel_graph
 from power_models.tables import NetworkTables
-from rig.compression.allocation import Allocator, Scores, limit_rows
 from rig.compression.budget import resolve
+from rig.compression.choosing.allocation import Allocator, Scores, limit_rows
+from rig.compression.choosing.milp import GAP, solve
+from rig.compression.cutting.groups import find_groups
+from rig.compression.cutting.template import Template, make_template
 from rig.compression.export import to_onnx
-from rig.compression.groups import find_groups
-from rig.compression.milp import GAP, solve
-from rig.compression.template import Template, make_template
 from rig.units import parse_limit
 
 LIMIT_S = 2.0

@@ -30,10 +30,10 @@ from power_models.measured_tables import read_table
 from power_models.network_cost import price_network
 from power_models.table_fit import fit_rows
 from power_models.tables import NetworkTables
+from rig.compression.cutting.groups import find_groups
+from rig.compression.cutting.template import Template, make_template
 from rig.compression.export import to_onnx
-from rig.compression.groups import find_groups
 from rig.compression.survey import GROWTH
-from rig.compression.template import Template, make_template
 from rig.cost_models import load_cost_model
 from rig.store.store import Store
 from rig.workloads.grid import design

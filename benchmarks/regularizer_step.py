@@ -18,12 +18,12 @@ from power_models.kernels import kernel_graph
 from power_models.regularizer import CostRegularizer
 from power_models.tables import NetworkTables
 from rig.compression.budget import Budget, resolve
-from rig.compression.controller import StrengthController
+from rig.compression.cutting.groups import find_groups
+from rig.compression.cutting.template import make_template
 from rig.compression.export import to_onnx
-from rig.compression.groups import find_groups
+from rig.compression.methods.controller import StrengthController
 from rig.compression.methods.morphnet import Shrinker
 from rig.compression.networks import build
-from rig.compression.template import make_template
 from rig.units import parse_limit
 
 BATCH, BLOCK_STEPS = 128, 8

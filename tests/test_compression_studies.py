@@ -22,10 +22,10 @@ from power_models.kernels import kernel_graph
 from power_models.tables import NetworkTables
 from rig.commands.options import command_words
 from rig.compression import tasks
+from rig.compression.cutting.groups import find_groups
+from rig.compression.cutting.surgery import function_difference
+from rig.compression.cutting.template import make_template
 from rig.compression.export import to_onnx
-from rig.compression.groups import find_groups
-from rig.compression.surgery import function_difference
-from rig.compression.template import make_template
 from rig.measurement import Measurement, Windows
 from rig.store.store import Store
 from rig.units import Quantity

@@ -15,9 +15,9 @@ from power_models import fusion_rules
 from power_models.fusion_rules import MeasuredPair
 from power_models.kernel_cost import KernelCostModel
 from power_models.kernels import kernel_graph
+from rig.compression.cutting.groups import find_groups
+from rig.compression.cutting.template import make_template
 from rig.compression.export import to_onnx
-from rig.compression.groups import find_groups
-from rig.compression.template import make_template
 from rig.errors import DeviceBusyError, UnsupportedOperatorError
 from rig.profiles import load_profile
 from rig.store.store import Store

@@ -12,10 +12,10 @@ import sys
 import torch
 
 from power_models.kernels import kernel_graph
-from rig.compression.groups import find_groups
-from rig.compression.surgery import bare_network
+from rig.compression.cutting.groups import find_groups
+from rig.compression.cutting.surgery import bare_network
+from rig.compression.cutting.template import make_template
 from rig.compression.tasks import load_task
-from rig.compression.template import make_template
 from rig.compression.training import load_state
 from rig.store.store import Store
 

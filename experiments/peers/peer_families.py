@@ -24,8 +24,8 @@ from equal_cost import Candidate, Priced
 from torch import nn
 
 from power_models.tables import NetworkTables
+from rig.compression.cutting.template import Template
 from rig.compression.tasks import Task
-from rig.compression.template import Template
 
 ALIGNMENTS = (1, 8)  # channels that a uniform or pruned width is a multiple of
 HAND_ALIGNMENT = 16

@@ -25,10 +25,10 @@ from torch import nn
 
 from rig.compression import export
 from rig.compression.budget import resolve
+from rig.compression.cutting.realize import realized
 from rig.compression.loop import FINETUNE_RATE
 from rig.compression.methods import make_method
 from rig.compression.methods.base import Choice, Workplace
-from rig.compression.realize import realized
 from rig.compression.training import TrainingPlan
 from rig.console import Progress
 from rig.output import plain

@@ -34,16 +34,16 @@ from power_models.kernels import kernel_graph
 from power_models.regularizer import CostRegularizer
 from power_models.tables import NetworkTables, Price
 from rig.compression.budget import Budget, resolve
-from rig.compression.controller import StrengthController
+from rig.compression.choosing.starting_widths import starting_widths
+from rig.compression.cutting.groups import ChannelGroup, find_groups
+from rig.compression.cutting.surgery import bare_network
+from rig.compression.cutting.template import Template, make_template
 from rig.compression.export import to_onnx
-from rig.compression.groups import ChannelGroup, find_groups
+from rig.compression.methods.controller import StrengthController
 from rig.compression.methods.morphnet import SHRINK_RATE, Shrinker
-from rig.compression.removing import Removing
-from rig.compression.starting_widths import starting_widths
-from rig.compression.surgery import bare_network
 from rig.compression.tasks import Task, load_task
-from rig.compression.template import Template, make_template
 from rig.compression.training import Trained, TrainingPlan, train
+from rig.compression.training.removing import Removing
 from rig.cost_models import kernel_rules, load_cost_model
 from rig.store.store import Store
 from rig.units import parse_limit

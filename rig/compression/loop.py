@@ -25,10 +25,10 @@ from rig.compression import export
 from rig.compression.baseline import trained_baseline
 from rig.compression.bench import Bench
 from rig.compression.budget import Budget
+from rig.compression.cutting.realize import realized_checked
 from rig.compression.methods import make_method, require_served
 from rig.compression.methods.base import Choice, Found, Method, Workplace, check_task
 from rig.compression.methods.given import Given, groups_of
-from rig.compression.realize import realized_checked
 from rig.compression.survey import Settings, Survey, feasible_budget, rates_of, take_survey
 from rig.compression.tasks import Task
 from rig.compression.training import TrainingPlan

@@ -17,11 +17,11 @@ from power_models.tables import Array, NetworkTables
 from rig.compression import export
 from rig.compression.bench import Bench
 from rig.compression.budget import Budget, check_feasible, resolve
-from rig.compression.groups import find_groups, require_prunable
+from rig.compression.cutting.groups import find_groups, require_prunable
+from rig.compression.cutting.template import Template, make_template
+from rig.compression.cutting.verified_surgery import rehearsed
 from rig.compression.tasks import Task
-from rig.compression.template import Template, make_template
 from rig.compression.trial import Trial
-from rig.compression.verified_surgery import rehearsed
 from rig.errors import NoCostModelError, UnsupportedOperatorError
 from rig.quality.verdict import paced_line
 from rig.store.store import Store

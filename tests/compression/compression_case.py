@@ -14,9 +14,9 @@ from torch import nn
 from power_models.tables import NetworkTables
 from rig.compression import tasks
 from rig.compression.budget import Budget, resolve
+from rig.compression.cutting.template import Template
 from rig.compression.methods.base import Workplace
 from rig.compression.survey import Ablation, Settings, Survey
-from rig.compression.template import Template
 from rig.units import parse_limit
 
 # What is limited, at which frame rate, to what, where quiet power is 1 W.

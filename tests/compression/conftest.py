@@ -8,10 +8,10 @@ from stairs import INPUT, build, stairs
 
 from power_models.kernels import kernel_graph
 from power_models.tables import NetworkTables
+from rig.compression.cutting.groups import find_groups
+from rig.compression.cutting.template import Template, make_template
 from rig.compression.export import to_onnx
-from rig.compression.groups import find_groups
 from rig.compression.networks import ResNet
-from rig.compression.template import Template, make_template
 
 
 @pytest.fixture(scope="session")

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from stairs import INPUT, build
 
 from rig.compression.budget import resolve
+from rig.compression.cutting.realize import realized
 from rig.compression.methods.allocate import Allocate
 from rig.compression.methods.base import Workplace
-from rig.compression.realize import realized
 from rig.compression.survey import Settings, Survey
 from rig.compression.tasks import Task
 from rig.errors import BadInputError, InfeasibleTargetError

@@ -10,11 +10,11 @@ from stairs import BLOCK, stairs
 
 from device_agents.records import KernelSpec
 from power_models.tables import Channels, NetworkTables, SizedKernel
-from rig.compression import allocation
-from rig.compression.allocation import GONE, MOST_WIDTHS, Allocator, LimitRows, Scores, limit_rows
 from rig.compression.budget import resolve
-from rig.compression.milp import NoChoiceError
-from rig.compression.template import ResidualBlock
+from rig.compression.choosing import allocation
+from rig.compression.choosing.allocation import GONE, MOST_WIDTHS, Allocator, LimitRows, Scores, limit_rows
+from rig.compression.choosing.milp import NoChoiceError
+from rig.compression.cutting.template import ResidualBlock
 from rig.units import parse_limit
 
 EXACT = 1e-9

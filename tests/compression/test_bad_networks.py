@@ -11,13 +11,13 @@ from odd_networks import EXAMPLE, IMAGE
 from torch import nn
 
 from power_models.kernels import kernel_graph
+from rig.compression.cutting.groups import find_groups, require_prunable
+from rig.compression.cutting.layouts import rows_of_parts
+from rig.compression.cutting.placement import place_weights, placements
+from rig.compression.cutting.rehearsal import difference, masked, resized, scrambled
+from rig.compression.cutting.surgery import narrow
+from rig.compression.cutting.template import Template, make_template
 from rig.compression.export import to_onnx
-from rig.compression.groups import find_groups, require_prunable
-from rig.compression.layouts import rows_of_parts
-from rig.compression.placement import place_weights, placements
-from rig.compression.rehearsal import difference, masked, resized, scrambled
-from rig.compression.surgery import narrow
-from rig.compression.template import Template, make_template
 from rig.errors import ModelError
 
 # network, what stays and a piece of why, what can still be cut

@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from power_models.kernels import kernel_graph
-from rig.compression import blocks
+from rig.compression.choosing import blocks
+from rig.compression.cutting.groups import find_groups
+from rig.compression.cutting.template import make_template
 from rig.compression.export import to_onnx
-from rig.compression.groups import find_groups
-from rig.compression.template import make_template
 
 
 class Plain(nn.Module):

@@ -13,16 +13,16 @@ from torch import nn
 
 from power_models.kernels import kernel_graph
 from power_models.regularizer import pulls
-from rig.compression.bypass import bypassed
+from rig.compression.cutting.bypass import bypassed
+from rig.compression.cutting.folding import fold_constants
+from rig.compression.cutting.gates import GatedConv2d, fold_gates, with_gates
+from rig.compression.cutting.groups import find_groups
+from rig.compression.cutting.rehearsal import observed, scrambled
+from rig.compression.cutting.surgery import bare_network, expresses, function_difference, narrow
+from rig.compression.cutting.template import Template, make_template
+from rig.compression.cutting.verified_surgery import rehearsed, verified_narrow
 from rig.compression.export import to_onnx
-from rig.compression.folding import fold_constants
-from rig.compression.gates import GatedConv2d, fold_gates, with_gates
-from rig.compression.groups import find_groups
-from rig.compression.rehearsal import observed, scrambled
-from rig.compression.surgery import bare_network, expresses, function_difference, narrow
 from rig.compression.tasks import Task
-from rig.compression.template import Template, make_template
-from rig.compression.verified_surgery import rehearsed, verified_narrow
 from rig.errors import ModelError
 
 

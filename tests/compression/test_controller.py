@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from rig.compression.controller import Gains, StrengthController
+from rig.compression.methods.controller import Gains, StrengthController
 
 
 def driven(looks=150, stair=0.0, band=0.0, pull=0.004, dead_looks=35):

@@ -1,7 +1,7 @@
 import torch
 from torch import nn
 
-from rig.compression.groups import find_groups
+from rig.compression.cutting.groups import find_groups
 from rig.compression.networks import build
 
 

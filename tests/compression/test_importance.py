@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from stairs import INPUT, build
 
-from rig.compression.groups import find_groups
-from rig.compression.importance import IMPORTANCES, group_taylor, magnitude
-from rig.compression.steering import measured_scores
+from rig.compression.choosing.importance import IMPORTANCES, group_taylor, magnitude
+from rig.compression.choosing.steering import measured_scores
+from rig.compression.cutting.groups import find_groups
 from rig.compression.tasks import Task
 
 

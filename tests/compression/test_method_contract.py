@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from rig.compression import training
+from rig.compression.cutting.realize import realized
 from rig.compression.methods import METHODS, make_method, require_served
 from rig.compression.methods.base import RESOURCES
-from rig.compression.realize import realized
 from rig.errors import BadInputError
 
 CASES = [

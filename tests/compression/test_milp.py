@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rig.compression import relaxation
-from rig.compression.milp import NoChoiceError, Problem, least_cost, solve
+from rig.compression.choosing import relaxation
+from rig.compression.choosing.milp import NoChoiceError, Problem, least_cost, solve
 
 EXACT = 1e-9
 

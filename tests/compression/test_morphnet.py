@@ -14,15 +14,15 @@ from torch import nn
 from power_models.kernels import kernel_graph
 from rig.compression import training
 from rig.compression.budget import resolve
-from rig.compression.controller import StrengthController
+from rig.compression.cutting.groups import find_groups
+from rig.compression.cutting.realize import realized
+from rig.compression.cutting.surgery import bare_network, function_difference
+from rig.compression.cutting.template import make_template
 from rig.compression.export import to_onnx
-from rig.compression.groups import find_groups
 from rig.compression.methods import morphnet
 from rig.compression.methods.base import Choice
-from rig.compression.realize import realized
-from rig.compression.surgery import bare_network, function_difference
+from rig.compression.methods.controller import StrengthController
 from rig.compression.survey import Ablation
-from rig.compression.template import make_template
 from rig.units import parse_limit
 
 

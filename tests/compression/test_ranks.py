@@ -13,7 +13,8 @@ import ranks_case
 import torch
 from training_cases import build
 
-from rig.compression import distributed, synced_norms
+from rig.compression import distributed
+from rig.compression.training import synced_norms
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent

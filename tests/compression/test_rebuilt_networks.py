@@ -14,13 +14,13 @@ from stairs import stairs
 
 from power_models.kernels import kernel_graph
 from power_models.tables import NetworkTables
+from rig.compression.cutting.groups import find_groups
+from rig.compression.cutting.rehearsal import scrambled
+from rig.compression.cutting.surgery import function_difference, narrow
+from rig.compression.cutting.template import Template, make_template
+from rig.compression.cutting.verified_surgery import unequal
 from rig.compression.export import to_onnx
-from rig.compression.groups import find_groups
 from rig.compression.networks import VGG, DenseNet, MobileNetV2, ResNet
-from rig.compression.rehearsal import scrambled
-from rig.compression.surgery import function_difference, narrow
-from rig.compression.template import Template, make_template
-from rig.compression.verified_surgery import unequal
 
 IMAGE = torch.zeros(1, 1, 28, 28)
 BOTTLENECKS = ((1, 8, 1, 1), (3, 16, 2, 2), (3, 24, 2, 2))

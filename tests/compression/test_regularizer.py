@@ -6,8 +6,8 @@ import torch
 from stairs import INPUT
 
 from power_models.regularizer import CostRegularizer, effective_width
-from rig.compression.groups import find_groups
-from rig.compression.surgery import function_difference
+from rig.compression.cutting.groups import find_groups
+from rig.compression.cutting.surgery import function_difference
 
 LATENCY = np.array([1.0, 0.0, 0.0, 0.0])
 

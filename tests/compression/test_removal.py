@@ -7,11 +7,18 @@ import torch
 from torch import nn
 from training_cases import BATCH, INPUT, Killer, Remover, batches, build, fresh, small_task, values
 
-from rig.compression.groups import find_groups
+from rig.compression.cutting.groups import find_groups
+from rig.compression.cutting.rebuild import layer_table
+from rig.compression.cutting.removal import (
+    carry_over,
+    cut_of,
+    dead_channels,
+    narrowed,
+    require_same_function,
+    silent_blocks,
+)
+from rig.compression.cutting.template import ResidualBlock
 from rig.compression.networks import ResNet
-from rig.compression.rebuild import layer_table
-from rig.compression.removal import carry_over, cut_of, dead_channels, narrowed, require_same_function, silent_blocks
-from rig.compression.template import ResidualBlock
 from rig.compression.training import TrainingPlan, load_state, train
 from rig.compression.training.losses import make_optimizer
 from rig.errors import ModelError

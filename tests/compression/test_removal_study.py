@@ -11,11 +11,11 @@ from stairs import build, stairs
 from training_cases import INPUT, small_task, values
 
 from power_models.regularizer import CostRegularizer
-from rig.compression.controller import StrengthController
-from rig.compression.groups import find_groups
+from rig.compression.cutting.groups import find_groups
+from rig.compression.methods.controller import StrengthController
 from rig.compression.methods.morphnet import Shrinker
-from rig.compression.removing import Removing
 from rig.compression.training import TrainingPlan, load_state, train
+from rig.compression.training.removing import Removing
 
 FOLDER = Path(__file__).parent.parent.parent / "experiments" / "removal-while-training"
 sys.path.insert(0, str(FOLDER))

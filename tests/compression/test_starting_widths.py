@@ -7,8 +7,8 @@ from stairs import INPUT, build
 from training_cases import small_task
 
 from rig.compression.budget import resolve
-from rig.compression.groups import find_groups
-from rig.compression.starting_widths import saliency, starting_widths
+from rig.compression.choosing.starting_widths import saliency, starting_widths
+from rig.compression.cutting.groups import find_groups
 from rig.compression.tasks import Task
 from rig.units import parse_limit
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from stairs import INPUT, build
 
-from rig.compression.groups import find_groups
-from rig.compression.surgery import bare_network, function_difference, keep_channels, narrow, reestimate_norms
+from rig.compression.cutting.groups import find_groups
+from rig.compression.cutting.surgery import bare_network, function_difference, keep_channels, narrow, reestimate_norms
 from rig.compression.tasks import Task
 from rig.errors import ModelError
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from power_models.kernels import kernel_graph
+from rig.compression.cutting.groups import find_groups
+from rig.compression.cutting.template import make_template
 from rig.compression.export import to_onnx
-from rig.compression.groups import find_groups
 from rig.compression.networks import build
-from rig.compression.template import make_template
 
 
 @functools.cache

@@ -7,8 +7,8 @@ from stairs import INPUT, build
 from power_models.regularizer import CostRegularizer
 from rig.compression import tasks
 from rig.compression.budget import resolve
-from rig.compression.controller import StrengthController
-from rig.compression.groups import find_groups
+from rig.compression.cutting.groups import find_groups
+from rig.compression.methods.controller import StrengthController
 from rig.compression.methods.morphnet import Shrinker
 from rig.compression.training import DivergedError, TrainingPlan, fastest_precision, learning_rate_at, load_state, train
 from rig.errors import ModelError

@@ -7,7 +7,7 @@ from stairs import BLOCK, stairs
 
 from power_models.tables import NetworkTables
 from rig.compression.budget import Budget, resolve
-from rig.compression.widths import WidthChooser
+from rig.compression.choosing.widths import WidthChooser
 from rig.units import parse_limit
 
 

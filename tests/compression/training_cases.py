@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from rig.compression import tasks
-from rig.compression.groups import find_groups
+from rig.compression.cutting.groups import find_groups
+from rig.compression.cutting.removal import Cut, cut_of, dead_channels
 from rig.compression.networks import ResNet
-from rig.compression.removal import Cut, cut_of, dead_channels
 
 INPUT = (1, 8, 8)
 BATCH = 16

@@ -27,16 +27,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rig.compression.allocation import Allocation, Allocator, Scores, limit_rows
 from rig.compression.budget import Budget
-from rig.compression.groups import find_groups
-from rig.compression.importance import BATCHES, IMPORTANCES
+from rig.compression.choosing.allocation import Allocation, Allocator, Scores, limit_rows
+from rig.compression.choosing.importance import BATCHES, IMPORTANCES
+from rig.compression.choosing.milp import NoChoiceError
+from rig.compression.choosing.steering import measured_scores
+from rig.compression.cutting.groups import find_groups
+from rig.compression.cutting.realize import realized_checked
+from rig.compression.cutting.template import Template
 from rig.compression.methods.base import RESOURCES, Choice, Found, Workplace
-from rig.compression.milp import NoChoiceError
-from rig.compression.realize import realized_checked
-from rig.compression.steering import measured_scores
 from rig.compression.survey import PACEABLE, Survey
-from rig.compression.template import Template
 from rig.compression.training import TrainingPlan
 from rig.errors import BadInputError, InfeasibleTargetError
 

@@ -20,10 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from rig.compression.budget import Budget
+from rig.compression.cutting.template import Template
 from rig.compression.footprint import PeakMemory
 from rig.compression.survey import Settings, Survey
 from rig.compression.tasks import Task
-from rig.compression.template import Template
 from rig.compression.training import StepHook, TrainingPlan, train
 from rig.errors import ModelError
 

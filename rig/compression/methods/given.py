@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from rig.compression.budget import Budget
+from rig.compression.cutting.template import Template
 from rig.compression.methods.base import RESOURCES, Choice, Found, Workplace
 from rig.compression.survey import Survey
-from rig.compression.template import Template
 from rig.errors import BadInputError
 
 

@@ -10,7 +10,7 @@ Gordon et al., CVPR 2018 (arXiv 1711.06798). Differences:
   Here the rounds before the last expand to OVERSHOOT of the budget and every round shrinks to the budget itself.
   What grows, beyond the seed network too, is built by the task's ``model(widths)`` with outgoing weights of zero, so
   that the function stays; what was dead before makes room for it.
-- Whole residual blocks go at the end, where that is cheaper than narrowing (``rig.compression.blocks``).
+- Whole residual blocks go at the end, where that is cheaper than narrowing (``rig.compression.choosing.blocks``).
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ import numpy as np
 from torch import Tensor, nn
 
 from power_models.regularizer import CostRegularizer, Gradient
-from rig.compression import blocks
 from rig.compression.budget import Budget
-from rig.compression.controller import StrengthController
-from rig.compression.groups import find_groups
-from rig.compression.importance import taylor
+from rig.compression.choosing import blocks
+from rig.compression.choosing.importance import taylor
+from rig.compression.choosing.widths import WidthChooser
+from rig.compression.cutting.groups import find_groups
+from rig.compression.cutting.realize import kept_channels
+from rig.compression.cutting.surgery import bare_network, narrow
+from rig.compression.cutting.template import Template
 from rig.compression.methods.base import RESOURCES, Choice, Found, Workplace
-from rig.compression.realize import kept_channels
-from rig.compression.surgery import bare_network, narrow
+from rig.compression.methods.controller import StrengthController
 from rig.compression.survey import Survey
-from rig.compression.template import Template
 from rig.compression.training import TrainingPlan
-from rig.compression.widths import WidthChooser
 
 SHRINK_RATE = 0.05
 OVERSHOOT = 1.25  # of the budget's active part, between rounds: what the next round can choose from

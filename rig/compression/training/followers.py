@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from rig.compression import distributed
-from rig.compression.rebuild import built, layer_table
+from rig.compression.cutting.rebuild import built, layer_table
 from rig.compression.tasks import Task
 from rig.compression.training.failures import DivergedError, told
 from rig.compression.training.plan import TrainingPlan

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rig.compression import distributed, synced_norms
-from rig.compression.rebuild import built, layer_table
-from rig.compression.removal import Cut, carry_over, narrowed, require_same_function
+from rig.compression import distributed
+from rig.compression.cutting.rebuild import built, layer_table
+from rig.compression.cutting.removal import Cut, carry_over, narrowed, require_same_function
 from rig.compression.tasks import Task
+from rig.compression.training import synced_norms
 from rig.compression.training.averaging import averaged, take_average
 from rig.compression.training.failures import NotFinite
 from rig.compression.training.losses import finite_gradients, loss_of, make_optimizer, placed

@@ -11,7 +11,7 @@ from torch import nn
 from rig.errors import BadInputError
 
 if TYPE_CHECKING:
-    from rig.compression.removal import Cut
+    from rig.compression.cutting.removal import Cut
 
 Progress = Callable[[int, int, float], None]  # step, total, mean loss of late
 PRECISIONS = ("fastest", "float32", "bfloat16")

@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from rig.compression import distributed, synced_norms
+from rig.compression import distributed
 from rig.compression.tasks import Task, checked
-from rig.compression.training import precision
+from rig.compression.training import precision, synced_norms
 from rig.compression.training.checkpoint import load_state, save_atomically
 from rig.compression.training.failures import DivergedError, NotFinite
 from rig.compression.training.learner import Learner

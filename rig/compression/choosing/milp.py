@@ -111,7 +111,7 @@ def solve(problem: Problem, gap: float = GAP, time_limit_s: float = TIME_LIMIT_S
 
     ``reduce`` False gives the whole problem to the solver. Raises NoChoiceError.
     """
-    from rig.compression.relaxation import remaining
+    from rig.compression.choosing.relaxation import remaining
 
     problem = _without_sums(problem)
     left = remaining(problem, gap) if reduce else everything(problem)

@@ -18,11 +18,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from rig.compression.channel_group import NORMS, ChannelGroup, layer_channels
-from rig.compression.placement import Placement, place_weights, placements
-from rig.compression.rebuild import Build, built
-from rig.compression.surgery import function_difference
-from rig.compression.template import ResidualBlock
+from rig.compression.cutting.channel_group import NORMS, ChannelGroup, layer_channels
+from rig.compression.cutting.placement import Placement, place_weights, placements
+from rig.compression.cutting.rebuild import Build, built
+from rig.compression.cutting.surgery import function_difference
+from rig.compression.cutting.template import ResidualBlock
 from rig.errors import ModelError
 
 TOLERANCE = 1e-4  # of the largest output: float32's rounding over some dozen layers

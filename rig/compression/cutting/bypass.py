@@ -21,8 +21,8 @@ from collections.abc import Collection
 import torch
 from torch import Tensor, fx, nn
 
-from rig.compression.channel_group import WIDE_LAYERS
-from rig.compression.tracing import FOREIGN_ERRORS, in_inference
+from rig.compression.cutting.channel_group import WIDE_LAYERS
+from rig.compression.cutting.tracing import FOREIGN_ERRORS, in_inference
 from rig.errors import ModelError
 
 ADDITIONS = (operator.add, operator.iadd, torch.add)

@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rig.compression.channel_group import ChannelGroup
-from rig.compression.surgery import narrow
+from rig.compression.cutting.channel_group import ChannelGroup
+from rig.compression.cutting.surgery import narrow
+from rig.compression.cutting.template import Template
 from rig.compression.tasks import Task
-from rig.compression.template import Template
 
 IMAGES = 512  # of the steering split, at least
 FLOOR = 0.02  # of the median loss added

@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from rig.compression.channel_group import NORMS, WIDE_LAYERS, ChannelGroup
-from rig.compression.tracing import in_inference
+from rig.compression.cutting.channel_group import NORMS, WIDE_LAYERS, ChannelGroup
+from rig.compression.cutting.tracing import in_inference
 
 
 class Folded(NamedTuple):

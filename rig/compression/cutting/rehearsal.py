@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from rig.compression.channel_group import WIDE_LAYERS, ChannelGroup, layer_channels
-from rig.compression.folding import read_channels, unread
-from rig.compression.layouts import AxisMap, axis_map, rows_of_parts
-from rig.compression.placement import place_weights, placements
-from rig.compression.tracing import FOREIGN_ERRORS, in_inference
+from rig.compression.cutting.channel_group import WIDE_LAYERS, ChannelGroup, layer_channels
+from rig.compression.cutting.folding import read_channels, unread
+from rig.compression.cutting.layouts import AxisMap, axis_map, rows_of_parts
+from rig.compression.cutting.placement import place_weights, placements
+from rig.compression.cutting.tracing import FOREIGN_ERRORS, in_inference
 from rig.errors import RigError
 
 Build = Callable[[Mapping[str, int]], nn.Module]

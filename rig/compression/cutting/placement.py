@@ -12,8 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from rig.compression.channel_group import ChannelGroup
-from rig.compression.layouts import Axis, AxisMap, Part, axis_length, axis_map, rows_of_parts
+from rig.compression.cutting.channel_group import ChannelGroup
+from rig.compression.cutting.layouts import Axis, AxisMap, Part, axis_length, axis_map, rows_of_parts
 from rig.errors import ModelError
 
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from power_models.regularizer import pulls
-from rig.compression.groups import ChannelGroup
+from rig.compression.cutting.groups import ChannelGroup
 from rig.compression.tasks import Task
 
 BATCHES = 20

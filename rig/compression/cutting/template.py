@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from power_models.kernels import KernelNode
 from power_models.tables import Channels, SizedKernel
-from rig.compression.channel_group import ChannelGroup, layer_channels
+from rig.compression.cutting.channel_group import ChannelGroup, layer_channels
 
 
 class ResidualBlock(NamedTuple):

@@ -18,14 +18,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from rig.compression.bypass import bypassed
-from rig.compression.channel_group import ChannelGroup
-from rig.compression.folding import fold_constants
-from rig.compression.gates import fold_gates
-from rig.compression.placement import place_weights, placements
+from rig.compression.cutting.bypass import bypassed
+from rig.compression.cutting.channel_group import ChannelGroup
+from rig.compression.cutting.folding import fold_constants
+from rig.compression.cutting.gates import fold_gates
+from rig.compression.cutting.placement import place_weights, placements
+from rig.compression.cutting.template import Template
+from rig.compression.cutting.tracing import FOREIGN_ERRORS, in_inference
 from rig.compression.tasks import Task
-from rig.compression.template import Template
-from rig.compression.tracing import FOREIGN_ERRORS, in_inference
 from rig.errors import ModelError, RigError
 
 Build = Callable[[Mapping[str, int]], nn.Module]

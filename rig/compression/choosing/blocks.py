@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from power_models.tables import NetworkTables
 from rig.compression.budget import Budget
-from rig.compression.channel_group import ChannelGroup
-from rig.compression.surgery import narrow
+from rig.compression.cutting.channel_group import ChannelGroup
+from rig.compression.cutting.surgery import narrow
+from rig.compression.cutting.template import Template
 from rig.compression.tasks import Task
-from rig.compression.template import Template
 
 STEERING_BATCHES = 4
 MAX_ACCURACY_DROP = 0.005  # of all removals together, before fine-tuning

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from rig.compression.channel_group import ChannelGroup, Member
+from rig.compression.cutting.channel_group import ChannelGroup, Member
 
 Axis = tuple[str, str]  # layer, "out" or "in"
 

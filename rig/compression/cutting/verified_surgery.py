@@ -19,14 +19,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from rig.compression.bypass import silenced
+from rig.compression.cutting.bypass import silenced
+from rig.compression.cutting.folding import fold_constants
+from rig.compression.cutting.gates import fold_gates
+from rig.compression.cutting.rehearsal import difference, masked, scrambled
+from rig.compression.cutting.surgery import narrow
+from rig.compression.cutting.template import Template
+from rig.compression.cutting.tracing import FOREIGN_ERRORS
 from rig.compression.export import save_checked
-from rig.compression.folding import fold_constants
-from rig.compression.gates import fold_gates
-from rig.compression.rehearsal import difference, masked, scrambled
-from rig.compression.surgery import narrow
-from rig.compression.template import Template
-from rig.compression.tracing import FOREIGN_ERRORS
 from rig.errors import ModelError, RigError
 
 Build = Callable[[Mapping[str, int]], nn.Module]

@@ -22,8 +22,8 @@ import numpy as np
 
 from power_models.tables import Array, NetworkTables
 from rig.compression.budget import Budget
-from rig.compression.milp import GAP, TIME_LIMIT_S, Chosen, NoChoiceError, Problem, least_cost, solve
-from rig.compression.template import ResidualBlock
+from rig.compression.choosing.milp import GAP, TIME_LIMIT_S, Chosen, NoChoiceError, Problem, least_cost, solve
+from rig.compression.cutting.template import ResidualBlock
 
 MOST_WIDTHS = 12  # options of a group
 PAYS = 0.01  # of what a whole group costs: a narrower width must save so much

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import linprog
 
-from rig.compression.milp import MARGIN, Array, Chosen, NoChoiceError, Problem, Remaining, everything
+from rig.compression.choosing.milp import MARGIN, Array, Chosen, NoChoiceError, Problem, Remaining, everything
 
 WIDEST = 60_000  # combinations of one part with those it touches when it is taken out
 MOST_CUTS = 80

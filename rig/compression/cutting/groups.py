@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rig.compression.channel_group import WIDE_LAYERS, ChannelGroup, Member, Scale, layer_channels
-from rig.compression.layouts import member_parts, rows_of_parts
-from rig.compression.rehearsal import rehearse_groups
-from rig.compression.tracing import CUT_LAYERS, count_runs, dependency_graph, obstacles
+from rig.compression.cutting.channel_group import WIDE_LAYERS, ChannelGroup, Member, Scale, layer_channels
+from rig.compression.cutting.layouts import member_parts, rows_of_parts
+from rig.compression.cutting.rehearsal import rehearse_groups
+from rig.compression.cutting.tracing import CUT_LAYERS, count_runs, dependency_graph, obstacles
 from rig.errors import ModelError
 
 __all__ = [

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from power_models.regularizer import pulls
 from power_models.tables import NetworkTables
 from rig.compression.budget import Budget
-from rig.compression.channel_group import ChannelGroup
+from rig.compression.choosing.widths import WidthChooser
+from rig.compression.cutting.channel_group import ChannelGroup
 from rig.compression.tasks import Task
-from rig.compression.widths import WidthChooser
 
 BATCHES = 8
 

@@ -11,9 +11,9 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from power_models.regularizer import CostRegularizer
-from rig.compression.channel_group import ChannelGroup
-from rig.compression.groups import find_groups
-from rig.compression.removal import Cut, cut_of, dead_channels
+from rig.compression.cutting.channel_group import ChannelGroup
+from rig.compression.cutting.groups import find_groups
+from rig.compression.cutting.removal import Cut, cut_of, dead_channels
 
 BY_CHANNEL = ("resistance", "condemned", "dead", "sentenced")  # attributes of the regularizer
 

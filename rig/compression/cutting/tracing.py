@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rig.compression.gates import GATED
+from rig.compression.cutting.gates import GATED
 from rig.errors import ModelError
 
 FOREIGN_ERRORS = (  # what a network's own code may raise where something in it does not fit

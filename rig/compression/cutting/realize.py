@@ -9,11 +9,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from rig.compression.cutting.surgery import keep_channels, reestimate_norms
+from rig.compression.cutting.template import Template
+from rig.compression.cutting.verified_surgery import verified_narrow
 from rig.compression.methods.base import Choice
-from rig.compression.surgery import keep_channels, reestimate_norms
 from rig.compression.tasks import Task
-from rig.compression.template import Template
-from rig.compression.verified_surgery import verified_narrow
 from rig.errors import ModelError
 
 NORM_BATCHES = 20  # training batches to estimate batch-norm statistics from

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from rig.compression.channel_group import ChannelGroup
+    from rig.compression.cutting.channel_group import ChannelGroup
 
 
 class GatedConv2d(nn.Conv2d):

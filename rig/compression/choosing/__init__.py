@@ -1,0 +1,1 @@
+"""Which widths and blocks a network keeps: what they are worth, what they cost, and the choice between them."""
