@@ -412,22 +412,3 @@ def test_readings_that_were_missed_are_a_warning_except_of_a_counter():
     assert any("sampler missed 7 of 1607 readings" in warning for warning in assess(record).warnings)
     record["sensor"]["counts_energy"] = True
     assert not any("sampler missed" in warning for warning in assess(record).warnings)
-
-
-def test_a_sampler_that_waits_for_its_turn_is_no_stale_sensor() -> None:
-    """A fast source read on a busy device leaves short holes; a source that is silent for longer is named."""
-    times = np.arange(0.0, 4.0, 0.007)
-    draw = np.random.default_rng(5)
-
-    def said(*holes_s: float) -> str | None:
-        kept = times
-        for place, hole_s in enumerate(holes_s):
-            start = 0.8 + 0.7 * place
-            kept = kept[(kept < start) | (kept > start + hole_s)]
-        trace = {"times_s": kept.tolist(), "power_w": (3.0 + 0.01 * draw.standard_normal(len(kept))).tolist()}
-        return PowerCurve(trace, {"step_w": 0.0, "noise_w": 0.01, "window_s": 0.007}, None).problem(0.1, 3.9)
-
-    assert said(0.1) is None
-    assert "stale sensor: no sample for 0.2" in str(said(0.25))
-    assert said(0.06, 0.06) is None
-    assert "3 such holes, 0.2" in str(said(0.08, 0.08, 0.08)), "again and again, they bend the mean of the load"

@@ -21,8 +21,7 @@ from rig.quality.stats import NORMAL_975, quadrature
 from rig.sensors.calibration import SensorCalibration
 
 MIN_SAMPLES = 5  # a window mean of fewer samples is no mean
-GAP_PERIODS = 5.0  # a hole in the trace is longer than this many sample periods; a fast source's sampler that waits
-GAP_SHARE, GAP_S = 0.05, 0.2  # for its turn on a busy device may leave some, no longer together than either of these
+GAP_PERIODS = 5.0  # a hole in the trace longer than this many sample periods
 TO_AND_FRO = 0.45  # of a step: less measured noise than that may be one step to and fro, and none elsewhere
 UNDISTURBED = 0.9  # share of the samples that noise alone spreads over the steps of a coarse sensor
 HALF_STEP = 0.475  # 95 % of what is anywhere within half a step
@@ -196,12 +195,8 @@ class PowerCurve:
         if len(times) < 2:
             return f"the power trace has {len(times)} samples in the {t1_s - t0_s:.3g} s of the measurement"
         gaps = np.diff(times)
-        holes = gaps[gaps > GAP_PERIODS * self.period_s]
-        # Together: holes that come again and again with the load would bend its mean, one or two do not.
-        if holes.sum() > min(GAP_SHARE * (t1_s - t0_s), GAP_S):
-            times_more = f", {len(holes)} such holes, {holes.sum():.3g} s together" if len(holes) > 1 else ""
-            usual = f"usual spacing {self.period_s:.3g} s{times_more}"
-            return f"stale sensor: no sample for {gaps.max():.3g} s ({usual})"
+        if gaps.max() > GAP_PERIODS * self.period_s:
+            return f"stale sensor: no sample for {gaps.max():.3g} s (usual spacing {self.period_s:.3g} s)"
         # Samples that share an averaging window, or lie between two updates, are alike.
         overlap = max(1.0, self.window_s / self.period_s, self.update_s / self.period_s)
         reach_s = self.window_s + self.update_s + self.shift_s

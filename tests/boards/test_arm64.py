@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -130,7 +131,7 @@ def test_calibrate_survives_a_power_loss(setting: Setting) -> None:
 
 def test_records_are_of_an_arm64_machine_and_their_watts_follow_the_load(setting: Setting) -> None:
     run = setting.run()
-    checked = 0
+    ratios = []
     for record in run.measurements():
         environment = record["environment"]
         told = (environment["machine"], environment["model"], environment["cpu"])
@@ -149,10 +150,11 @@ def test_records_are_of_an_arm64_machine_and_their_watts_follow_the_load(setting
         busy_w = measurement.power_w.value - measurement.idle_power_w.value
         # A core of its own would be CORE_W; the emulator has what this host's other work leaves to it.
         assert 0.05 * arm64.CORE_W < busy_w < 1.5 * arm64.CORE_W, f"{record['subject']}: nothing seems to run"
-        # The load comes in bursts, of which the sensor sees some fifty moments.
-        assert busy_w == pytest.approx(truth_w - quiet_w, rel=0.1, abs=0.06), record["subject"]
-        checked += 1
-    assert checked >= KERNELS
+        # The load comes in bursts, of which the sensor sees some fifty moments: single ones are off by a few of these.
+        assert busy_w == pytest.approx(truth_w - quiet_w, rel=0.25, abs=0.06), record["subject"]
+        ratios.append(busy_w / (truth_w - quiet_w))
+    assert len(ratios) >= KERNELS
+    assert median(ratios) == pytest.approx(1.0, abs=0.08), ratios
 
 
 def test_the_run_holds_the_evidence(setting: Setting) -> None:

@@ -176,7 +176,9 @@ def test_a_monitor_whose_bus_hangs_and_one_that_says_nonsense(isolated: Path) ->
             )
             session.ack(["a", "b"])
     assert_honest(record)
-    assert assess(record).ok or "drifting" in str(assess(record).reason)  # the machine may be shared
+    # The machine may be shared: then the load drifts, or the sampler waits for its turn.
+    shared = ("drifting", "no sample for")
+    assert assess(record).ok or any(words in str(assess(record).reason) for words in shared)
     assert "power1_input" in nonsense["trace_problem"]
     assert assess(nonsense).power_w is None
 
