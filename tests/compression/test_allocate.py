@@ -10,8 +10,10 @@ import torch.nn.functional as F
 from stairs import INPUT, build
 
 from rig.compression.budget import resolve
+from rig.compression.choosing import allocation
+from rig.compression.choosing.milp import NoChoiceError
 from rig.compression.cutting.realize import realized
-from rig.compression.methods.allocate import Allocate
+from rig.compression.methods.allocate import Allocate, NoAllocationError
 from rig.compression.methods.base import Workplace
 from rig.compression.survey import Settings, Survey
 from rig.compression.tasks import Task
@@ -166,6 +168,19 @@ def test_a_frame_rate_is_kept_beside_the_power(network, template, tables, tmp_pa
     choice = Allocate().choose(found, survey, budget)
     totals = survey.tables.totals(choice.widths, found.template.removed_kernels(choice.removed))
     assert fps * totals[0] <= 1.0
+
+
+@pytest.mark.parametrize(("solver", "limit"), [("solve", "40%"), ("least_cost", "0.1%")])
+def test_a_solver_out_of_time_is_said_and_nothing_is_cut(searched, monkeypatch, solver, limit) -> None:
+    _, survey, _, found = searched
+
+    def out_of_time(*args: object) -> None:
+        raise NoChoiceError(proven=False)
+
+    monkeypatch.setattr(allocation, solver, out_of_time)
+    with pytest.raises(NoAllocationError, match="in 60 s") as error:
+        Allocate().choose(found, survey, budget_of(survey, ("latency", limit)))
+    assert "--method morphnet" in str(error.value.fix)
 
 
 def test_an_unknown_importance_is_said(network, template, tables, tmp_path) -> None:

@@ -219,6 +219,30 @@ def test_kernels_on_many_groups_are_priced_anew_until_the_choice_holds(share: fl
     assert found.loss <= 1.1 * least + 1e-9
 
 
+def concatenated_allocator(share: float, seed: int) -> Allocator:
+    tables, widths = concatenated()
+    random = np.random.default_rng(seed)
+    scores = Scores({g: random.lognormal(0, 1, w) for g, w in widths.items()}, {})
+    rows = LimitRows(np.array([[1.0 / (share * tables.totals(widths)[0]), 0.0, 0.0, 0.0]]), np.zeros(1))
+    return Allocator(tables, widths, widths, [], frozenset(), scores, rows)
+
+
+MISSES = [(share, seed) for share in (0.75, 0.5, 0.3) for seed in (0, 1, 2)]
+
+
+@pytest.mark.parametrize(("share", "seed"), MISSES)
+def test_where_choices_priced_anew_did_not_hold_the_limits_are_lowered(share, seed, monkeypatch) -> None:
+    monkeypatch.setattr(allocation, "ANCHORS", 1)
+    assert (concatenated_allocator(share, seed).choose(gap=EXACT).used <= 1.0).all()
+
+
+def test_the_one_that_is_least_over_is_what_remains(monkeypatch) -> None:
+    monkeypatch.setattr(allocation, "ANCHORS", 1)
+    monkeypatch.setattr(allocation, "LOWERED", 0)
+    over = [a.choose(gap=EXACT) for a in (concatenated_allocator(*miss) for miss in MISSES)]
+    assert any(1.0 < found.used[0] < 1.5 for found in over)
+
+
 def test_of_blocks_that_overlap_the_smaller_may_go(template, tables) -> None:
     inside = template.blocks[0]
     around = ResidualBlock(

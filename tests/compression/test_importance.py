@@ -123,6 +123,21 @@ def test_measured_scores_add_up_to_the_loss_that_silencing_adds(own, template) -
     assert bool((torch.diff(scores[group.name][order]) >= 0).all())
 
 
+@pytest.mark.parametrize("dead", [0.0, 1e-14])
+def test_a_group_whose_weaker_half_is_dead_is_measured_on_what_lives(own, template, dead: float) -> None:
+    network, groups = own
+    raw = IMPORTANCES["magnitude"](network, TASK, groups, 0)
+    name = "layer2.0.conv1"
+    order = torch.argsort(raw[name])
+    raw[name][order[: len(order) // 2 + 2]] = dead
+    scores, _ = measured_scores(network, TASK, template._replace(groups=groups), [], raw)
+    other, _ = measured_scores(network, TASK, template._replace(groups=groups), [], {**raw, name: 1e6 * raw[name]})
+    # Whatever the unit of the raw scores: in that of the loss, which silencing some of a group changes little.
+    assert float(scores[name].sum()) == pytest.approx(float(other[name].sum()), rel=1e-3)
+    assert 0.0 < float(scores[name].sum()) < 100.0
+    assert float(scores[name][order[0]]) < 1e-6
+
+
 def test_a_removed_block_is_looked_at_no_more(own, template) -> None:
     network, groups = own
     raw = IMPORTANCES["magnitude"](network, TASK, groups, 0)

@@ -12,7 +12,7 @@ from training_cases import batches, fresh, small_task, values
 
 from rig.compression import tasks
 from rig.compression.training import DivergedError, OutOfMemoryError, TrainingPlan, train
-from rig.errors import ModelError
+from rig.errors import BadInputError, ModelError
 
 PLAN = TrainingPlan(3, 0.05, precision="float32")
 
@@ -77,7 +77,7 @@ def test_often_enough_is_an_error_that_says_how_often():
     loss = Breaks(*range(3, 1000))
     with pytest.raises(DivergedError, match="step 1 of 18, after going back 3 times") as error:
         train(fresh(), small_task(loss=loss), PLAN)
-    assert "learning rate" in str(error.value.fix)
+    assert "--seed" in str(error.value.fix)
     assert loss.calls == 3 + 3
     with pytest.raises(DivergedError, match=r"the loss became inf at step 3 of 18$"):
         train(fresh(), small_task(loss=Breaks(3)), PLAN._replace(rollbacks=0))
@@ -91,6 +91,29 @@ def test_memory_that_runs_out_is_told_with_what_to_do(name, fix):
     with pytest.raises(OutOfMemoryError, match="ran out of memory") as error:
         train(fresh(), small_task(name=name, loss=loss), PLAN)
     assert fix in str(error.value.fix)
+    assert "--resume" not in str(error.value.fix)
+
+
+def test_a_training_that_diverged_is_taken_up_with_half_the_rate_again(tmp_path):
+    path, plan = tmp_path / "one.pt", PLAN._replace(rollbacks=1)
+    with pytest.raises(DivergedError, match="going back 1 times"):
+        train(fresh(), small_task(loss=Breaks(9, 12)), plan, hook=Rates(), checkpoint=path)
+    usual, hook = Rates(), Rates()
+    train(fresh(), small_task(), PLAN, hook=usual)
+    trained = train(fresh(), small_task(), plan, hook=hook, checkpoint=path)
+    assert [record["back_to"] for record in trained.facts["rollbacks"]] == [6, 6]
+    for step, rate in hook.rates.items():
+        assert rate == pytest.approx(usual.rates[step] * (1.0 if step <= 6 else 0.25))
+
+
+def test_a_checkpoint_of_other_batches_is_not_taken_up(tmp_path):
+    path = tmp_path / "one.pt"
+    task = small_task()
+    train(fresh(), task, PLAN._replace(epochs=1), checkpoint=path)
+    fewer = task._replace(loaders=lambda split: list(task.loaders(split))[:3])
+    with pytest.raises(BadInputError, match=r"one.pt was trained with 6 batches an epoch.* now has 3") as error:
+        train(fresh(), fewer, PLAN, checkpoint=path)
+    assert "new run" in str(error.value.fix)
 
 
 def test_other_errors_of_torch_stay_what_they_are():

@@ -10,7 +10,8 @@
 A kernel that reads a concatenation may depend on three groups or more. Its cost is then taken as a sum of changes of
 one input at a time (each paired with its output group) around an anchor: exact at the anchor and wherever one input
 differs from it. Every choice is priced anew by the tables themselves, the next anchor is that choice, and a choice that
-does not hold after all is ruled out.
+does not hold after all is ruled out. Where so many of them did not hold, the solver's limits are lowered by what they
+were over.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ MOST_WIDTHS = 12  # options of a group
 PAYS = 0.01  # of what a whole group costs: a narrower width must save so much
 PROBED = 128  # widths of a group looked at
 ANCHORS = 6  # choices tried where kernels depend on three groups or more
+LOWERED = 6  # more of them, the solver's limits lowered each time by what the last was over
 GONE = 0  # the width of a group that vanished with its block
 
 
@@ -270,30 +272,41 @@ class Allocator:
     # --- the choice -------------------------------------------------------------------------------------------------
 
     def choose(self, gap: float = GAP, time_limit_s: float = TIME_LIMIT_S) -> Allocation:
-        """The allocation of least loss within the limits; raises NoChoiceError."""
+        """The allocation of least loss within the limits, or the nearest of those that were over when priced anew.
+
+        Raises NoChoiceError; where the costs are no more than near to the tables' own, only if the time is over.
+        """
         anchor: Mapping[str, int] = self.widths
         forbidden: list[Chosen] = []
-        best: Allocation | None = None
-        for _ in range(ANCHORS):
+        held: list[Allocation] = []
+        over: list[Allocation] = []
+        lowered = np.ones(len(self.rows.constant))  # the solver's limits, as shares of the limits
+        while len(held) + len(over) < ANCHORS or (not held and len(over) < ANCHORS + LOWERED):
             problem, exact = self.problem(anchor, forbidden)
             try:
-                solution = solve(problem, gap, time_limit_s)
-            except NoChoiceError:
-                if best is None:
+                solution = solve(problem._replace(limits=lowered), gap, time_limit_s)
+            except NoChoiceError as error:
+                if held or over:
+                    break
+                if exact or not error.proven:
                     raise
-                break
-            found = self._allocation(solution.chosen, solution.loss, solution.bound, exact, solution.left)
-            holds = bool((found.used <= 1.0).all())
-            if holds and (best is None or found.loss < best.loss):
-                best = found
-            if holds and (exact or dict(anchor) == found.widths):
-                break
-            if not holds:
-                forbidden.append(solution.chosen)
+                found = self.least(time_limit_s)  # nothing holds about the widest; something may about the narrowest
+            else:
+                found = self._allocation(solution.chosen, solution.loss, solution.bound, exact, solution.left)
+                if not (found.used <= 1.0).all():
+                    forbidden.append(solution.chosen)
+            if (found.used <= 1.0).all():
+                held.append(found)
+                if exact or dict(anchor) == found.widths:
+                    break
+            else:
+                over.append(found)
+                if len(over) >= ANCHORS:
+                    lowered = lowered / np.maximum(1.0, found.used)
             anchor = found.widths
-        if best is None:
-            raise NoChoiceError(proven=False)
-        return best
+        if held:
+            return min(held, key=lambda found: found.loss)
+        return min(over, key=lambda found: float(found.used.max()))
 
     def narrowest(self) -> Allocation:
         """Every group at its narrowest option, every block gone."""

@@ -3,8 +3,9 @@
 A score of ``importance`` says which channels of a group matter more, not how much a group matters beside another, or
 beside a whole residual block. That is measured on the steering split (validation images that training never saw):
 
-    each group   the loss with the less important half of its channels silenced ──► its scores' scale: their sum over
-                 that half is the loss that this added
+    each group   the loss with the less important half of its living channels silenced ──► its scores' scale: their sum
+                 over that half is the loss that this added. Channels without a score are dead already and say nothing;
+                 a half that is worth next to nothing is widened until it holds WORTH of the group's scores
     each block   the loss of the network without it (removed for real) ──► the loss that this added
 
 Both are losses before any fine-tuning, added to the same network; noise below FLOOR of what is usual counts as FLOOR.
@@ -26,7 +27,8 @@ from rig.compression.tasks import Task
 
 IMAGES = 512  # of the steering split, at least
 FLOOR = 0.02  # of the median loss added
-SILENCED = 0.5  # of a group's channels
+SILENCED = 0.5  # of a group's channels with a score
+WORTH = 0.05  # of a group's scores: less than this is noise, from which no scale can be had
 
 
 def measured_scores(
@@ -82,15 +84,20 @@ def _loss(model: nn.Module, task: Task, batches: Sequence[tuple[Tensor, Tensor]]
 
 
 def _weaker(scores: Tensor) -> Tensor:
-    """Indices of the less important half; ties go to the higher index, which goes first."""
-    order = torch.argsort(scores, descending=True, stable=True)
-    return order[len(order) - int(SILENCED * len(order)) :]
+    """Indices of the less important half of what has a score, or more; of ties the higher index goes first."""
+    order = torch.argsort(scores, descending=True, stable=True).flip(0)
+    living = order[scores[order] > 0]
+    if not len(living):
+        return living
+    sums = scores[living].double().cumsum(0)
+    enough = 1 + int((sums < WORTH * sums[-1]).sum())
+    return living[: max(int(SILENCED * len(living)), enough)]
 
 
 def _loss_silenced(
     model: nn.Module, task: Task, batches: Sequence[tuple[Tensor, Tensor]], group: ChannelGroup, scores: Tensor
 ) -> float:
-    """The loss while the less important half of a group gives nothing; the network is left as it was."""
+    """The loss while the less important channels of a group give nothing; the network is left as it was."""
     quiet = torch.zeros(group.width, dtype=torch.bool)
     quiet[_weaker(scores)] = True
     kept: list[tuple[Tensor, Tensor]] = []

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from rig.compression.budget import Budget
 from rig.compression.choosing.allocation import Allocation, Allocator, Scores, limit_rows
 from rig.compression.choosing.importance import BATCHES, IMPORTANCES
-from rig.compression.choosing.milp import NoChoiceError
+from rig.compression.choosing.milp import TIME_LIMIT_S, NoChoiceError
 from rig.compression.choosing.steering import measured_scores
 from rig.compression.cutting.groups import find_groups
 from rig.compression.cutting.realize import realized_checked
@@ -38,10 +38,16 @@ from rig.compression.cutting.template import Template
 from rig.compression.methods.base import RESOURCES, Choice, Found, Workplace
 from rig.compression.survey import PACEABLE, Survey
 from rig.compression.training import TrainingPlan
-from rig.errors import BadInputError, InfeasibleTargetError
+from rig.errors import BadInputError, InfeasibleTargetError, RigError
 
 RATE = 0.05  # of learning, between the steps
 MOST_STEPS = 4  # of training; one more choice follows the last
+
+
+class NoAllocationError(RigError):
+    """The solver's time was over before it had a choice, or a proof that there is none."""
+
+    code = "no-allocation"
 
 
 class Stage(NamedTuple):
@@ -110,6 +116,10 @@ def _step(workplace: Workplace, stage: Stage, survey: Survey, budget: Budget, nu
         }
         workplace.save_state()
     decided = decisions[str(number)]
+    if decided["used"] > 1.0:
+        workplace.progress.stage(
+            f"{name}: nothing found within the step's budget; the nearest uses {decided['used']:.1%}"
+        )
     choice = Choice({group: int(width) for group, width in decided["widths"].items()}, list(decided["removed"]))
     built = realized_checked(stage.network, stage.template, scores, choice, workplace.task)
     for layer, why in built.refused.items():
@@ -204,12 +214,29 @@ def _allocated(
     scores: Mapping[str, Tensor],
     blocks: Mapping[str, float],
 ) -> Allocation:
-    """The best allocation within the budget, or the nearest to it."""
+    """The best allocation within the budget; the nearest to it, where it is proven that there is none."""
     allocator = _allocator(template, removed, survey, budget, scores, blocks)
     try:
         return allocator.choose()
-    except NoChoiceError:
+    except NoChoiceError as error:
+        if not error.proven:
+            raise _undecided() from error
+    return _least(allocator)
+
+
+def _least(allocator: Allocator) -> Allocation:
+    """What is reachable."""
+    try:
         return allocator.least()
+    except NoChoiceError as error:
+        raise _undecided() from error
+
+
+def _undecided() -> NoAllocationError:
+    return NoAllocationError(
+        f"no widths and blocks within the limits were found in {TIME_LIMIT_S:g} s, nor proof that there are none",
+        "give looser or fewer limits, or --method morphnet, which needs no solver; or try again when the host is idle",
+    )
 
 
 def _choice(allocation: Allocation, removed: Sequence[str]) -> Choice:
@@ -223,7 +250,7 @@ def _require_reachable(stage: Stage, survey: Survey, budget: Budget) -> None:
     allocator = _allocator(stage.template, [], survey, budget, equal, blocks)
     if (allocator.narrowest().used <= 1.0).all():
         return
-    nearest = allocator.least()
+    nearest = _least(allocator)
     if (nearest.used <= 1.0).all():
         return
     totals = survey.tables.totals(nearest.widths, stage.template.removed_kernels(nearest.removed))

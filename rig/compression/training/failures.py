@@ -41,7 +41,7 @@ def told(task: Task) -> Iterator[None]:
             fix = "give a smaller --batch" if built_in else "make loaders('train') yield smaller batches"
             raise OutOfMemoryError(
                 f"training {task.model_name} on {task.name} ran out of memory: {str(error).splitlines()[0][:200]}",
-                f"{fix}, or a smaller network; --resume goes on from the last checkpoint",
+                f"{fix}, or take a smaller network, in a new run",
             ) from error
         if distributed.is_lost(error):
             raise distributed.RankLostError(

@@ -2,10 +2,12 @@
 
     epoch:       steps (``learner``), after each of them the hook and the moving average
     between:     surgery, where the hook asks for it; then the checkpoint
-    not finite:  back to the last checkpoint with the learning rate halved, ``plan.rollbacks`` times at most
+    not finite:  back to the last checkpoint with the learning rate halved, ``plan.rollbacks`` times at most; what is
+                 kept then has the rate halved once more, for a run that is taken up
 
 A checkpoint holds everything that the next step depends on: weights, momentum, average, the hook's state, the random
-generator, the widths of a network that surgery made narrower, the precision and how often it went back.
+generator, the widths of a network that surgery made narrower, the precision and how often it went back. Its step counts
+batches, so that it can be taken up only where an epoch has as many as before.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from rig.compression.training.checkpoint import load_state, save_atomically
 from rig.compression.training.failures import DivergedError, NotFinite
 from rig.compression.training.learner import Learner
 from rig.compression.training.plan import Progress, Trained, TrainingPlan, learning_rate_at
-from rig.errors import ModelError
+from rig.errors import BadInputError, ModelError
 
 
 class Job(NamedTuple):
@@ -205,6 +207,7 @@ class TrainingRun:
                 "hook": hook.state() if hook is not None else {},
                 "rng": torch.get_rng_state() if self._random is None else self._random,
                 "step": self.step,
+                "per_epoch": self.per_epoch,
                 "precision": self.precision,
                 "step_s": self.step_s,
                 "rollbacks": self.rollbacks,
@@ -247,7 +250,15 @@ class TrainingRun:
         """Go on from the checkpoint, if there is one."""
         path = self.job.checkpoint
         if path is not None and path.exists():
-            self._restore(load_state(path))
+            state = load_state(path)
+            before = int(state.get("per_epoch", self.per_epoch))
+            if before != self.per_epoch:
+                raise BadInputError(
+                    f"the checkpoint {path.name} was trained with {before} batches an epoch; loaders('train') of "
+                    f"the task {self.task.name} now has {self.per_epoch}",
+                    "resume with the batches that the run was begun with, or begin a new run",
+                )
+            self._restore(state)
         self._share_state()
 
     def _keep(self) -> None:
@@ -257,18 +268,19 @@ class TrainingRun:
 
     def _go_back(self, seen: str) -> None:
         """To the last checkpoint with half the learning rate; raises DivergedError once that was done often enough."""
-        rollbacks = self.rollbacks
-        if len(rollbacks) >= self.plan.rollbacks:
-            tried = f", after going back {len(rollbacks)} times with half the learning rate" if rollbacks else ""
-            raise DivergedError(
-                f"training {self.task.model_name} on {self.task.name}: {seen} at step {self.step + 1} of {self.total}"
-                + tried,
-                "lower the learning rate; the last checkpoint is kept and --resume starts from it",
-            )
-        record = {"step": self.step + 1, "seen": seen, "back_to": int(self._kept["step"])}
+        rollbacks, step = self.rollbacks, self.step + 1
+        record = {"step": step, "seen": seen, "back_to": int(self._kept["step"])}
         self._restore(self._kept)
         self.rollbacks = [*rollbacks, record]
         self.recent = []
+        if len(rollbacks) >= self.plan.rollbacks:
+            tried = f", after going back {len(rollbacks)} times with half the learning rate" if rollbacks else ""
+            self._keep()
+            raise DivergedError(
+                f"training {self.task.model_name} on {self.task.name}: {seen} at step {step} of {self.total}" + tried,
+                "--resume goes on from the last checkpoint with half the learning rate again; in a new run try another "
+                "--seed, or scale down the inputs or the loss of the task",
+            )
 
 
 def _length(batches: Any, task: Task) -> int:
