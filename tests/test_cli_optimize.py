@@ -51,6 +51,19 @@ def rig(environment: dict[str, str], *words: str) -> subprocess.CompletedProcess
         (("--target-latency", "50%", "--method", "morfnet"), 2, "did you mean morphnet"),
         (("--target-latency", "50%", "--widths", "nowhere.json"), 2, "reading nowhere.json"),
         (("--target-latency", "50%", "--widths", "nowhere.json", "--retrain"), 2, "trains from scratch already"),
+        (("--target-latency", "50%", "--widths", "w.json", "--ema", "0.9"), 2, "--ema would say nothing to it"),
+        (
+            ("--target-latency", "50%", "--widths", "w.json", "--label-smoothing", "0.1"),
+            2,
+            "--label-smoothing would say",
+        ),
+        (("--target-latency", "50%", "--widths", "w.json", "--rounds", "2"), 2, "--rounds would say nothing to it"),
+        (("--target-latency", "50%", "--widths", "w.json", "--morph-rounds", "2"), 2, "--morph-rounds would say"),
+        (
+            (*("--target-latency", "50%", "--widths", "w.json"), *("--method", "allocate", "--importance", "taylor")),
+            2,
+            "--method, --importance would say nothing to it",
+        ),
     ],
 )
 def test_targets_are_refused_before_training(environment, words, code, said):
@@ -86,6 +99,16 @@ def test_a_task_whose_score_is_no_number_is_refused_before_training(environment,
     assert done.returncode == 2, done.stderr
     assert "evaluate(model, 'val') of the task blank gave nan" in done.stderr
     assert "epochs" not in done.stderr
+
+
+def test_label_smoothing_of_a_task_without_logits_is_refused(environment, tmp_path):
+    path = tmp_path / "bare.py"
+    path.write_text(TASK_FILE)
+    words = ("--device", "virtual-pi4", "--task", str(path), "--target-latency", "75%", "--label-smoothing", "0.1")
+    done = rig(environment, "optimize", *words)
+    assert done.returncode == 2, done.stderr
+    assert "--label-smoothing needs logits, and the task bare" in done.stderr
+    assert "logits = True" in done.stderr
 
 
 def test_a_device_without_a_power_source_is_refused_for_a_power_target(environment):
@@ -190,8 +213,10 @@ def test_allocate_ends_with_a_verdict_within_several_limits(environment):
 
 @pytest.mark.slow
 def test_what_was_found_in_two_rounds_is_trained_from_scratch_beside_and_from_its_widths(environment):
-    asked = (*TASK, *THREE_QUARTERS, "--epochs-baseline", "2", "--epochs-finetune", "1", "--rounds", "1", "--json")
-    done = rig(environment, "optimize", *asked, "--epochs-shrink", "4", "--morph-rounds", "2", "--retrain")
+    asked = (*TASK, *THREE_QUARTERS, "--epochs-baseline", "2", "--epochs-finetune", "1", "--json")
+    done = rig(
+        environment, "optimize", *asked, "--epochs-shrink", "4", "--rounds", "1", "--morph-rounds", "2", "--retrain"
+    )
     assert done.returncode in (0, 5, 6), done.stderr
     found = json.loads(done.stdout)
     assert (found["method"], found["weights"]) == ("morphnet", "continued")

@@ -44,6 +44,11 @@ def run(options: OptimizeOptions, ablation: Ablation | None = None) -> dict[str,
     from rig.console import Progress
 
     task = load_task(options.task, options.model, options.batch)
+    if settings.label_smoothing and not task.logits:
+        raise BadInputError(
+            f"--label-smoothing needs logits, and the task {task.name} does not say that its outputs are any",
+            "put logits = True into the task file where they are, or leave it out",
+        )
     words = command_words("optimize", options)
     stored = _run_folder(store, options, words)
     resume = shlex.join([*words, *(() if "--resume" in words else ("--resume",))])
@@ -99,6 +104,8 @@ def _settings(options: OptimizeOptions, ablation: Ablation | None) -> Settings:
         raise BadInputError(f"unknown importance {options.importance!r}", f"known: {', '.join(SCORES)}")
     if options.retrain and options.widths is not None:
         raise BadInputError("--widths trains from scratch already", "leave --retrain out")
+    if options.widths is not None:
+        _refuse_beside_widths(options)
     fps = parse_fps(options.fps) if options.fps is not None else None
     epochs = DEFAULT_EPOCHS.get(options.task, USUAL_EPOCHS)
     asked = (options.epochs_baseline, options.epochs_shrink, options.epochs_finetune)
@@ -118,6 +125,24 @@ def _settings(options: OptimizeOptions, ablation: Ablation | None) -> Settings:
         label_smoothing=options.label_smoothing,
         ablation=ablation or Ablation(),
     )
+
+
+def _refuse_beside_widths(options: OptimizeOptions) -> None:
+    """Raise BadInputError for options of a search or of fine-tuning: widths that were given need neither."""
+    idle = {
+        "--method": options.method != OptimizeOptions.method,
+        "--morph-rounds": options.morph_rounds > 1,
+        "--importance": options.importance is not None,
+        "--rounds": options.rounds is not None,
+        "--ema": bool(options.ema),
+        "--label-smoothing": bool(options.label_smoothing),
+    }
+    said = [word for word, given in idle.items() if given]
+    if said:
+        raise BadInputError(
+            f"--widths trains the network of that file from scratch: {', '.join(said)} would say nothing to it",
+            f"leave {', '.join(said)} out",
+        )
 
 
 def _widths(path: Path) -> dict[str, int]:

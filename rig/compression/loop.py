@@ -12,7 +12,7 @@ run continues where it was.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +25,9 @@ from rig.compression import export
 from rig.compression.baseline import trained_baseline
 from rig.compression.bench import Bench
 from rig.compression.budget import Budget
-from rig.compression.cutting.realize import realized_checked
+from rig.compression.cutting.realize import Realized, realized_checked
+from rig.compression.cutting.surgery import built
+from rig.compression.cutting.tracing import FOREIGN_ERRORS
 from rig.compression.methods import make_method, require_served
 from rig.compression.methods.base import Choice, Found, Method, Workplace, check_task
 from rig.compression.methods.given import Given, groups_of
@@ -33,7 +35,7 @@ from rig.compression.survey import Settings, Survey, feasible_budget, rates_of, 
 from rig.compression.tasks import Task
 from rig.compression.training import TrainingPlan
 from rig.compression.trial import Trial, judge
-from rig.errors import BadInputError, ModelError
+from rig.errors import BadInputError, ModelError, RigError
 from rig.output import plain
 from rig.profiles import DeviceProfile
 from rig.store.store import Run
@@ -64,7 +66,8 @@ class Candidate(NamedTuple):
 class Outcome(NamedTuple):
     """What the stages gave, for the report: the best candidate, trained, with its confirmation.
 
-    paths: ONNX files of baseline and result; retrained: the same network trained from scratch, where that was asked.
+    paths: ONNX files of baseline and result; retrained: the same network trained from scratch, where that was asked;
+    not_retrained: why that failed, empty where it did not.
     """
 
     survey: Survey
@@ -75,6 +78,7 @@ class Outcome(NamedTuple):
     trial: Trial
     paths: tuple[Path, Path]
     retrained: nn.Module | None
+    not_retrained: str = ""
 
 
 class Loop:
@@ -99,6 +103,7 @@ class Loop:
         self.baselines = baselines
         self.bench = Bench(profile, run, progress.update)
         self.rounds: list[Candidate] = []
+        self.put_back: dict[str, str] = {}  # blocks that the check of a round's surgery put back, and why
         self.held_out: list[dict[str, Any]] = []
         self.state = _state_of(run)
         self.workplace = Workplace(
@@ -116,7 +121,10 @@ class Loop:
         def fresh(network: nn.Module) -> None:
             self.workplace.train("baseline", network, plan, self.workplace.checkpoint("baseline"))
 
-        return trained_baseline(self.task, plan, self.baselines, fresh)
+        network = trained_baseline(self.task, plan, self.baselines, fresh)
+        if not self.workplace.stages:  # found, not trained: by this run before it was stopped, or by another
+            self.workplace.recall("baseline", self.workplace.checkpoint("baseline"))
+        return network
 
     def finetune(self, candidate: Candidate, found: Found, baseline: nn.Module) -> tuple[Candidate, Path]:
         """Train the narrow network on, taught by the baseline (one that was given: from scratch), and export it."""
@@ -143,11 +151,26 @@ class Loop:
         """A candidate's network with fresh weights, trained by the baseline's recipe for all epochs of a run."""
         plan = TrainingPlan(self.settings.epochs, seed=self.settings.seed + 3)
         torch.manual_seed(plan.seed)
-        network = self.task.model(found.template.layer_widths(candidate.choice.widths, candidate.choice.removed))
+        choice = candidate.choice
+        network, _ = built(self.task.model, found.template, choice.widths, choice.removed, self.workplace.example)
         checkpoint = self.workplace.checkpoint(f"from-scratch-{candidate.round}")
         self.workplace.train(FROM_SCRATCH, network, plan, checkpoint)
         self.workplace.note(FROM_SCRATCH, network)
         return network
+
+    def retrained(self, candidate: Candidate, found: Found) -> tuple[nn.Module | None, str]:
+        """The result's network from scratch where that was asked; else, and where it fails, None and why it failed.
+
+        The result itself is finished by then and does not depend on it: a failure here must not lose it.
+        """
+        if not self.settings.retrain:
+            return None, ""
+        try:
+            return self.from_scratch(candidate, found), ""
+        except RigError as error:
+            return None, error.message
+        except FOREIGN_ERRORS as error:
+            return None, f"{type(error).__name__}: {error}"
 
     # --- widths and the device --------------------------------------------------------------------------------------
 
@@ -186,11 +209,8 @@ class Loop:
     def _candidate(self, found: Found, survey: Survey, budget: Budget, factors: dict[str, float]) -> Candidate:
         number = len(self.rounds) + 1
         self.progress.stage(f"round {number}: choosing widths, measuring beside the baseline")
-        choice = self.method.choose(found, survey, budget.scaled(dict(factors)))
-        built = realized_checked(found.network, found.template, found.importance, choice, self.task)
-        narrowed, choice = built.network, built.choice
-        for name, why in built.refused.items():
-            self.progress.update(f"{name} was put back: {why}")
+        made = self._realized(number, found, survey, budget, factors)
+        narrowed, choice = made.network, made.choice
         path = self.run.path / "artifacts" / f"candidate-{number}.onnx"
         export.save_checked(narrowed, self.task.input_shape, path)
         predicted = survey.tables.totals(choice.widths, found.template.removed_kernels(choice.removed))
@@ -206,6 +226,30 @@ class Loop:
         accuracy = self.workplace.accuracy(narrowed)
         self.progress.update(f"round {number}: {trial.verdict}, {100 * trial.most_used():.1f} % of the active budget")
         return Candidate(number, choice, narrowed, path, predicted, trial, accuracy)
+
+    def _realized(
+        self, number: int, found: Found, survey: Survey, budget: Budget, factors: dict[str, float]
+    ) -> Realized:
+        """A round's network. What was asked for is kept and taken up again after a stop, with its factors.
+
+        What is measured and trained of a round is found again by the round's number, so it must be the same network.
+        A block that its surgery put back is left alone from then on.
+        """
+        torch.manual_seed(self.settings.seed + 100 * number)  # a resumed run drew less before it came here
+        kept = self.state.setdefault("rounds", {})
+        if str(number) not in kept:
+            choice = self.method.choose(_without(found, self.put_back), survey, budget.scaled(dict(factors)))
+            kept[str(number)] = {**choice._asdict(), "factors": dict(factors)}
+            self.workplace.save_state()
+        asked = kept[str(number)]
+        factors.update(asked["factors"])
+        choice = Choice({group: int(width) for group, width in asked["widths"].items()}, list(asked["removed"]))
+        made = realized_checked(found.network, found.template, found.importance, choice, self.task)
+        for name, why in made.refused.items():
+            self.progress.update(f"{name} was put back: {why}")
+            if name in choice.removed:
+                self.put_back[name] = why
+        return made
 
     def counts(self, network: nn.Module, path: Path) -> tuple[int, int]:
         """(MACs of an inference, parameters) of a network and its exported file."""
@@ -262,8 +306,8 @@ class Loop:
                 break
             for bound in budget.bounds:
                 factors[bound.name] *= (1.0 - FIRST_MARGIN) / max(trial.usages[bound.name].hi or 1.0, 1e-9)
-        retrained = self.from_scratch(candidate, found) if self.settings.retrain else None
-        return finish(self, Outcome(survey, budget, baseline, found, candidate, trial, paths, retrained))
+        again = self.retrained(candidate, found)
+        return finish(self, Outcome(survey, budget, baseline, found, candidate, trial, paths, *again))
 
     def _announce(self, budget: Budget) -> None:
         for bound in budget.bounds:
@@ -285,6 +329,15 @@ def _state_of(run: Run) -> dict[str, Any]:
             "leave --resume out; the trained baseline is found again",
         )
     return {**kept, "version": STATE_VERSION}
+
+
+def _without(found: Found, put_back: Mapping[str, str]) -> Found:
+    """What was found, less the blocks that have to stay."""
+    template = found.template
+    return found._replace(
+        template=template._replace(blocks=[b for b in template.blocks if b.name not in put_back]),
+        removed=[name for name in found.removed if name not in put_back],
+    )
 
 
 def _require_prunable(task: Task, survey: Survey) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,16 +57,41 @@ def result(loop: Loop, outcome: Outcome) -> dict[str, Any]:
         "rounds": [_round(loop, outcome, one) for one in loop.rounds],
         "controller": found.history,
         "stages": loop.workplace.stages,
-        "blocks": {"removed": choice.removed, "trials": found.trials, "refused": dict(found.template.refused)},
+        "blocks": blocks(loop, found, choice),
         "layers": _layers(loop, outcome.survey, found, choice),
         "widths": found.template.layer_widths(choice.widths, choice.removed),
         "kernels": {"before": _kernels(loop, paths[0]), "after": _kernels(loop, paths[1])},
         "validation": _validation(loop, trial, paths),
         "measurements": sorted(loop.run.measurement_ids()),
         "paced_line": loop.state.get("paced_line"),
-        "warnings": _warnings(loop, outcome.budget, before, after, trial),
-        "timings": {stage["name"]: stage["seconds"] for stage in loop.workplace.stages},
+        "warnings": [*_warnings(loop, outcome.budget, before, after, trial), *not_retrained(outcome)],
+        "timings": timings(loop.workplace.stages),
     }
+
+
+def blocks(loop: Loop, found: Found, choice: Choice) -> dict[str, Any]:
+    """Residual blocks: gone, looked at (each with whether it went in the end), and found impossible to take out."""
+    return {
+        "removed": choice.removed,
+        "trials": [{**trial, "removed": trial["block"] in choice.removed} for trial in found.trials],
+        "refused": {**dict(found.template.refused), **loop.put_back},
+    }
+
+
+def timings(stages: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Seconds by stage; a stage that was run in several rounds is summed."""
+    spent: dict[str, float] = {}
+    for stage in stages:
+        spent[stage["name"]] = spent.get(stage["name"], 0.0) + stage["seconds"]
+    return spent
+
+
+def not_retrained(outcome: Outcome) -> list[dict[str, Any]]:
+    """A warning where training from scratch was asked for and failed."""
+    if not outcome.not_retrained:
+        return []
+    said = f"training the result from scratch failed, so it is not compared: {outcome.not_retrained}"
+    return [warning("not-retrained", said, "the result itself is complete; try artifacts/widths.json with --widths")]
 
 
 def _retrained(

@@ -67,12 +67,12 @@ def narrow(
     if constants is not None:
         dropped = {g.name: sorted(set(range(g.width)) - set(chosen[g.name])) for g in cut}
         fold_constants(source, cut, dropped, constants)
-    target, gone = _built(build, template, widths, removed, example)
+    target, gone = built(build, template, widths, removed, example)
     place_weights(source, target, placements(source, cut, chosen, widths), removed, gone)
     return target.train(model.training)
 
 
-def _built(
+def built(
     build: Build, template: Template, widths: Mapping[str, int], removed: Sequence[str], example: Tensor
 ) -> tuple[nn.Module, set[str]]:
     """A fresh network at the widths, and the tensors that went with blocks that had to be taken out of it."""

@@ -126,7 +126,15 @@ class Workplace:
                 )
         finally:  # a stop too: a resumed run tells what all its tries took
             spent = self._spend(checkpoint.stem, time.monotonic() - start, peak)
+        self.state["trained"][checkpoint.stem] = {**spent, **trained.facts}
+        self.save_state()
         self.stages.append({"name": name, **spent, **trained.facts})
+
+    def recall(self, name: str, checkpoint: Path) -> None:
+        """Put into ``stages`` what a stretch of training took before a stop, where this run trained it."""
+        taken = self.state.get("trained", {}).get(checkpoint.stem)
+        if taken is not None:
+            self.stages.append({"name": name, **taken})
 
     def _spend(self, key: str, seconds: float, peak: PeakMemory) -> dict[str, Any]:
         """Add to the time of a stretch of training and raise its peak memory; both are kept with the decisions."""
@@ -144,9 +152,9 @@ class Workplace:
         return scored(self.task, network, split)
 
     def note(self, name: str, network: nn.Module, **facts: Any) -> None:
-        """Put a network's accuracy and other facts to the stage of that name."""
+        """Put a network's accuracy and other facts to the last stage of that name."""
         accuracy = self.accuracy(network)
-        entry = next((s for s in self.stages if s["name"] == name), None)
+        entry = next((s for s in reversed(self.stages) if s["name"] == name), None)
         if entry is None:
             entry = {"name": name, "seconds": 0.0}
             self.stages.append(entry)
