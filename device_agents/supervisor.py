@@ -262,8 +262,11 @@ class Supervisor(object):
             return
         try:
             self._lock.acquire()
-        except AgentError:
-            return  # that agent is alive and restores its own changes
+        except AgentError as error:
+            if error.code != "busy":  # else that agent is alive and restores its own changes
+                why = "%s (%s)" % (error.message, error.fix) if error.fix else error.message
+                self._journal_problems = ["what an agent that was cut off had changed is not set back: %s" % why]
+            return
         self._journal_problems = self._state.restore()
         self._lock.release()
 

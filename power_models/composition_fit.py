@@ -24,7 +24,7 @@ from power_models.composition_terms import (
 from power_models.families import family_of
 from power_models.features import Floats, KernelColumns
 from power_models.intervals import NORMAL_95, conformal_quantile
-from power_models.kernel_cost import Bounds
+from power_models.kernel_cost import Bounds, CannotFit
 from power_models.measured_tables import TableKernel, TableNetwork
 
 SECONDS = Hyper(1.0, 0.3, 0.06, 0.11, (1.3, 1.0, 0.7, 1.0, 1.0))  # prior middles of the scales
@@ -67,11 +67,11 @@ def fit_from_networks(
     """A cost model of kernels from measured networks, and measured kernels where there are some.
 
     ``base``: the model of a similar board, whose kernel costs are the start. Energies are of the whole boundary; active
-    energy is above the median quiet power of the networks, so that P0 + E/T is the power flat out. Raises ValueError
+    energy is above the median quiet power of the networks, so that P0 + E/T is the power flat out. Raises CannotFit
     without any network.
     """
     if not networks:
-        raise ValueError(f"cost model of {configuration.device}: no network; fit tables of kernels as kernels")
+        raise CannotFit(f"cost model of {configuration.device}: no network; fit tables of kernels as kernels")
     dtypes = tuple(sorted({spec.dtype for row in networks for spec in row.kernels} | {r.kernel.dtype for r in kernels}))
     rows, unusable = _rows(networks, kernels, dtypes)
     columns = KernelColumns.of(rows.kernels)

@@ -59,7 +59,9 @@ def fit_models(
     _check_configurations(rows, configuration)
     usable, unusable = usable_rows(rows)
     if not usable:
-        raise ValueError(f"cost model of {configuration.device}: none of {len(rows)} rows is usable; {unusable[:3]}")
+        from power_models.kernel_cost import CannotFit
+
+        raise CannotFit(f"cost model of {configuration.device}: none of {len(rows)} rows is usable; {unusable[:3]}")
     usable, drifts = without_drifts(usable)
     by_family = _grouped(usable)
     switches = split_families(by_family, _may_split(by_family), _split_task(by_family, folds))

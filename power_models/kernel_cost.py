@@ -32,6 +32,10 @@ class UnpricedKernel(ValueError):
     """A kernel of a kind or data type that was never measured; names it, and the kinds that were."""
 
 
+class CannotFit(ValueError):
+    """The rows hold nothing that a model can be fitted to; says of which device, and why."""
+
+
 class MixedConfigurations(ValueError):
     """Rows of different configurations were put together; names the fields that differ."""
 

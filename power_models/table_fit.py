@@ -10,7 +10,7 @@ import numpy as np
 
 from device_agents.records import Configuration
 from power_models.evaluation import Row
-from power_models.kernel_cost import Bounds, KernelCostModel, KernelRow
+from power_models.kernel_cost import Bounds, CannotFit, KernelCostModel, KernelRow
 from power_models.measured_tables import TableKernel, TableNetwork
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def fit_rows(
     ``more``: kernels from stored runs of the same configuration, with their standard errors; ``overhead`` of a call
     and ``idle_power_w``, as they found them. These are for kernels alone: among networks give the kernels of a run
     as rows. ``base``: of whole networks, the model of a similar board, fitted to networks too, from which to start.
-    Raises ValueError where nothing is usable.
+    Raises CannotFit where nothing is usable.
     """
     idle_power_w = idle_power_w or quiet_power(rows)
     rows = with_quiet_power(rows, idle_power_w)
@@ -43,7 +43,7 @@ def fit_rows(
 
         return fit_from_networks(networks, kernels, configuration, kind, base=base)
     if base is not None:
-        raise ValueError("the model of another board is a start for tables of whole networks, and these hold kernels")
+        raise CannotFit("the model of another board is a start for tables of whole networks, and these hold kernels")
     every = [*kernel_rows(kernels), *more]
     return KernelCostModel.fit(every, configuration, kind, idle_power_w=idle_power_w, overhead=overhead)
 

@@ -12,7 +12,7 @@ from power_models.families import family_of
 from power_models.features import Floats
 from power_models.fitting import grouped_folds, usable_rows
 from power_models.intervals import NORMAL_95, ErrorScale
-from power_models.kernel_cost import Bounds, KernelCostModel, KernelRow, PricedFamily
+from power_models.kernel_cost import Bounds, CannotFit, KernelCostModel, KernelRow, PricedFamily
 from power_models.kernel_process import ErrorPrior, FeatureSpace, Points, covariance, learn_prior
 from power_models.network_check import NetworkRow
 from power_models.transfer import OTHER, QUANTITIES, TRANSFERRED, Correction, TransferredModel
@@ -114,14 +114,14 @@ def fit_transferred(
     """The model of a new board from that of ``base`` and rows and whole networks of the new one.
 
     Where the base is of use to no family, the model is that of the rows alone. ``report["transfer"]`` says which family
-    is priced by what, and the held-out errors that decided. Raises ValueError where there is nothing usable.
+    is priced by what, and the held-out errors that decided. Raises CannotFit where there is nothing usable.
     """
     good, unusable = usable_rows(rows)
     known = set(base.known_kinds)
     usable = [n for n in networks if n.kernels and all((k.kind, k.dtype) in known for k in n.kernels)]
     ours = [row for row in good if (row.kernel.kind, row.kernel.dtype) in known]
     if not good and not usable:
-        raise ValueError(f"cost model of {configuration.device}: nothing measured is usable; {unusable[:3]}")
+        raise CannotFit(f"cost model of {configuration.device}: nothing measured is usable; {unusable[:3]}")
     fresh = None
     if good:
         fresh = KernelCostModel.fit(good, configuration, kind, idle_power_w=idle_power_w, overhead=overhead)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from power_models.cross_validation import Fit, HeldOut
     from power_models.evaluation import Predicted, Row, Scores
+    from power_models.kernel_cost import CannotFit
     from power_models.table_folds import Fold
     from rig.store.store import Run, Store
 
@@ -33,6 +34,13 @@ class Plan(NamedTuple):
 
     repeats: list[list[Fold]]
     by_level: bool
+
+
+class FailedFold(NamedTuple):
+    """A fold whose other rows nothing could be fitted to: which one, and why."""
+
+    which: str
+    error: CannotFit
 
 
 def plan_folds(rows: Sequence[Row], folds: int, repeats: int, group: str | None) -> Plan:
@@ -87,13 +95,14 @@ def stored_folds(run: Run) -> dict[tuple[int, int], HeldOut]:
 
 
 def held_out_folds(
-    run: Run, rows: Sequence[Row], plan: Plan, fit: Fit, told: Callable[[str], None], failed: list[str]
+    run: Run, rows: Sequence[Row], plan: Plan, fit: Fit, told: Callable[[str], None], failed: list[FailedFold]
 ) -> Iterator[tuple[int, HeldOut]]:
     """Every fold in order, (repeat, predictions): as stored, or done now and stored.
 
-    A fold that cannot be fitted (its ValueError) is none of them; which one and why is added to ``failed``.
+    A fold outside of which nothing can be fitted is none of them; it is added to ``failed``.
     """
     from power_models.cross_validation import hold_out
+    from power_models.kernel_cost import CannotFit
 
     done = stored_folds(run)
     total = sum(len(folds) for folds in plan.repeats)
@@ -105,9 +114,9 @@ def held_out_folds(
                 told(f"{number} of {total}: {fold.label}, {len(fold.rows)} rows held out")
                 try:
                     made = hold_out(rows, fold, fit)
-                except ValueError as error:
+                except CannotFit as error:
                     which = f"{fold.label} of repeat {repeat + 1}" if len(plan.repeats) > 1 else fold.label
-                    failed.append(f"{which}, {len(fold.rows)} rows held out: {error}")
+                    failed.append(FailedFold(f"{which}, {len(fold.rows)} rows held out", error))
                     continue
                 line = {"repeat": repeat, "fold": place, **made.to_json()}
                 append_json(run.path / FOLDS_FILE, line, f"storing fold {number} of {run.id}")

@@ -77,8 +77,8 @@ def read_sources(
     said = UNKNOWN._replace(boundary=boundary or "", runtime=runtime or "")
     configuration = _agreed([said, *known], names)._replace(device=device)
     rows: list[Row] = [row for table in tables for row in (*table.kernels, *table.networks)]
-    kernels = [row._replace(configuration=None) for run in runs.values() for row in run.rows]
-    rows += [_as_table_row(row, run, i) for run in runs.values() for i, row in enumerate(run.rows)]
+    kernels = [row._replace(configuration=None, campaign=name) for name, run in runs.items() for row in run.rows]
+    rows += [_as_table_row(row, run, name, i) for name, run in runs.items() for i, row in enumerate(run.rows)]
     overheads = [run.overhead for run in runs.values()] or [(0.0, 0.0)]
     return Sources(
         rows,
@@ -144,13 +144,14 @@ def _read_run(store: Store, name: str) -> Collected:
     return collected
 
 
-def _as_table_row(row: KernelRow, run: Collected, line: int) -> Row:
+def _as_table_row(row: KernelRow, run: Collected, name: str, line: int) -> Row:
+    """A run's kernel as a line of a table: the run, by its id, is the campaign in whose order it was measured."""
     from power_models.measured_tables import TableKernel
 
     idle_w = run.idle_power_w[0] if run.idle_power_w else None
     energy = None if row.energy_active_j is None else row.energy_active_j + (idle_w or 0.0) * row.latency_s
     power = None if energy is None else energy / row.latency_s
-    return TableKernel(row.kernel, row.latency_s, power, energy, idle_w, line + 1)
+    return TableKernel(row.kernel, row.latency_s, power, energy, idle_w, line + 1, table=name)
 
 
 def _one_device(tables: Sequence[MeasuredTable]) -> None:

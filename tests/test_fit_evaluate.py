@@ -19,9 +19,11 @@ from power_models.code_digest import code_digest
 from power_models.cross_validation import HeldOut
 from power_models.drift import NONE, Drift
 from power_models.evaluation import Predicted, measured, predict
-from power_models.measured_tables import read_table
+from power_models.kernel_cost import CannotFit, KernelRow
+from power_models.measured_tables import TableKernel, read_table
 from power_models.table_fit import fit_rows, kernel_rows
-from rig import cli, evaluations
+from rig import cli, evaluations, table_sources
+from rig.collect.rows import Collected
 from rig.commands import evaluate as evaluate_command
 from rig.profiles import SHIPPED_FOLDER
 from rig.store.store import Store
@@ -323,7 +325,7 @@ def test_a_fold_that_cannot_be_fitted_is_named_and_the_others_are_kept(
     def second_fails(rows: Any, fold: Any, fit: Any, references: bool = True) -> HeldOut:
         done.append(fold.label)
         if broken and fold.label == "fold 2":
-            raise ValueError("none of 13 rows is usable")
+            raise CannotFit("none of 13 rows is usable")
         return quick_hold_out(rows, fold, fit)
 
     monkeypatch.setattr(cross_validation, "hold_out", second_fails)
@@ -332,6 +334,7 @@ def test_a_fold_that_cannot_be_fitted_is_named_and_the_others_are_kept(
     message = said["error"]["message"]
     assert message.startswith(f"{table}: fold 2, ")
     assert "none of 13 rows is usable; the other 2 folds are kept in e-" in message
+    assert said["error"]["fix"] == "give a table with more usable rows, or other folds"
     run = Store(home).latest("evaluate", "folds")
     assert run is not None
     assert run.manifest["state"] == "failed"
@@ -348,13 +351,50 @@ def test_a_fit_whose_check_fails_is_saved_unchecked(
     capsys: pytest.CaptureFixture[str], table: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(rows: Any, fold: Any, fit: Any, references: bool = True) -> HeldOut:
-        raise ValueError("none of 16 rows is usable")
+        raise CannotFit("none of 16 rows is usable")
 
     monkeypatch.setattr(cross_validation, "hold_out", fails)
     code, said = rig(capsys, "fit", str(table), "--device", "unchecked")
     assert code == 0
     (note,) = [one for one in said["warnings"] if one["code"] == "unchecked"]
     assert "none of 16 rows is usable" in note["message"]
+
+
+def test_another_error_of_a_fold_is_not_taken_for_a_bad_table(
+    capsys: pytest.CaptureFixture[str], table: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mistake in the program is told as one, and leaves no run that seems to be at work."""
+
+    def mistaken(rows: Any, fold: Any, fit: Any, references: bool = True) -> HeldOut:
+        raise ValueError("operands could not be broadcast together")
+
+    monkeypatch.setattr(cross_validation, "hold_out", mistaken)
+    for device, words in (("wrong", ("evaluate", "--folds", "2", "--repeats", "1")), ("wrong-fit", ("fit",))):
+        with pytest.raises(ValueError, match="broadcast"):
+            cli.main([*words, str(table), "--device", device])
+        run = Store(home).latest(words[0], device)
+        assert run is not None
+        assert run.manifest["state"] == "failed"
+
+
+def test_rows_of_which_none_is_usable_cannot_be_fitted(tmp_path: Path) -> None:
+    rows = [replace(row, latency_s=0.0) for row in read_table(latency_table(tmp_path / "a.csv", 12)).kernels]
+    with pytest.raises(CannotFit, match="none of 12 rows is usable"):
+        fit_rows(rows, UNKNOWN, "imported")
+
+
+def test_stored_runs_are_campaigns_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As tables are: the lines of one have nothing to do with those of another."""
+    kernels = read_table(latency_table(tmp_path / "a.csv", 3)).kernels
+    rows = [KernelRow(row.kernel, row.latency_s, 0.0, None, None, "chain", "g") for row in kernels]
+    collected = Collected(rows, (0.0, 0.0), None, "measured", [], UNKNOWN, [])
+    monkeypatch.setattr(table_sources, "_read_run", lambda store, name: collected)
+    sources = table_sources.read_sources(["c-0001", "c-0002"], "two", Store(tmp_path))
+    assert [row.campaign for row in kernel_rows([row for row in sources.rows if isinstance(row, TableKernel)])] == [
+        *["c-0001"] * 3,
+        *["c-0002"] * 3,
+    ]
+    assert {row.campaign for row in sources.kernels} == {"c-0001", "c-0002"}
 
 
 def test_an_evaluation_by_other_code_is_begun_anew(

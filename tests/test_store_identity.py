@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+import shutil
 import signal
 import socket
+import subprocess
 import threading
 from pathlib import Path
 
@@ -14,6 +17,7 @@ import pytest
 from rig.connection.session import Session, Subject
 from rig.connection.transport import LocalTransport
 from rig.errors import ModelError, StoreError
+from rig.store import identity
 from rig.store.identity import IDENTITY_FILE, former_identity, store_identity
 from tests.agent_setup import QUICK, isolated, local_profile, small_model
 
@@ -60,10 +64,56 @@ def test_several_at_once_get_one_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"not a name\n", b"\xff\xfe", b"0123456789abcdef\n"])
 def test_a_damaged_name_is_made_anew(tmp_path: Path, content: bytes) -> None:
     (tmp_path / IDENTITY_FILE).write_bytes(content)
-    name = store_identity(tmp_path)
+    notes: list[dict[str, str | None]] = []
+    name = store_identity(tmp_path, notes.extend)
     assert len(name) == 32
-    assert store_identity(tmp_path) == name
-    assert (tmp_path / IDENTITY_FILE).read_text() == f"{name}\n"
+    assert store_identity(tmp_path, notes.extend) == name
+    assert (tmp_path / IDENTITY_FILE).read_text().split()[:-1] == [name]
+    assert [note["code"] for note in notes] == (["store-name"] if content else []), "an empty file held no name"
+
+
+def test_a_copy_gets_a_name_of_its_own(tmp_path: Path) -> None:
+    notes: list[dict[str, str | None]] = []
+    name = store_identity(tmp_path / "home", notes.extend)
+    assert notes == [], "a new store had no name before"
+    copy = Path(shutil.copytree(tmp_path / "home", tmp_path / "a copy"))
+    own = store_identity(copy, notes.extend)
+    assert own != name
+    assert store_identity(copy, notes.extend) == own
+    assert store_identity(tmp_path / "home", notes.extend) == name
+    (note,) = notes
+    assert note["code"] == "store-name"
+    assert "this store is a copy" in str(note["message"])
+    (command,) = re.findall("echo .*", str(note["fix"]))
+    subprocess.run(["sh", "-c", command], check=True)
+    assert store_identity(copy, notes.extend) == name, "as after a move"
+    assert len(notes) == 1
+
+
+def test_another_computer_is_another_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The image of a disk has the same inodes. A store that two computers share has a name for each."""
+    names = []
+    for number in ("1" * 32, "2" * 32) * 2:
+        (tmp_path / "machine-id").write_text(number + "\n")
+        monkeypatch.setattr(identity, "MACHINE_IDS", (tmp_path / "none", tmp_path / "machine-id"))
+        names.append(store_identity(tmp_path / "home"))
+    assert names[:2] == names[2:]
+    assert names[0] != names[1]
+    assert "1" * 32 not in (tmp_path / "home" / IDENTITY_FILE).read_text()
+
+
+@pytest.mark.parametrize("end", ["\n", ""])
+def test_a_name_without_a_place_is_kept_where_it_is(tmp_path: Path, end: str) -> None:
+    """As stores had it before there were places; a copy made later is still known for one."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / IDENTITY_FILE).write_text("0123456789abcdef" * 2 + end)
+    notes: list[dict[str, str | None]] = []
+    assert store_identity(tmp_path / "home", notes.extend) == "0123456789abcdef" * 2
+    assert notes == []
+    shutil.copytree(tmp_path / "home", tmp_path / "copy")
+    assert store_identity(tmp_path / "copy", notes.extend) != "0123456789abcdef" * 2
+    assert [note["code"] for note in notes] == ["store-name"]
+    assert store_identity(tmp_path / "home") == "0123456789abcdef" * 2
 
 
 def test_a_store_that_cannot_be_named_says_so(tmp_path: Path) -> None:
@@ -94,6 +144,32 @@ def test_what_was_asked_under_the_former_name_is_still_taken(isolated: Path) -> 
     with Session(local_profile(sensors=()), "test") as session:
         assert session.pending(own=True) == []
         assert [record["id"] for record in session.pending()] == ["somebody's"]
+
+
+def test_what_is_kept_under_the_former_name_is_not_measured_again(isolated: Path) -> None:
+    """What ``rig optimize`` and the calibrations rely on: the same request is served from the spool."""
+    former = former_identity(isolated / "home")
+    left_on_the_device(isolated, "same", former)
+    model = small_model(isolated / "m.onnx")
+    with Session(local_profile(sensors=()), "test") as session:
+        (kept,) = session.hello["spool"]
+        record = session.measure(Subject("small", path=model), QUICK, request_id="same")
+        assert record["asked_by"] == former
+        assert session.hello["spool"] == [kept]
+        session.ack(["same"])
+        assert session.hello["spool"] == [], "nothing was measured beside it"
+        again = session.measure(Subject("small", path=model), QUICK, request_id="same")
+        assert again["asked_by"] == store_identity(isolated / "home")
+        session.ack(["same"])
+
+
+def test_a_session_says_that_the_store_has_a_new_name(isolated: Path) -> None:
+    (isolated / "home").mkdir()
+    (isolated / "home" / IDENTITY_FILE).write_text("damaged\n")
+    with Session(local_profile(sensors=()), "test") as session:
+        assert session.asked_by == session.asked_by
+        (problem,) = session.problems
+    assert "was damaged" in str(problem["message"])
 
 
 class Asked(LocalTransport):

@@ -93,6 +93,7 @@ def _asked(profile: DeviceProfile, root: Path) -> dict[str, Any]:
             left_behind = recover.take_left_behind(session, Store(root))
         except StoreError as error:  # the device answers: it is this computer that cannot store
             left_behind = [warning_of(error)]
+        left_behind += session.problems
     runtime = hello["runtimes"].get(profile.runtime.name)
     meter, sensors, without = _power_sources(profile, hello["sensors"])
     notes = left_behind if without is None else [*left_behind, without]

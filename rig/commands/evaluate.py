@@ -91,7 +91,7 @@ def _folds(
     """All folds, those of an unfinished run as they were stored; BadInputError names those that cannot be fitted."""
     from rig.console import Progress
 
-    failed: list[str] = []
+    failed: list[evaluations.FailedFold] = []
     with Progress() as progress:
         verb = f"going on with {stored.id}" if resumed else f"run {stored.id}"
         progress.stage(f"{verb}: cross-validating {rows_record(sources.files)}")
@@ -102,14 +102,18 @@ def _folds(
             stored.update(state="interrupted", finished_utc=utc_now())
             number = len(evaluations.stored_folds(stored))
             raise Interrupted(f"interrupted; {number} folds are stored in {stored.id}", resume=words) from None
+        except BaseException:
+            stored.update(state="failed", finished_utc=utc_now())
+            raise
     if failed:
         stored.update(state="failed", finished_utc=utc_now())
         tables = ", ".join(one["path"] for one in sources.files)
         more = f" (and {len(failed) - 1} more folds)" if failed[1:] else ""
         raise BadInputError(
-            f"{tables}: {failed[0]}{more}; the other {len(done)} folds are kept in {stored.id}",
-            fix="give a table with more usable rows, or other folds; the same command does those that are missing",
-        )
+            f"{tables}: {failed[0].which}: {failed[0].error}{more}; "
+            f"the other {len(done)} folds are kept in {stored.id}",
+            fix="give a table with more usable rows, or other folds",
+        ) from failed[0].error
     return done
 
 

@@ -114,6 +114,7 @@ class _Checked(NamedTuple):
 
 def _check(sources: Sources, base: CompositionModel | None) -> _Checked:
     from power_models.cross_validation import fit_tables, hold_out
+    from power_models.kernel_cost import CannotFit
     from power_models.table_folds import random_folds
 
     if len({row.kernels for row in sources.rows}) < FEWEST_TO_CHECK:
@@ -122,7 +123,7 @@ def _check(sources: Sources, base: CompositionModel | None) -> _Checked:
     fit = fit_tables(sources.configuration, sources.kind, base)
     try:
         return _Checked(hold_out(sources.rows, fold, fit, references=False))
-    except ValueError as error:
+    except CannotFit as error:
         return _Checked(None, f"without a fifth of the rows nothing can be fitted ({error})")
 
 

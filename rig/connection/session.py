@@ -17,7 +17,7 @@ import hashlib
 import secrets
 import socket
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from device_agents.protocol import now_s
 from device_agents.records import KernelSpec, MeasurePlan
+from device_agents.spool import request_key
 from rig.connection.agent_bundle import AgentBundle
 from rig.connection.agent_link import AgentLink
 from rig.connection.clock import ClockMap, Exchange, compare_clocks, fit_clock
@@ -144,7 +145,7 @@ class Session:
     @property
     def asked_by(self) -> str:
         """Whose measurements these are, as their records say: the name of this store."""
-        return store_identity(rig_home())
+        return store_identity(rig_home(), self._note)
 
     def measure(
         self,
@@ -178,8 +179,8 @@ class Session:
                 "plan": plan.to_json(),
                 "profile": profile,
                 "slack_s": SLACK_S,
-                "asked_by": self.asked_by,
             }
+            request["asked_by"] = self._asked_by(request)
             heard = on_progress if meter is None else self._judging(meter, plan, exchanges, request_id, on_progress)
             return self._connection.ask(request, longest_s, heard)
 
@@ -372,6 +373,14 @@ class Session:
         if answer["key"] not in keys:
             keys.append(answer["key"])
         return record
+
+    def _asked_by(self, request: Mapping[str, Any]) -> str:
+        """This store's name; its former one where the device keeps what was measured for the same request under it."""
+        former = {**request, "asked_by": former_identity(rig_home())}
+        kept = self.hello["spool"]
+        if request_key({**request, "asked_by": self.asked_by}) not in kept and request_key(former) in kept:
+            return str(former["asked_by"])
+        return self.asked_by
 
     def _note(self, problems: Iterable[dict[str, str | None]]) -> None:
         for problem in problems:

@@ -16,6 +16,7 @@ from rig.commands import devices
 from rig.commands.options import MeasureOptions, command_words, measure_options_of
 from rig.connection.session import Session, Subject
 from rig.profiles import load_profile
+from rig.store.identity import IDENTITY_FILE
 from rig.store.store import Run, Store
 from tests.agent_setup import QUICK, isolated, small_model, wait_until
 from tests.faults.test_host_killed import agents_of, entries
@@ -112,6 +113,18 @@ def test_devices_takes_it_too_but_no_other_hosts(
     assert f"that was stopped in {left.id}; it is stored now: a result" in message
     assert Store().open_run(left.id).measurement_ids() == {f"{left.id}-1"}
     assert [record["asked_by"] for record in entries(spool(isolated))] == ["another"], "the other host's stays for it"
+
+
+def test_devices_says_that_the_store_is_a_stranger_to_the_device(
+    isolated: Path, model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed(isolated, model)
+    (isolated / "home" / IDENTITY_FILE).write_text("damaged\n")
+    monkeypatch.setattr(devices, "profile_names", lambda: ["bench"])
+    said = rig(capsys, "devices")
+    assert [note["code"] for note in said["warnings"] if note["code"] == "store-name"] == ["store-name"]
+    assert recovered(said) == []
+    assert len(entries(spool(isolated))) == 1
 
 
 def test_a_result_that_was_stored_before_the_kill_is_only_acknowledged(

@@ -214,6 +214,27 @@ def test_without_rights_the_narrow_rule_is_named(jetson: Path) -> None:
     assert (jetson / "mode").read_text() == "1\n"
 
 
+def test_a_lock_that_cannot_be_taken_is_told_where_something_is_to_be_put_back(isolated: Path, root: Path) -> None:
+    """A link in the folder of locks is no agent that lives and puts back its own changes."""
+    profile = pinning(isolated, root, "performance")
+    with Session(profile, "test") as session:
+        session.measure(Subject("small", path=small_model(isolated / "m.onnx")), QUICK, request_id="a")
+        pid = int(session.hello["agent"]["pid"])
+        (lock,) = [path for path in isolated.glob("*.lock") if path.is_file()]
+        sent_to(processes_of(pid), signal.SIGKILL)
+        wait_until(lambda: not exists(pid))
+    lock.unlink()
+    lock.symlink_to(isolated / "elsewhere")
+    with Session(profile, "test") as session:
+        (problem,) = [note for note in session.problems if note["code"] == "not-restored"]
+    assert f"the lock {lock} is a symbolic link" in str(problem["message"])
+    assert governors(root) == ["performance", "performance"]
+    lock.unlink()
+    with Session(profile, "test") as session:
+        assert session.problems == []
+        assert governors(root) == ["ondemand", "schedutil"]
+
+
 def test_a_journal_is_whole_or_not_there(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A full disk while the journal is written: nothing was changed, and nothing half is left."""
 
