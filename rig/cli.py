@@ -478,7 +478,7 @@ def compare(
         str | None, typer.Option("--cost", help="latency, energy or power; energy by default where all measured it.")
     ] = None,
     equal_cost: Annotated[
-        str | None, typer.Option("--equal-cost", help="Void what costs more or less than the median by more, as 3%.")
+        str | None, typer.Option("--equal-cost", help="Void what is further off the median cost of its target, as 3%.")
     ] = None,
     plot: Annotated[
         Path | None, typer.Option("--plot", metavar="FILE", help="Draw accuracy against cost: a .png, .svg or .pdf.")

@@ -80,11 +80,16 @@ def put(root: Path, result: dict[str, Any], right: dict[str, np.ndarray] | None 
     return run
 
 
-def measured(root: Path, file: Path, cost: float = 0.4, fps: float | None = None, **device: Any) -> Run:
-    """A finished ``rig measure`` run of a network file."""
+def measured(
+    root: Path, file: Path, cost: float = 0.4, fps: float | None = None, older: bool = False, **device: Any
+) -> Run:
+    """A finished ``rig measure`` run of a network file; ``older``: its digest only in the record of a real board."""
     whole = example.measure_result()
     shown = {**network(file.stem, None, cost, True), "fps": fps, "onnx": str(file), "macs": None, "params": None}
     run = put(root, {**whole, "network": shown, "device": {**whole["device"], **device}})
-    record = {"id": f"{run.id}-1", "subject_sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
-    run.add_measurement({**record, "subject": file.stem, "kind": "simulated"})
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    if not older:
+        run.update(onnx_sha256=digest)
+    facts = ("measured", digest) if older else ("simulated", "digest of kernels")
+    run.add_measurement({"id": f"{run.id}-1", "subject": file.stem, "kind": facts[0], "subject_sha256": facts[1]})
     return run

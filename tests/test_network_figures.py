@@ -6,7 +6,8 @@ import pytest
 from rig.compression.footprint import Footprint
 from rig.report.network_figures import counted_files, information_density, net_score, network_figures, reasons, shown
 from rig.report.survey import survey_table
-from rig.results import parse_result
+from rig.results import parse_result, read_result
+from tests.agent_setup import small_model
 
 # Top-1 on ImageNet in %, millions of parameters, 10⁹ MAC, as published with each network.
 PUBLISHED = {
@@ -116,6 +117,25 @@ def test_a_file_that_cannot_be_counted_is_told(tmp_path):
     found = counted_files(parse_result(run, "x"), tmp_path)
     assert found["baseline"] == "the run does not say and its network file is gone"
     assert found["result"].startswith("its network file cannot be counted")
+
+
+def test_an_outside_file_counts_only_where_it_is_the_measured_one(tmp_path):
+    small_model(tmp_path / "n.onnx")
+    run = compared_runs.measured(tmp_path / "store", tmp_path / "n.onnx")
+    parsed = read_result(run.path)
+    assert counted_files(parsed, run.path)["network"].params == 8 * 8 * 9 + 8
+    small_model(tmp_path / "n.onnx", channels=4)
+    assert counted_files(parsed, run.path) == {"network": "its network file has changed"}
+    small_model(run.path / "artifacts" / "n.onnx")  # the run's own goes before it
+    assert counted_files(parsed, run.path)["network"].params == 8 * 8 * 9 + 8
+
+
+def test_an_outside_file_of_unknown_digest_does_not_count(tmp_path):
+    small_model(tmp_path / "n.onnx")
+    run = compared_runs.measured(tmp_path / "store", tmp_path / "n.onnx")
+    run.update(onnx_sha256=None)
+    told = counted_files(read_result(run.path), run.path)
+    assert told == {"network": "the run does not say and keeps no digest of its network file"}
 
 
 def test_the_survey_table_has_a_dash_and_its_reason():

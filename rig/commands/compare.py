@@ -276,15 +276,19 @@ def _means(result: Mapping[str, Any], console: Console) -> None:
     ]
     columns = ["MEAN", "SEEDS", "ACCURACY", "POINTS", "COST", "OF BASELINE", "POINTS ARE"]
     console.table(columns, rows, right=columns[1:-1])
+    for mean in result["means"]:
+        if mean["no_ratio"]:
+            console.line(f"{MISSING} of baseline, {mean['label']}: {mean['no_ratio']}")
 
 
 def _pairs(result: Mapping[str, Any], console: Console) -> None:
     if not result["pairs"]:
         return
     console.line()
+    several = len({pair["model"] for pair in result["pairs"]}) > 1
     rows = [
         [
-            f"{pair['after']} over {pair['before']}",
+            f"{pair['model']}: {_over(pair)}" if several else _over(pair),
             pair["target"],
             _points(pair["accuracy"]),
             _percent(pair["cost_ratio"]),
@@ -293,3 +297,10 @@ def _pairs(result: Mapping[str, Any], console: Console) -> None:
         for pair in result["pairs"]
     ]
     console.table(["PAIR", "TARGET", "POINTS", "COST RATIO", "POINTS ARE"], rows, right=("POINTS", "COST RATIO"))
+    for pair in result["pairs"]:
+        if pair["no_ratio"]:
+            console.line(f"{MISSING} cost ratio, {_over(pair)} at {pair['target']}: {pair['no_ratio']}")
+
+
+def _over(pair: Mapping[str, Any]) -> str:
+    return f"{pair['after']} over {pair['before']}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,7 +36,8 @@ def run(options: MeasureOptions) -> dict[str, Any]:
     subject = subject_of(profile, options)
     words = command_words("measure", options)
     store = Store()
-    stored = store.new_run("measure", profile.name, argv=words, profile=evidence.profile_facts(profile))
+    facts = {"profile": evidence.profile_facts(profile), "onnx_sha256": _digest(options.model)}
+    stored = store.new_run("measure", profile.name, argv=words, **facts)
     with stored.held():
         try:
             record, measurement = _measure(profile, subject, fps, stored, store)
@@ -44,6 +46,14 @@ def run(options: MeasureOptions) -> dict[str, Any]:
             raise Interrupted(f"interrupted; {stored.id} has no result", resume=shlex.join(words)) from None
         result = conclude(profile, options, stored, record, measurement)
     return {**result, "warnings": [*result["warnings"], *store.problems, *stored.problems]}
+
+
+def _digest(model: Path) -> str:
+    """SHA-256 of the network file: a simulated board's records name the kernels they ran, not the file."""
+    try:
+        return hashlib.sha256(model.read_bytes()).hexdigest()
+    except OSError as error:
+        raise BadInputError(f"reading {model}: {error}", "give the path of an ONNX model") from error
 
 
 def conclude(
@@ -186,7 +196,7 @@ def network_row(model: Path, found: Measurement) -> dict[str, Any]:
         "frames": found.count + found.missed,
         "size_bytes": model.stat().st_size if model.is_file() else None,
         "measurement_id": found.id,
-        "onnx": str(model),
+        "onnx": str(model.resolve()),
     }
 
 

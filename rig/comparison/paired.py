@@ -34,14 +34,16 @@ class Difference(NamedTuple):
 def mean_over_seeds(values: Sequence[Quantity], *, logs: bool = False, within: bool = False) -> Quantity:
     """The mean of one quantity over seeds, its interval by Student's t; of a single seed the quantity as it is.
 
-    ``logs``: the geometric mean, for ratios. ``within``: no narrower than the values' own intervals are on average (a
-    meter's gain error is the same in all of them, so their scatter does not show it).
+    ``logs``: the geometric mean, for ratios; raises ValueError where one is not above zero.
+    ``within``: no narrower than the values' own intervals are on average (a meter's gain error is the same in all of
+    them, so their scatter does not show it).
     """
     if len(values) == 1:
         return values[0]
     numbers = [float(q.value if q.value is not None else math.nan) for q in values]
     one = values[0]
     if logs:
+        _above_zero(values)
         middle, half = _student([math.log(number) for number in numbers])
         ends = [math.exp(x) for x in (middle, middle - half, middle + half)]
         return Quantity(*ends, n=len(values), kind=one.kind, basis=one.basis)
@@ -49,6 +51,29 @@ def mean_over_seeds(values: Sequence[Quantity], *, logs: bool = False, within: b
     if within:
         half = max(half, float(np.mean([q.half_width or 0.0 for q in values])))
     return Quantity.around(middle, half, n=len(values), kind=one.kind, basis=one.basis)
+
+
+def mean_of_repeats(values: Sequence[Quantity], *, logs: bool = False) -> Quantity:
+    """The mean of one quantity over repeats of one seed, as sure as one of them is: repeats are not independent.
+
+    A training that repeats exactly has no scatter, so the interval is the mean of the values' own; none where one has
+    none. ``logs``: as ``mean_over_seeds``.
+    """
+    if len(values) == 1:
+        return values[0]
+    if logs:
+        _above_zero(values)
+    made, back = (math.log, math.exp) if logs else (float, float)
+    ends = [[getattr(q, name) for q in values] for name in ("value", "lo", "hi")]
+    usable = all(x is not None and (x > 0 or not logs) for several in ends for x in several)
+    found = [back(float(np.mean([made(x) for x in several]))) for several in (ends if usable else ends[:1])]
+    one = values[0]
+    return Quantity(*found, n=one.n if {q.n for q in values} == {one.n} else None, kind=one.kind, basis=one.basis)
+
+
+def _above_zero(ratios: Sequence[Quantity]) -> None:
+    if not all(q.value is not None and q.value > 0 for q in ratios):
+        raise ValueError("a ratio needs values above zero")
 
 
 def _student(values: Sequence[float]) -> tuple[float, float]:
@@ -92,9 +117,8 @@ def over_images(before: Right, after: Right, seed: int | None = None) -> Differe
 
 def ratio_of_ratios(before: Quantity, after: Quantity) -> Quantity:
     """After over before of two ratios to one baseline, each measured in turn with it; relative errors in quadrature."""
-    if not before.value or after.value is None:
-        raise ValueError("a ratio needs two values above zero")
-    middle = math.log(after.value / before.value)
+    _above_zero((before, after))
+    middle = math.log(float(after.value or 0.0) / float(before.value or 1.0))
     halves = [_log_half_width(q) for q in (before, after)]
     if None in halves:
         return Quantity(math.exp(middle), kind=after.kind, basis=after.basis)

@@ -28,6 +28,8 @@ USUAL_METHOD = "morphnet"  # of runs from before a result said its method
 UNPAIRED = "intervals of both accuracies, taken as independent (no answers stored)"
 
 Key = tuple[str, str, int, float]  # task, model, seed and accuracy of a baseline: the same trained network
+# Quantity, relative or absolute limit with its unit, frame rate and active_only, of each limit of a budget.
+Target = tuple[tuple[str, float | None, float | None, str, float | None, bool], ...]
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Row:
     """One network. ``cost_ratio``: to its baseline, measured in turn with it; ``change``: of its accuracy against it.
 
     ``baseline``: which trained network it comes from, None where there is none. ``void``: why the row does not count.
+    ``target`` is for people, ``limits`` the target exactly; ``subject``: task and model it was made from, if known.
     """
 
     runs: tuple[str, ...]
@@ -44,6 +47,8 @@ class Row:
     network: str
     figures: Mapping[str, Figure]
     cost: Quantity
+    limits: Target | None = None
+    subject: tuple[str | None, str | None] = (None, None)
     limit: BudgetLimit | None = None
     cost_ratio: Difference | None = None
     change: Difference | None = None
@@ -78,7 +83,7 @@ def chosen_cost(runs: Sequence[Compared], asked: str | None) -> str:
 
 
 def _check_rates(runs: Sequence[Compared], cost: str) -> None:
-    """Power is compared at one frame rate; latency and energy back to back, as optimize runs have them."""
+    """Power is compared at one frame rate, latency and energy too; optimize runs have the latter back to back."""
     if cost == "power":
         rates = {n.fps: run.name for run in runs for n in networks_of(run).values()}
         if len(rates) > 1:
@@ -90,6 +95,13 @@ def _check_rates(runs: Sequence[Compared], cost: str) -> None:
         raise BadInputError(
             f"{', '.join(paced)}: measured at a frame rate, the others back to back",
             "rig measure the network without --fps, and compare that run",
+        )
+    paces = {run.result.network.fps: run.name for run in runs if run.result.network is not None}
+    if len(paces) > 1:
+        shown = ", ".join(f"{fps:g} fps in {name}" for fps, name in paces.items())
+        raise BadInputError(
+            f"{COST_NAMES[COSTS[cost]]} at different frame rates cannot be compared: {shown}",
+            "rig measure the networks at one rate, or without --fps",
         )
 
 
@@ -113,7 +125,26 @@ def make_rows(runs: Sequence[Compared], cost: str) -> list[Row]:
                 baselines.setdefault(row.baseline or run.name, []).append(row)
             else:
                 others += [row, *_from_scratch(run, row, network)]
-    return [_merged(same) for same in baselines.values()] + others
+    return [_merged(same) for same in baselines.values()] + _told_apart(others)
+
+
+def _told_apart(rows: Sequence[Row]) -> list[Row]:
+    """The rows, targets that differ but read alike shown with all their digits."""
+    meant: dict[str | None, set[Target | None]] = {}
+    for row in rows:
+        meant.setdefault(row.target, set()).add(row.limits)
+    return [
+        replace(row, target=_exact_label(row.limits)) if row.limits and len(meant[row.target]) > 1 else row
+        for row in rows
+    ]
+
+
+def _exact_label(limits: Target) -> str:
+    shown = []
+    for quantity, relative, limit, unit, fps, active in limits:
+        bound = f"{limit!r} {unit}" if relative is None else f"{100 * relative!r} %"
+        shown.append(f"{_quantity(quantity, active)} {bound}" + (f" at {fps!r} fps" if fps else ""))
+    return " and ".join(shown)
 
 
 def _row(
@@ -123,14 +154,16 @@ def _row(
     seed = run.result.seed if isinstance(run.result.seed, int) else None
     right = (answers.images, answers.right[role]) if answers is not None and role in answers.right else None
     row = Row((run.name,), BASELINE, None, seed, network.name, figures, own, baseline=_key(run), right=right)
+    row = replace(row, subject=(run.result.task, run.result.model))
     if role == "baseline":
         return row
     if role == "network":
-        return replace(row, method=MEASURED_ONLY, baseline=None, seed=None)
+        return replace(row, method=MEASURED_ONLY, baseline=None, seed=None, subject=(None, None))
     return replace(
         row,
         method=run.result.method or USUAL_METHOD,
-        target=" and ".join(target_label(limit) for limit in run.result.budget),
+        target=" and ".join(target_label(limit) for limit in _sorted(run.result.budget)),
+        limits=tuple(_exactly(limit) for limit in _sorted(run.result.budget)),
         limit=next((limit for limit in run.result.budget if _limits(limit, cost)), None),
         verdict=run.result.verdict,
         cost_ratio=_ratio(run, cost),
@@ -158,12 +191,27 @@ def _key(run: Compared) -> Key | None:
     return run.result.task, run.result.model, seed, round(before.accuracy_test.value, 9)
 
 
+def _sorted(limits: Sequence[BudgetLimit]) -> list[BudgetLimit]:
+    return sorted(limits, key=lambda limit: (limit.quantity, limit.active_only, limit.fps or 0.0))
+
+
+def _exactly(limit: BudgetLimit) -> tuple[str, float | None, float | None, str, float | None, bool]:
+    """A limit as it was asked for: a relative one comes to another absolute limit in each run."""
+    absolute = limit.limit if limit.relative is None else None
+    return limit.quantity, limit.relative, absolute, limit.unit, limit.fps, limit.active_only
+
+
+def _quantity(name: str, active: bool) -> str:
+    return f"active {name}" if active else name
+
+
 def target_label(limit: BudgetLimit) -> str:
     """A limit in few words: ``latency 50 %``, ``power 3.6 W at 60 fps``."""
     rate = f" at {limit.fps:g} fps" if limit.fps else ""
+    what = _quantity(limit.quantity, limit.active_only)
     if limit.relative is not None:
-        return f"{limit.quantity} {100 * limit.relative:.4g} %{rate}"
-    return f"{limit.quantity} {Quantity(limit.limit).format('' if limit.unit == 'params' else limit.unit)}{rate}"
+        return f"{what} {100 * limit.relative:.4g} %{rate}"
+    return f"{what} {Quantity(limit.limit).format('' if limit.unit == 'params' else limit.unit)}{rate}"
 
 
 def _limits(limit: BudgetLimit, cost: str) -> bool:
@@ -175,14 +223,18 @@ def _limits(limit: BudgetLimit, cost: str) -> bool:
 def _ratio(run: Compared, cost: str) -> Difference:
     """Result over baseline: from rounds in turn where the run keeps it, else of the two means."""
     kept = run.result.cost_ratio.get(cost)
+    if kept is not None and not (kept.value or 0.0) > 0.0:
+        return Difference(None, "the ratio measured in turn is not above zero")
     if kept is not None:
         return Difference(kept, f"measured in turn, {kept.n} rounds")
     both = networks_of(run)
     before, after = getattr(both["baseline"], cost), getattr(both["result"], cost)
-    if not before.value:
-        return Difference(None, "the baseline's is zero")
+    for whose, quantity in (("baseline", before), ("result", after)):
+        if not (quantity.value or 0.0) > 0.0:
+            return Difference(None, f"no ratio: the {whose}'s {COST_NAMES[cost]} is not above zero")
     value = after.value / before.value
-    why = "of the two means (the run is older than paired ratios)"
+    older = "cost_ratio" not in run.result.model_fields_set
+    why = f"of the two means (the run {'is older than paired ratios' if older else 'keeps none measured in turn'})"
     if before.relative is None or after.relative is None:
         return Difference(Quantity(value, kind=after.kind, basis=after.basis), why)
     half = value * (before.relative**2 + after.relative**2) ** 0.5
@@ -219,18 +271,25 @@ def mark_unequal(rows: Sequence[Row], limit: float) -> tuple[list[Row], list[dic
     """Rows whose cost is off the median of their target by more than ``limit`` made void, with a warning each.
 
     Costs are taken relative to the baseline measured in turn where every row of the target has that, else as they are.
-    Networks that were only measured belong to the one target there is.
+    Networks that were only measured belong to the one target (of one model) there is; where there is not exactly one
+    they are not judged, which a warning says.
     """
-    targets = {row.target for row in rows if row.target is not None}
-    only = next(iter(targets)) if len(targets) == 1 else None
-    groups: dict[str | None, list[Row]] = {}
-    for row in rows:
-        if row.method != BASELINE:
-            groups.setdefault(row.target or only, []).append(row)
+    compressed = [row for row in rows if row.method != BASELINE]
+    targets = list(dict.fromkeys((row.subject, row.limits) for row in compressed if row.limits is not None))
+    groups: dict[Any, list[Row]] = {target: [] for target in targets}
+    unjudged = []
+    for row in compressed:
+        if row.limits is None and len(targets) != 1:
+            unjudged.append(row)
+        else:
+            groups[targets[0] if row.limits is None else (row.subject, row.limits)].append(row)
     verdicts: dict[int, str] = {}
     for group in groups.values():
         costs = _comparable_costs(group)
         middle = median(costs)
+        if middle <= 0.0:
+            verdicts |= {id(row): "the median cost is not above zero" for row in group}
+            continue
         for row, cost in zip(group, costs, strict=True):
             off = cost / middle - 1.0
             if abs(off) > limit:
@@ -241,6 +300,14 @@ def mark_unequal(rows: Sequence[Row], limit: float) -> tuple[list[Row], list[dic
         warning("unequal-cost", f"{', '.join(row.runs)} ({row.method}) is void: {row.void}", fix)
         for row in marked
         if row.void
+    ]
+    notes += [
+        warning(
+            "no-target",
+            f"{', '.join(row.runs)} ({row.method}) has no target, and there is not exactly one: not judged",
+            "compare it with the runs of one target",
+        )
+        for row in unjudged
     ]
     return marked, notes
 

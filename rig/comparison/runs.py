@@ -10,6 +10,7 @@ Figures of two devices, configurations, kinds or tasks are not put side by side:
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -122,7 +123,7 @@ def _read(folder: Path) -> Compared:
 def _resume(folder: Path) -> str:
     manifest = Run(folder, lambda *_: None).manifest
     if manifest["command"] == "optimize" and manifest.get("argv"):
-        return " ".join([*manifest["argv"], "--resume"])
+        return shlex.join([*manifest["argv"], "--resume"])
     return f"give the same rig {manifest['command']} again"
 
 
@@ -136,12 +137,23 @@ def _measured(path: Path, store: Store, devices: Iterable[Any]) -> Path:
         folder = store.root / "runs" / manifest["id"]
         if manifest["command"] != "measure" or not (folder / "result.json").is_file():
             continue
-        records = Run(folder, lambda *_: None).measurements(arrays=False)
-        if any(record.get("subject_sha256") == digest for record in records):
+        if digest in measured_digests(folder):
             found.append((manifest["device"] in set(devices), folder))
     if not found:
         raise BadInputError(f"{path} has not been measured", f"rig measure {path} --device DEVICE")
     return next((folder for same, folder in reversed(found) if same), found[-1][1])
+
+
+def measured_digests(folder: Path) -> set[str]:
+    """SHA-256 of the network file that a measure run measured; empty where the run keeps none.
+
+    Of a run from before manifests kept it, what its records say: of a simulated board that is no file's digest.
+    """
+    run = Run(folder, lambda *_: None)
+    if run.manifest.get("onnx_sha256"):
+        return {run.manifest["onnx_sha256"]}
+    records = run.measurements(arrays=False)
+    return {r["subject_sha256"] for r in records if r.get("subject_sha256") and r.get("kind") != "simulated"}
 
 
 def check_comparable(runs: Sequence[Compared]) -> None:

@@ -30,11 +30,12 @@ FLAT_OUT = ("latency_s", "energy_active_j", "energy_j")
 def cost_ratios(
     trial: Trial, fps: float | None, baseline: str = "baseline", result: str = "result"
 ) -> dict[str, dict[str, Any]]:
-    """Result over baseline of each cost measured of both in the same rounds, JSON form; power at ``fps``, if paced.
+    """Result over baseline of each cost measured of both in the same rounds, JSON form; power at ``fps`` where paced.
 
     A cost that was not measured, or not above zero in every round, is left out.
     """
-    asked = [(quantity, None) for quantity in FLAT_OUT] + ([("power_w", fps)] if fps else [])
+    paced = fps if (result, fps) in trial.found else None  # the rate of the result's own power
+    asked = [*((quantity, None) for quantity in FLAT_OUT), ("power_w", paced)]
     found = {}
     for quantity, rate in asked:
         before, after = (trial.found.get((name, rate), []) for name in (baseline, result))

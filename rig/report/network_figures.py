@@ -16,11 +16,13 @@ A figure that a run lacks comes with the reason (``why``); it is never zero.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from rig.comparison.runs import measured_digests
 from rig.compression.footprint import Footprint, footprint_of_file
 from rig.errors import BadInputError
 from rig.results import Network, RunResult, Stage
@@ -186,17 +188,29 @@ def reasons(found: dict[str, Figure], keys: Iterable[str]) -> list[str]:
 def counted_files(result: RunResult, folder: Path) -> dict[str, Counted]:
     """By role, what is counted in the file of a network that the result itself says too little of, or why nothing is.
 
-    The file is looked for where the result says, then in the run's own ``artifacts`` (a folder that was moved).
+    The file is looked for in the run's own ``artifacts``, then where the result says: there another may lie by now, so
+    it counts only where it is, by its SHA-256, the one that was measured.
     """
     networks = {"baseline": result.baseline, "result": result.result, "network": result.network}
     found: dict[str, Counted] = {}
     for role, network in networks.items():
         if network is None or not network.onnx or not _says_too_little(network):
             continue
-        own = Path(network.onnx)
-        path = next((p for p in (own, folder / "artifacts" / own.name) if p.is_file()), None)
-        found[role] = "the run does not say and its network file is gone" if path is None else _counted(path, result)
+        outside = Path(network.onnx)
+        kept = folder / "artifacts" / outside.name
+        why = None if kept.is_file() else _not_the_measured(outside, folder)
+        found[role] = why or _counted(kept if kept.is_file() else outside, result)
     return found
+
+
+def _not_the_measured(path: Path, folder: Path) -> str | None:
+    """Why a file outside the run folder is not counted; None where it is the one measured."""
+    if not path.is_file():
+        return "the run does not say and its network file is gone"
+    known = measured_digests(folder) if (folder / "manifest.json").is_file() else set()
+    if not known:
+        return "the run does not say and keeps no digest of its network file"
+    return None if hashlib.sha256(path.read_bytes()).hexdigest() in known else "its network file has changed"
 
 
 def _says_too_little(network: Network) -> bool:

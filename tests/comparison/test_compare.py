@@ -8,6 +8,7 @@ import pytest
 
 from rig import cli
 from rig.store.store import Store
+from tests.agent_setup import small_model
 
 METHODS = {"morphnet": 0.920, "allocate": 0.923}
 
@@ -146,6 +147,109 @@ def test_the_front_has_the_means_that_nothing_beats(root, compared):
     assert compared("o-")["front"] == ["c, latency 50 %", "a, latency 50 %", "resnet20 (baseline)"]
 
 
+def test_models_are_neither_averaged_nor_paired_with_each_other(root, compared, rig):
+    for model, accuracy in (("resnet20", 0.92), ("resnet8", 0.80)):
+        for seed in (0, 1):
+            for method in METHODS:
+                made = compared_runs.optimize(method, seed, accuracy + 0.001 * seed, accuracy + 0.005)
+                compared_runs.put(root, {**made, "model": model})
+    found = compared("o-")
+    means = {mean["label"]: mean for mean in found["means"]}
+    assert means["resnet20: morphnet, latency 50 %"]["accuracy"]["value"] == pytest.approx(0.9205)
+    assert means["resnet8: morphnet, latency 50 %"]["accuracy"]["value"] == pytest.approx(0.8005)
+    assert {"resnet20 (baseline)", "resnet8 (baseline)"} < set(means)
+    assert means["resnet8: allocate, latency 50 %"]["change"]["how"] == "paired over 2 seeds"
+    assert [(pair["model"], pair["accuracy"]["seeds"]) for pair in found["pairs"]] == [
+        ("resnet20", [0, 1]),
+        ("resnet8", [0, 1]),
+    ]
+    assert "resnet8: allocate over morphnet" in rig("o-")[1]
+
+
+def test_repeats_of_one_seed_are_as_sure_as_one_of_them(root, compared):
+    for _ in range(2):
+        compared_runs.put(root, compared_runs.optimize("a", 0, 0.92))
+    mean = next(mean for mean in compared("o-")["means"] if mean["method"] == "a")
+    assert (mean["seeds"], mean["accuracy"]["n"]) == ([0], 10000)
+    assert (mean["accuracy"]["lo"], mean["accuracy"]["hi"]) == pytest.approx((0.915, 0.925))
+    assert (mean["cost_ratio"]["lo"], mean["cost_ratio"]["hi"]) == pytest.approx((0.496, 0.504))
+    assert mean["change"]["quantity"]["value"] == pytest.approx(-0.005)
+    assert mean["change"]["how"].endswith("mean of 2 runs of one seed")
+
+
+def test_repeats_do_not_count_among_the_seeds(root, compared):
+    for seed, accuracy in ((0, 0.92), (0, 0.92), (1, 0.93)):
+        compared_runs.put(root, compared_runs.optimize("a", seed, accuracy))
+    mean = next(mean for mean in compared("o-")["means"] if mean["method"] == "a")
+    assert (mean["accuracy"]["value"], mean["accuracy"]["n"]) == (pytest.approx(0.925), 2)
+    assert mean["accuracy"]["hi"] - mean["accuracy"]["value"] == pytest.approx(12.7062 * 0.005, rel=1e-4)
+
+
+def test_a_seed_with_several_baselines_is_one_seed_without_interval(root, compared):
+    for baseline in (0.925, 0.935):
+        for method, gain in (("a", 0.0), ("b", 0.001)):
+            compared_runs.put(root, compared_runs.optimize(method, 0, baseline - 0.005 + gain, baseline))
+    (pair,) = compared("o-")["pairs"]
+    assert pair["accuracy"]["seeds"] == [0]
+    assert pair["accuracy"]["quantity"]["value"] == pytest.approx(0.001)
+    assert (pair["accuracy"]["quantity"]["lo"], pair["accuracy"]["quantity"]["n"]) == (None, 1)
+    compared_runs.put(root, compared_runs.optimize("a", 1, 0.920))
+    compared_runs.put(root, compared_runs.optimize("b", 1, 0.924))
+    (pair,) = compared("o-")["pairs"]
+    assert (pair["accuracy"]["seeds"], pair["accuracy"]["quantity"]["lo"]) == ([0, 1], None)
+    assert pair["accuracy"]["quantity"]["value"] == pytest.approx(0.0025)
+    assert pair["accuracy"]["how"] == "seed 0 with several baselines: no interval"
+
+
+@pytest.mark.parametrize("in_turn", [True, False])
+def test_a_cost_not_above_zero_gives_no_ratio_and_a_reason(root, compared, rig, in_turn):
+    for method in ("a", "b"):
+        for seed in (0, 1):
+            made = compared_runs.optimize(method, seed, in_turn=in_turn)
+            if method == "b":
+                made["result"]["energy_active_j"].update(value=-1e-4, lo=-3e-4, hi=1e-4)
+                if in_turn:
+                    made["cost_ratio"]["energy_active_j"].update(value=-0.01, lo=-0.03, hi=0.01)
+            compared_runs.put(root, made)
+    found = compared("o-", "--cost", "energy", "--equal-cost", "50%")
+    row = next(row for row in found["rows"] if row["method"] == "b")
+    assert row["cost_ratio"]["quantity"] is None
+    assert "not above zero" in row["cost_ratio"]["how"]
+    found = compared("o-", "--cost", "energy")
+    mean = next(mean for mean in found["means"] if mean["method"] == "b")
+    assert (mean["cost_ratio"], mean["no_ratio"]) == (None, row["cost_ratio"]["how"])
+    (pair,) = found["pairs"]
+    assert (pair["cost_ratio"], pair["no_ratio"]) == (None, row["cost_ratio"]["how"])
+    assert f"cost ratio, b over a at latency 50 %: {pair['no_ratio']}" in rig("o-", "--cost", "energy")[1]
+
+
+def test_a_run_whose_ratio_of_the_cost_is_missing_is_not_called_older(root, compared):
+    made = compared_runs.optimize()
+    del made["cost_ratio"]["energy_active_j"]
+    compared_runs.put(root, made)
+    how = compared("o-0001", "--cost", "energy")["rows"][1]["cost_ratio"]["how"]
+    assert how == "of the two means (the run keeps none measured in turn)"
+
+
+def test_targets_are_kept_apart_by_what_they_are_not_by_how_they_read(root, compared):
+    exact = compared_runs.optimize("a", 0, 0.92)
+    near = compared_runs.optimize("b", 0, 0.92, share=0.500001)
+    energy, active = compared_runs.optimize("c", 0, 0.92), compared_runs.optimize("d", 0, 0.92)
+    for made, only in ((energy, False), (active, True)):
+        made["budget"] = [{"quantity": "energy", "limit": 0.01, "unit": "J", "relative": 0.5, "active_only": only}]
+    for made in (exact, near, energy, active):
+        compared_runs.put(root, made)
+    found = compared("o-")
+    assert [row["target"] for row in found["rows"][1:]] == [
+        "latency 50.0 %",
+        "latency 50.0001 %",
+        "energy 50 %",
+        "active energy 50 %",
+    ]
+    assert found["pairs"] == []
+    assert len({mean["label"] for mean in found["means"]}) == 5
+
+
 def test_an_older_run_has_a_ratio_of_means_and_says_so(root, compared):
     compared_runs.put(root, compared_runs.optimize(in_turn=False))
     ratio = compared("o-0001", "--cost", "latency")["rows"][1]["cost_ratio"]
@@ -181,6 +285,21 @@ def test_equal_cost_voids_what_is_off_the_median(root, compared):
     assert not any("c" in (pair["before"], pair["after"]) for pair in found["pairs"])
     assert "c, latency 50 %" not in found["front"]
     assert compared("o-", "--equal-cost", "6%")["equal_cost"]["void"] == []
+
+
+def test_equal_cost_does_not_judge_what_has_no_target_among_several(root, compared, tmp_path):
+    (tmp_path / "n.onnx").write_bytes(b"a network")
+    (tmp_path / "m.onnx").write_bytes(b"another network")
+    compared_runs.measured(root, tmp_path / "n.onnx", 0.1)
+    compared_runs.measured(root, tmp_path / "m.onnx", 0.2)
+    for share in (0.5, 0.3):
+        compared_runs.put(root, compared_runs.optimize("a", 0, 0.92, cost=share, share=share))
+    found = compared("o-", "m-0001", "m-0002", "--equal-cost", "3%")
+    assert found["equal_cost"]["void"] == []
+    told = [w["message"] for w in found["warnings"] if w["code"] == "no-target"]
+    assert told == [f"m-000{n} (measured) has no target, and there is not exactly one: not judged" for n in (1, 2)]
+    one = compared("o-0001", "m-0001", "--equal-cost", "3%")
+    assert ["m-0001"] in one["equal_cost"]["void"]
 
 
 def test_equal_cost_is_asked_of_each_target_by_itself(root, compared):
@@ -232,6 +351,27 @@ def test_a_network_file_is_found_by_its_content(root, compared, tmp_path):
     assert row["figures"]["params"]["why"]
 
 
+def test_a_file_measured_on_a_real_board_is_found_by_its_records(root, compared, tmp_path):
+    (tmp_path / "n.onnx").write_bytes(b"a network")
+    compared_runs.measured(root, tmp_path / "n.onnx", older=True)
+    assert compared(str(tmp_path / "n.onnx"))["compared"] == ["m-0001"]
+
+
+def test_a_file_measured_on_a_simulated_board_is_found_and_counted(root, compared, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("RIG_LOCK_DIR", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    file = small_model(tmp_path / "small.onnx")
+    assert cli.main(["measure", "small.onnx", "--device", "virtual-pi4", "--json"]) == 0
+    capsys.readouterr()
+    monkeypatch.chdir("/")  # the path that the run keeps must not depend on where one stands
+    (row,) = compared(str(file))["rows"]
+    assert row["figures"]["params"]["quantity"]["value"] == 8 * 8 * 9 + 8
+    small_model(file, channels=4)  # another network of the same name
+    row = compared("m-0001")["rows"][0]
+    assert row["figures"]["params"] == {"quantity": None, "why": "its network file has changed"}
+
+
 def test_unfinished_runs_of_a_store_are_passed_over_and_named(root, compared):
     compared_runs.put(root, compared_runs.optimize())
     Store(root).new_run("optimize", "virtual-pi4", argv=["rig", "optimize", "--device", "virtual-pi4"])
@@ -251,6 +391,11 @@ def test_an_unfinished_run_is_refused_with_the_resuming_command(root, rig):
     compared_runs.put(root, compared_runs.optimize())
     Store(root).new_run("optimize", "virtual-pi4", argv=["rig", "optimize", "--seed", "1"])
     refused(rig("o-0001", "o-0002"), "o-0002 is unfinished (running)", "rig optimize --seed 1 --resume")
+
+
+def test_the_resuming_command_can_be_pasted(root, rig):
+    Store(root).new_run("optimize", "virtual-pi4", argv=["rig", "optimize", "--data", "my data"])
+    refused(rig("o-0001"), "rig optimize --data 'my data' --resume")
 
 
 def test_a_run_of_another_command_is_refused(root, rig):
@@ -299,6 +444,17 @@ def test_power_at_other_rates_and_paced_times_are_refused(root, rig, tmp_path):
     (tmp_path / "n.onnx").write_bytes(b"a network")
     compared_runs.measured(root, tmp_path / "n.onnx", fps=60.0)
     refused(rig("o-0001", "m-0001", "--cost", "latency"), "m-0001: measured at a frame rate")
+
+
+@pytest.mark.parametrize("cost", ["latency", "energy"])
+def test_paced_measurements_at_different_rates_are_refused(root, rig, compared, tmp_path, cost):
+    (tmp_path / "n.onnx").write_bytes(b"a network")
+    for fps in (60.0, 60.0, 30.0):
+        compared_runs.measured(root, tmp_path / "n.onnx", fps=fps)
+    refused(
+        rig("m-", "--cost", cost), "at different frame rates cannot be compared: 60 fps in m-0002, 30 fps in m-0003"
+    )
+    assert len(compared("m-0001", "m-0002", "--cost", cost)["rows"]) == 2
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rig.comparison.answers import Answers, packed, read_answers, to_json, unpacked
-from rig.comparison.paired import mean_over_seeds, over_images, over_seeds, ratio_of_ratios
+from rig.comparison.paired import mean_of_repeats, mean_over_seeds, over_images, over_seeds, ratio_of_ratios
 from rig.store.store import Store
 from rig.units import Quantity
 
@@ -82,6 +82,23 @@ def test_means_of_costs_and_ratios():
     ratio = mean_over_seeds([Quantity(0.25), Quantity(1.0)], logs=True)
     assert ratio.value == pytest.approx(0.5)
     assert ratio.lo < 0.5 < ratio.hi
+
+
+def test_the_mean_of_repeats_keeps_their_own_interval():
+    q = mean_of_repeats([Quantity(0.92, 0.91, 0.93, n=100), Quantity(0.94, 0.92, 0.95, n=100)])
+    assert (q.lo, q.value, q.hi, q.n) == pytest.approx((0.915, 0.93, 0.94, 100))
+    assert mean_of_repeats([Quantity(0.92, 0.91, 0.93), Quantity(0.92)]).lo is None
+    ratio = mean_of_repeats([Quantity(0.25, 0.2, 0.3), Quantity(1.0, 0.8, 1.2)], logs=True)
+    assert (ratio.lo, ratio.value, ratio.hi) == pytest.approx((0.4, 0.5, 0.6))
+    assert mean_of_repeats([Quantity(0.25, -0.1, 0.6), Quantity(1.0, 0.8, 1.2)], logs=True).lo is None
+
+
+@pytest.mark.parametrize("bad", [0.0, -0.1])
+def test_ratios_not_above_zero_are_refused_by_name(bad):
+    ratios = [Quantity(0.5), Quantity(bad)]
+    for made in (lambda: mean_over_seeds(ratios, logs=True), lambda: ratio_of_ratios(*ratios)):
+        with pytest.raises(ValueError, match="above zero"):
+            made()
 
 
 def test_a_ratio_through_two_baselines_adds_errors_in_quadrature():

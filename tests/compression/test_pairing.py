@@ -67,6 +67,7 @@ def test_ratios_of_rounds_in_turn_are_free_of_drift():
 
 
 def test_what_was_not_measured_of_both_is_left_out():
+    assert "power_w" in cost_ratios(trial(), fps=None)  # flat out
     assert set(cost_ratios(trial(trace=False), fps=None)) == {"latency_s"}
     one_sided = trial()
     one_sided.found["result", None].pop()
