@@ -1,6 +1,6 @@
 """Kernels of networks that the calibration held out, measured inside these networks, against the cost model.
 
-    python experiments/local-latency/kernels.py RUN      # a finished `rig calibrate --device local`; writes kernels.json
+    python experiments/local-latency/kernels.py RUN   # of `rig calibrate --device local`; writes kernels.json
 
 A kernel's time in a network is what the runtime's profiler says of it, set right by the unprofiled total
 (``rig.collect.profile``). Counted are kernels with more than 1 % of their network's time.
