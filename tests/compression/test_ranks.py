@@ -21,7 +21,9 @@ ROOT = HERE.parent.parent
 
 
 def torchrun(*words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *words]
+    # torchrun looks at its processes every few seconds: what a lost one does to the other is seen before it is ended.
+    wait = ("--monitor-interval", "5")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *wait, *words]
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     here = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     return subprocess.run(command, capture_output=True, text=True, env=here, timeout=300, check=False)
