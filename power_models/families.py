@@ -5,6 +5,7 @@ from __future__ import annotations
 from device_agents.records import WEIGHTED_KINDS, KernelSpec
 
 CLAMPS = ("relu", "relu6", "clip")  # ride along with the store of the result, alike on every runtime known
+RAGGED = "~"  # in a family's name, before the block that its channels are no multiple of (``power_models.switches``)
 CONVOLUTIONS = ("conv_1x1", "conv_kxk", "conv_grouped")
 
 
@@ -28,7 +29,7 @@ def family_of(spec: KernelSpec) -> str:
 def pool_of(family: str) -> str:
     """The wider family that stands in where ``family`` has too few rows of its own."""
     name, dtype = family.split("/")
-    name = name.partition("~")[0]  # see power_models.switches
+    name = name.partition(RAGGED)[0]
     weighted = name in WEIGHTED_KINDS or name in CONVOLUTIONS or name == "weighted"
     return f"{'weighted' if weighted else 'memory'}/{dtype}"
 

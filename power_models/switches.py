@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from device_agents.records import KernelSpec
+from power_models.families import RAGGED
 from power_models.features import Floats, KernelColumns
 from power_models.roofline import NonNegative
 
@@ -26,7 +27,6 @@ Index = NDArray[np.intp]
 BLOCKS = (2, 4, 8, 16)
 FEWEST_ROWS = 8  # of each part
 CLEARLY = 0.75  # the split's held-out error over that of the whole
-MARK = "~"  # in a family's name, before the block that its channels are no multiple of
 
 
 def is_ragged(spec: KernelSpec, block: int) -> bool:
@@ -37,7 +37,7 @@ def is_ragged(spec: KernelSpec, block: int) -> bool:
 def ragged_family(family: str, block: int) -> str:
     """The name of the part of a family whose channels do not fill whole blocks."""
     name, _, dtype = family.partition("/")
-    return f"{name}{MARK}{block}/{dtype}"
+    return f"{name}{RAGGED}{block}/{dtype}"
 
 
 def routed(family: str, spec: KernelSpec, switches: dict[str, int]) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import compression_case as case
 import pytest
 import torch
 from stairs import INPUT, build, stairs
 
 from power_models.kernels import kernel_graph
 from power_models.tables import NetworkTables
+from rig.compression import training
 from rig.compression.cutting.groups import find_groups
 from rig.compression.cutting.template import Template, make_template
 from rig.compression.export import to_onnx
@@ -36,3 +38,20 @@ def template(network: ResNet) -> Template:
 def tables(template: Template) -> NetworkTables:
     largest = {g.name: round(g.width * 1.5) if g.prunable else g.width for g in template.groups}
     return NetworkTables(template.kernels, stairs, largest)
+
+
+@pytest.fixture(scope="module")
+def task():
+    torch.set_num_threads(1)
+    return case.small_task()
+
+
+@pytest.fixture(scope="module")
+def survey(template):
+    return case.survey_of(template)
+
+
+@pytest.fixture
+def one_precision(monkeypatch):
+    """What is faster is measured, so it may differ from one run to the next."""
+    monkeypatch.setattr(training, "fastest_precision", lambda *_: torch.float32)

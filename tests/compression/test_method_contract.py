@@ -8,7 +8,6 @@ import compression_case as case
 import pytest
 import torch
 
-from rig.compression import training
 from rig.compression.cutting.realize import realized
 from rig.compression.methods import METHODS, make_method, require_served
 from rig.compression.methods.base import RESOURCES
@@ -22,21 +21,7 @@ CASES = [
 ]
 
 
-@pytest.fixture(scope="module")
-def task():
-    torch.set_num_threads(1)
-    return case.small_task()
-
-
-@pytest.fixture(scope="module")
-def survey(template):
-    return case.survey_of(template)
-
-
-@pytest.fixture(autouse=True)
-def one_precision(monkeypatch):
-    """What is faster is measured, so it may differ from one run to the next."""
-    monkeypatch.setattr(training, "fastest_precision", lambda *_: torch.float32)
+pytestmark = pytest.mark.usefixtures("one_precision")
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))

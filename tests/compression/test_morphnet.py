@@ -25,22 +25,7 @@ from rig.compression.methods.controller import StrengthController
 from rig.compression.survey import Ablation
 from rig.units import parse_limit
 
-
-@pytest.fixture(scope="module")
-def task():
-    torch.set_num_threads(1)
-    return case.small_task()
-
-
-@pytest.fixture(scope="module")
-def survey(template):
-    return case.survey_of(template)
-
-
-@pytest.fixture(autouse=True)
-def one_precision(monkeypatch):
-    """What is faster is measured, so it may differ from one run to the next."""
-    monkeypatch.setattr(training, "fastest_precision", lambda *_: torch.float32)
+pytestmark = pytest.mark.usefixtures("one_precision")
 
 
 def stages_of(workplace):

@@ -29,7 +29,7 @@ Importance = Callable[[nn.Module, Task, Sequence[ChannelGroup], int], dict[str, 
 
 def taylor(model: nn.Module, task: Task, groups: Sequence[ChannelGroup], batches: int = BATCHES) -> dict[str, Tensor]:
     """Batch-norm Taylor of each channel of each prunable group, shape (width,); running statistics stay as they are."""
-    return _averaged(model, task, groups, batches, lambda group: _sum(pulls(group), group.width).abs())
+    return averaged(model.eval(), task, groups, batches, gate_slope)
 
 
 def group_taylor(
@@ -44,7 +44,7 @@ def group_taylor(
         ]
         return _sum(parts, group.width) ** 2
 
-    return _averaged(model, task, groups, batches, score)
+    return averaged(model.eval(), task, groups, batches, score)
 
 
 def magnitude(model: nn.Module, task: Task, groups: Sequence[ChannelGroup], batches: int = 0) -> dict[str, Tensor]:
@@ -64,15 +64,19 @@ def magnitude(model: nn.Module, task: Task, groups: Sequence[ChannelGroup], batc
 IMPORTANCES: dict[str, Importance] = {"taylor": group_taylor, "bn-taylor": taylor, "magnitude": magnitude}
 
 
-def _averaged(
+def gate_slope(group: ChannelGroup) -> Tensor:
+    """|Σ γ·∂L/∂γ + β·∂L/∂β| of each unit after a backward pass, shape (width,): how much the loss hangs on its gate."""
+    return _sum(pulls(group), group.width).abs()
+
+
+def averaged(
     model: nn.Module,
     task: Task,
     groups: Sequence[ChannelGroup],
     batches: int,
     score: Callable[[ChannelGroup], Tensor],
 ) -> dict[str, Tensor]:
-    """Mean over batches of what ``score`` gives after each backward pass."""
-    model.eval()
+    """Mean over batches of what ``score`` gives after each backward pass, in the mode that the model is in."""
     scores = {g.name: torch.zeros(g.width) for g in groups if g.prunable}
     count = 0
     for inputs, targets in itertools.islice(iter(task.loaders("train")), batches):

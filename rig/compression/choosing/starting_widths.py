@@ -13,15 +13,13 @@ running ones say nothing.
 from __future__ import annotations
 
 import copy
-import itertools
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
-from power_models.regularizer import pulls
 from power_models.tables import NetworkTables
 from rig.compression.budget import Budget
+from rig.compression.choosing.importance import averaged, gate_slope
 from rig.compression.choosing.widths import WidthChooser
 from rig.compression.cutting.channel_group import ChannelGroup
 from rig.compression.tasks import Task
@@ -35,16 +33,7 @@ def saliency(
     """|∂L/∂gate| of each unit of each prunable group, shape (width,), mean over batches; the network stays as it is."""
     trial = copy.deepcopy(network).train()
     own = [g.on(trial) for g in groups if g.prunable]
-    scores = {g.name: torch.zeros(g.width) for g in own}
-    count = 0
-    for inputs, targets in itertools.islice(iter(task.loaders("train")), batches):
-        trial.zero_grad(set_to_none=True)
-        task.loss(trial(inputs), targets).backward()
-        count += 1
-        with torch.no_grad():
-            for group in own:
-                scores[group.name] += sum(pulls(group), torch.zeros(group.width)).abs()
-    return {name: score / max(count, 1) for name, score in scores.items()}
+    return averaged(trial, task, own, batches, gate_slope)
 
 
 def starting_widths(
