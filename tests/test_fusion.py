@@ -13,14 +13,15 @@ from power_models.fusion_rules import MeasuredPair, judge_pair, rules_from
 from power_models.graph_fusion import BARE, ONNXRUNTIME, TENSORRT, VIRTUAL
 from power_models.kernels import from_optimized, kernel_graph
 from rig import cli
-from rig.collect.fusion import measure_fusion, networks_of
+from rig.collect import fusion as collecting
+from rig.collect.fusion import measure_fusion, networks_of, side_for
 from rig.commands import calibrate_fusion
 from rig.connection.session import Session
 from rig.errors import BadInputError, StoreError, TransientDeviceError
 from rig.profiles import load_profile
 from rig.store.store import Store
 from rig.workloads.executed_kernels import RULES_FILE, measured_rules
-from rig.workloads.fusion_pairs import CHEAPEST, PAIRS, UNITS, network, surroundings
+from rig.workloads.fusion_pairs import CHEAPEST, PAIRS, SIDES, UNITS, network, surroundings
 from rig.workloads.onnx_builder import NetworkBuilder
 from tests.agent_setup import QUICK_PLAN
 
@@ -181,6 +182,13 @@ def test_the_networks_tell_what_onnx_runtime_fuses(first_second, tmp_path):
     assert counted_truth(first, second, kernels) == ("fused" if ruled else "separate")
 
 
+@pytest.mark.parametrize("first_second", [("conv", "relu"), ("fc", "relu"), ("sigmoid", "mul")], ids="|".join)
+def test_larger_tensors_are_other_sizes_of_the_same_kernels(first_second):
+    small, large = (kernel_graph(network(surroundings(first_second, side), ("relu",)), "virtual") for side in (4, 16))
+    assert [node.spec.kind for node in small] == [node.spec.kind for node in large]
+    assert large[1].spec.output_bytes == 16 * small[1].spec.output_bytes
+
+
 def test_an_unknown_operator_is_named():
     with pytest.raises(BadInputError, match="'fft'"):
         networks_of([("conv", "fft")])
@@ -212,6 +220,19 @@ def test_what_is_found_on_the_simulated_board_is_its_compiler_s_truth(board):
     assert len(run.measurement_ids()) == count
     rules = rules_from(found, BARE)
     assert (set(rules.activations), rules.adds) == ({"conv", "fc"}, frozenset())
+
+
+def test_tensors_are_as_large_as_the_cheapest_kernel_needs_to_be_seen(board, monkeypatch):
+    session, run, profile = board
+    plan = profile.plan.to_plan()._replace(window_s=0.1, min_windows=3, max_s=1.0)
+    assert side_for(session, run, plan, "virtual") == SIDES[0]  # dispatch alone is seen on a Pi
+    other = Store().new_run("fusion", profile.name)
+    monkeypatch.setattr(collecting, "SEEN_S", 20e-6)
+    side = side_for(session, other, plan, "virtual")
+    assert side in SIDES[1:]
+    count = len(other.measurement_ids())
+    assert count == 2 * (SIDES.index(side) + 1)
+    assert (side_for(session, other, plan, "virtual"), len(other.measurement_ids())) == (side, count)
 
 
 def test_a_network_that_stays_rejected_ends_it(board):

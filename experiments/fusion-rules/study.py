@@ -84,7 +84,8 @@ def measured(device: str, rounds: int | None, seed: int) -> dict[str, Any]:
         pairs = measure_fusion(session, run, PAIRS, plan, profile.runtime.name, rounds, seed, print_progress)
         took_s = time.monotonic() - began_s
         count = by_rules if profile.simulated else by_graph(session)
-        truths = [truth_of(roles, count) for roles in networks_of(PAIRS).roles.values()]
+        side = int(run.manifest["side"])
+        truths = [truth_of(roles, count) for roles in networks_of(PAIRS, side).roles.values()]
     kind = "simulated" if profile.simulated else "measured"
     rows = [{**pair_row(pair, kind), "truth": truth} for pair, truth in zip(pairs, truths, strict=True)]
     version = run.info.configuration.runtime_version if run.info else ""
@@ -94,6 +95,7 @@ def measured(device: str, rounds: int | None, seed: int) -> dict[str, Any]:
         "runtime": f"{profile.runtime.name} {version}",
         "rounds": rounds,
         "units": UNITS,
+        "side": side,
         "seed": seed,
         "networks": len(networks_of(PAIRS).networks),
         "seconds": round(took_s, 1),
@@ -113,7 +115,7 @@ def print_progress(text: str) -> None:
 def table(found: dict[str, Any]) -> str:
     """The figures as a Markdown table."""
     head = f"{found['device']} ({found['kind'].upper()}), {found['runtime']}, {found['rounds']} rounds"
-    counts = f"{found['wrong']} wrong, {found['undecided']} undecided"
+    counts = f"{found['wrong']} wrong, {found['undecided']} undecided, at {found['side']}×{found['side']}"
     lines = [
         f"{head}: {found['right']} of {len(found['pairs'])} right, {counts}",
         "",

@@ -1,5 +1,7 @@
-"""What a device's runtime fuses, by measurement: pairs → networks → rounds, each in its own order → verdicts.
+"""What a device's runtime fuses, by measurement: side → pairs → networks → rounds, each in its own order → verdicts.
 
+First the size of the tensors: the smallest at which the cheapest kernel costs enough to be seen behind the jitter of a
+call.
 Every network of a round is measured once, in random order, and each pair's saving is formed within the round, so that
 slow drift cancels. A network that several pairs need is measured once for all of them. What is measured is stored
 first, under ids made of what it is: an interrupted run goes on where it was.
@@ -25,7 +27,7 @@ from rig.errors import BadInputError, DeviceSetupError, TransientDeviceError
 from rig.quality.verdict import assess
 from rig.store.evidence import keep_assessment
 from rig.store.store import RunInfo
-from rig.workloads.fusion_pairs import UNITS, Pair, Surroundings, network, pair_networks
+from rig.workloads.fusion_pairs import CHEAPEST, SIDES, UNITS, Pair, Surroundings, network, pair_networks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from rig.store.store import Run
 
 ATTEMPTS = 3  # of a network whose measurement is rejected
+SEEN_S = 2.5e-6  # what the cheapest kernel has to cost: calls scatter by some ten microseconds, and hold UNITS of them
 Key = tuple[Surroundings, tuple[str, ...]]
 
 
@@ -45,9 +48,9 @@ class Needed(NamedTuple):
     networks: list[Key]
 
 
-def networks_of(pairs: Sequence[Pair]) -> Needed:
+def networks_of(pairs: Sequence[Pair], side: int = SIDES[0]) -> Needed:
     """What has to be measured to judge ``pairs``; BadInputError for an unknown operator."""
-    roles = {pair: pair_networks(pair) for pair in pairs}
+    roles = {pair: pair_networks(pair, side) for pair in pairs}
     return Needed(roles, list(dict.fromkeys(key for found in roles.values() for key in found.values())))
 
 
@@ -68,7 +71,8 @@ def measure_fusion(
     """
     if rounds < FEWEST_ROUNDS:
         raise BadInputError(f"fusion in {rounds} rounds: no interval can be told", f"{FEWEST_ROUNDS} rounds or more")
-    needed = networks_of(pairs)
+    networks_of(pairs)  # an unknown operator is found before anything is measured
+    needed = networks_of(pairs, side_for(session, run, plan, runtime, report))
     seconds: list[dict[Key, float]] = []
     for turn in range(rounds):
         order = list(needed.networks)
@@ -80,6 +84,27 @@ def measure_fusion(
             found[key] = _seconds(_measured(session, run, key, plan, runtime, turn), runtime)
         seconds.append(found)
     return [_judged(pair, needed.roles[pair], seconds) for pair in pairs]
+
+
+def side_for(
+    session: Session, run: Run, plan: MeasurePlan, runtime: str, report: Callable[[str], None] | None = None
+) -> int:
+    """The smallest side at which the cheapest kernel costs SEEN_S, or the largest; kept in the run."""
+    kept = run.manifest.get("side")
+    if kept is not None:
+        return int(kept)
+    for side in SIDES:
+        if report is not None:
+            report(f"how large tensors have to be: {side} x {side}")
+        around = Surroundings("max_pool", False, False, side)
+        base_s, least_s = (
+            _seconds(_measured(session, run, (around, operators), plan, runtime, "side"), runtime)
+            for operators in ((), (CHEAPEST,))
+        )
+        if (least_s - base_s) / UNITS >= SEEN_S:
+            break
+    run.update(side=side)
+    return side
 
 
 def _judged(pair: Pair, roles: dict[str, Key], seconds: Sequence[dict[Key, float]]) -> MeasuredPair:
@@ -94,7 +119,7 @@ def _seconds(measurement: Measurement, runtime: str) -> float:
     return float((measurement.latency_s if quantity.value is None else quantity).value or 0.0)
 
 
-def _measured(session: Session, run: Run, key: Key, plan: MeasurePlan, runtime: str, turn: int) -> Measurement:
+def _measured(session: Session, run: Run, key: Key, plan: MeasurePlan, runtime: str, turn: int | str) -> Measurement:
     """The accepted measurement of a network in a round, from the store where it is there."""
     digest = hashlib.sha256(json.dumps([key, plan.to_json(), runtime]).encode()).hexdigest()[:16]
     stored = run.measurement_ids()
