@@ -15,6 +15,7 @@ import pytest
 
 from rig import __version__, cli, output
 from rig import errors as rig_errors
+from rig.commands.options import MeasureOptions
 from rig.errors import BadInputError, RigError
 from rig.output import Interrupted, plain, to_text, warning
 from rig.units import Quantity
@@ -182,7 +183,7 @@ def test_options_reach_the_command(rig: Any, measuring: Any) -> None:
     measuring(lambda options: seen.append(options) or {"device": options.device})
     rig("measure", "net.onnx", "--device", "pi4", "--fps", "60", "--shape", "1,3,8,8", "--explain")
     (options,) = seen
-    assert options == cli.MeasureOptions(Path("net.onnx"), "pi4", "60", "1,3,8,8", True, False)
+    assert options == MeasureOptions(Path("net.onnx"), "pi4", "60", "1,3,8,8", True, False)
 
 
 def test_defect_is_one_line_without_traceback(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from rig.cli import COMMANDS, EXAMPLES, app, main
+from rig.cli import COMMANDS, app, main
+from rig.command_line.examples import EXAMPLES
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -116,7 +116,7 @@ def test_agent_is_standard_library_only(imports: list[Import]) -> None:
         ("torch_pruning", ("rig/compression/",)),
         ("matplotlib", ("rig/plots.py", "rig/report/build.py", "rig/plotting/")),
         ("rich", ("rig/console.py",)),
-        ("typer", ("rig/cli.py",)),
+        ("typer", ("rig/cli.py", "rig/command_line/")),
         ("paramiko", ("rig/connection/transport.py", "rig/connection/ssh.py", "rig/transport_ssh.py")),
         ("sklearn", ("power_models/", "rig/compression/datasets.py")),
         ("onnxruntime", ("device_agents/runtimes/", "rig/compression/")),
