@@ -276,7 +276,7 @@ def test_tables_show_void_rows_and_speeds_and_mark_what_is_simulated(parts, tmp_
     rows += [row(parts, "uniform", seed, -1.0, modes={"slower_by": 0.2} if seed == 1 else None) for seed in range(5)]
     rows += [row(parts, "taylor", 0, 0.0, void="costs 35.0 % of the baseline", result_test=None)]
     for one in rows:
-        parts.peer_pieces.keep(tmp_path / "results-full.json", one)
+        parts.peer_pieces.results_in(tmp_path, "full").keep(one)
     (tmp_path / "README.md").write_text(f"words\n\n{parts.peer_table.MARK}\nold\n")
     parts.peer_table.write_readme(tmp_path)
     text = (tmp_path / "README.md").read_text()
@@ -428,12 +428,12 @@ def empty_home(tmp_path, monkeypatch):
 
 def test_a_finished_run_of_ours_is_a_row_at_the_measured_share(parts, empty_home):
     piece = parts.peer_pieces.Piece("virtual-pi4", "resnet20", 30, "morphnet", 2, "full")
-    result = finished_run(parts.peer_runs.options_of(piece), "energy")
+    result = finished_run(parts.peer_ours.options_of(piece), "energy")
     found = parts.peer_runs.row_of(piece)  # would train for minutes if it were not taken from the store
     assert found["share"]["value"] == pytest.approx(0.3 * 0.97)
     assert (found["void"], found["epochs"], found["seconds"]) == (None, 16, 7.0)
     assert found["result_test"] == result["result"]["accuracy_test"]["value"]
-    assert "--target-energy 30%" in " ".join(command_words("optimize", parts.peer_runs.options_of(piece)))
+    assert "--target-energy 30%" in " ".join(command_words("optimize", parts.peer_ours.options_of(piece)))
 
 
 def test_a_finished_target_is_counted_as_met(parts, empty_home):
@@ -458,6 +458,6 @@ def test_an_ablation_has_a_store_of_its_own_and_the_whole_method_the_users(parts
         finished_run(parts.ablations.options_of(off), "energy")
     assert os.environ["RIG_HOME"] == user
     rows = [parts.ablations.run_piece(whole), {**parts.ablations.run_piece(off), "result_test": 0.90}]
-    text = parts.ablations.table(rows)
+    text = parts.ablations.table_of(rows)
     gain = 100 * (rows[0]["result_test"] - 0.90)
     assert f"| {gain:+.2f} | 98 | 0.10 | 1.0 |" in text

@@ -16,6 +16,7 @@ import pytest
 from example_runs import optimize_result
 from scipy import stats
 
+from experiments.shared.stored_runs import finished, runs_of
 from rig.errors import BadInputError
 from rig.store.store import Store
 
@@ -423,8 +424,8 @@ def test_too_few_pieces_are_not_compared(parts):
 def test_the_loop_is_not_claimed_before_it_is_measured_and_marked_simulated_after(parts, tmp_path):
     assert "Not measured yet" in parts.loop_table.loop_table(tmp_path)
     for row in loop_rows(0.5, 2.0, 0.05):
-        parts.loop.keep(tmp_path / "loop-full.json", row)
-        parts.loop.keep(tmp_path / "loop-full.json", row)
+        parts.loop.results_in(tmp_path, "full").keep(row)
+        parts.loop.results_in(tmp_path, "full").keep(row)
     assert len(json.loads((tmp_path / "loop-full.json").read_text())) == 18
     text = parts.loop_table.loop_table(tmp_path)
     assert "SIMULATED" in text
@@ -448,10 +449,11 @@ def test_a_finished_piece_is_taken_from_the_store_and_an_unfinished_one_is_found
     piece = parts.loop.Piece("virtual-pi4", "energy", 55, 1, "quick")
     asked = "rig optimize --device virtual-pi4 --task fashion-mnist --model resnet20 --target-energy 55%"
     words = f"{asked} --seed 1 --epochs-shrink 2 --epochs-finetune 2".split()
-    assert parts.loop.runs_of(piece) == []
+    options = parts.loop.options_of(piece)
+    assert runs_of(options) == []
     run = Store().new_run("optimize", "virtual-pi4", argv=words)
-    assert [m["id"] for m in parts.loop.runs_of(piece)] == [run.id]
-    assert parts.loop.finished(piece) is None
+    assert [m["id"] for m in runs_of(options)] == [run.id]
+    assert finished(options) is None
     result = {**optimize_result(), "blocks": {"removed": ["layer1.2"], "trials": []}}
     run.write_json("result.json", result)
     run.update(state="done")

@@ -15,24 +15,22 @@ with a part off have a store of their own below the user's, so that nothing take
 from __future__ import annotations
 
 import argparse
-import json
-import math
-import os
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from experiments.shared.pieces import Results, Row, deadline_s, exit_code, run_pieces, usual_options
+from experiments.shared.stored_runs import environment, optimized
+from experiments.shared.tables import NOT_MEASURED, mean_interval, table, with_interval, write_behind
+from rig.commands.options import OptimizeOptions
 from rig.compression.survey import Ablation
-from rig.durable import write_atomic
-from rig.errors import RigError
-from rig.output import Interrupted
+from rig.store.store import Store
 from rig.units import Quantity
 
 HERE = Path(__file__).resolve().parent
@@ -104,8 +102,6 @@ def pieces(device: str, variant: str, budgets: Any = None, off: Any = None, seed
 @contextmanager
 def store_of(off: str) -> Iterator[None]:
     """The store of an ablation: below the user's, with the user's cost models and baselines."""
-    from rig.store.store import Store
-
     if off == "none":
         yield
         return
@@ -116,21 +112,12 @@ def store_of(off: str) -> Iterator[None]:
         (user / folder).mkdir(parents=True, exist_ok=True)
         if not (own / folder).exists():
             (own / folder).symlink_to(user / folder)
-    before = os.environ.get("RIG_HOME")
-    os.environ["RIG_HOME"] = str(own)
-    try:
+    with environment(RIG_HOME=str(own)):
         yield
-    finally:
-        if before is None:
-            del os.environ["RIG_HOME"]
-        else:
-            os.environ["RIG_HOME"] = before
 
 
-def options_of(piece: Piece) -> Any:
+def options_of(piece: Piece) -> OptimizeOptions:
     """What ``rig optimize`` is asked."""
-    from rig.commands.options import OptimizeOptions
-
     size = VARIANTS[piece.variant]
     epochs = dict(zip(("epochs_baseline", "epochs_shrink", "epochs_finetune"), size.epochs, strict=True))
     target = {f"target_{LIMITED[piece.device]}": f"{piece.budget}%"}
@@ -138,26 +125,13 @@ def options_of(piece: Piece) -> Any:
     return OptimizeOptions(piece.device, size.task, size.model, seed=piece.seed, **asked)
 
 
-def run_piece(piece: Piece) -> dict[str, Any]:
+def run_piece(piece: Piece) -> Row:
     """The row of a piece: finished earlier, resumed, or new."""
-    from rig.commands import optimize
-    from rig.commands.options import command_words
-    from rig.store.store import Store
-
-    options = options_of(piece)
-    words = command_words("optimize", options)
     with store_of(piece.off):
-        store = Store()
-        known = [m for m in reversed(store.runs()) if m["command"] == "optimize" and m["argv"] == words]
-        done = [manifest["id"] for manifest in known if manifest["state"] == "done"]
-        if done:
-            result = dict(store.open_run(done[0]).read_json("result.json"))
-        else:
-            result = optimize.run(replace(options, resume=True) if known else options, ablation=OFF[piece.off])
-    return row_of(piece, result)
+        return row_of(piece, optimized(options_of(piece), OFF[piece.off]))
 
 
-def row_of(piece: Piece, result: dict[str, Any]) -> dict[str, Any]:
+def row_of(piece: Piece, result: dict[str, Any]) -> Row:
     """What the tables need of a run."""
     stages = {stage["name"]: stage for stage in result["stages"]}
     before, after = result["baseline"], result["result"]
@@ -182,70 +156,53 @@ def row_of(piece: Piece, result: dict[str, Any]) -> dict[str, Any]:
 # --- results ------------------------------------------------------------------------------------------------------
 
 
-def place(row: dict[str, Any]) -> tuple[Any, ...]:
+def place(row: Row) -> tuple[Any, ...]:
     """What tells one row from another."""
     return tuple(row[field] for field in ("device", "budget", "off", "seed"))
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a results file; none where there is no file."""
-    return list(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else []
-
-
-def keep(path: Path, row: dict[str, Any]) -> None:
-    """Put a row into a results file, in place of one of the same piece."""
-    rows = sorted([*(r for r in read_rows(path) if place(r) != place(row)), row], key=place)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, (json.dumps(rows, indent=1) + "\n").encode(), f"writing {path.name}")
-
-
-def interval(values: Sequence[float]) -> str:
-    """Mean with the 95 % interval of Student's t; the value alone from one, a dash from none."""
-    if not values:
-        return "–"
-    middle, n = float(np.mean(values)), len(values)
-    if n == 1:
-        return f"{middle:+.2f}"
-    half = float(stats.t.ppf(0.975, n - 1)) * float(np.std(values, ddof=1)) / math.sqrt(n)
-    return f"{middle:+.2f} [{middle - half:+.2f}, {middle + half:+.2f}]"
-
-
-def change(row: dict[str, Any]) -> float:
+def change(row: Row) -> float:
     """Test accuracy less the baseline's, in points."""
     return 100.0 * (row["result_test"] - row["baseline_test"])
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
+def table_of(rows: Sequence[Row]) -> str:
     """One line a part: what it did, and by how much the whole method is ahead, paired by seed."""
     head = ["off", "seeds", "met", "share of the cost, %", "change, points", "whole method less it, points"]
     head += ["by the regularizer, %", "drop at removal, points", "blocks gone", "MACs left, %"]
-    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     whole = {row["seed"]: change(row) for row in rows if row["off"] == "none"}
+    lines = []
     for part, name in NAMES.items():
         own = [row for row in rows if row["off"] == part]
         if not own:
             continue
         ahead = [whole[row["seed"]] - change(row) for row in own if row["seed"] in whole]
         reached = [100 * row["reached"] for row in own if row["reached"] is not None]
-        cells = [
-            name,
-            str(len(own)),
-            str(sum(row["verdict"] == "met" for row in own)),
-            f"{100 * np.mean([row['share']['value'] for row in own]):.1f}",
-            interval([change(row) for row in own]),
-            "–" if part == "none" else interval(ahead),
-            f"{np.mean(reached):.0f}" if reached else "–",
-            f"{100 * np.mean([row['drop_at_removal'] for row in own]):.2f}",
-            f"{np.mean([len(row['removed']) for row in own]):.1f}",
-            f"{100 * np.mean([row['macs_share'] for row in own]):.0f}",
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        lines.append(
+            [
+                name,
+                str(len(own)),
+                str(sum(row["verdict"] == "met" for row in own)),
+                f"{100 * np.mean([row['share']['value'] for row in own]):.1f}",
+                points([change(row) for row in own]),
+                "–" if part == "none" else points(ahead),
+                f"{np.mean(reached):.0f}" if reached else "–",
+                f"{100 * np.mean([row['drop_at_removal'] for row in own]):.2f}",
+                f"{np.mean([len(row['removed']) for row in own]):.1f}",
+                f"{100 * np.mean([row['macs_share'] for row in own]):.0f}",
+            ]
+        )
+    return table(head, lines)
+
+
+def points(values: Sequence[float]) -> str:
+    """Mean and interval of differences."""
+    return with_interval(mean_interval(values), 2, sign=True)
 
 
 def all_tables(folder: Path) -> str:
     """Every table that there is a row for; the full variant only."""
-    rows = read_rows(folder / "results-full.json")
+    rows = Results(folder / "results-full.json", place).rows()
     parts = []
     for device in LIMITED:
         for budget in VARIANTS["full"].budgets:
@@ -253,33 +210,13 @@ def all_tables(folder: Path) -> str:
             if own:
                 simulated = ", costs SIMULATED" if own[0]["kind"] == "simulated" else ""
                 title = f"### {VARIANTS['full'].model} at {budget} % of its {LIMITED[device]}, {device}{simulated}"
-                parts.append(f"{title}\n\n{table(own)}\n")
-    return "\n".join(parts) if parts else "**Not measured yet.** There are no results; nothing is claimed.\n"
+                parts.append(f"{title}\n\n{table_of(own)}\n")
+    return "\n".join(parts) or NOT_MEASURED
 
 
 def write_readme(folder: Path) -> None:
     """Put the tables behind the mark in README.md."""
-    path = folder / "README.md"
-    text = path.read_text(encoding="utf-8").split(MARK)[0]
-    path.write_text(f"{text}{MARK}\n\n{all_tables(folder)}", encoding="utf-8")
-
-
-def run_pieces(chosen: Sequence[Piece], path: Path, minutes: float) -> int:
-    """Run pieces and keep their rows as they are done; how many failed."""
-    deadline_s, failed = time.monotonic() + 60.0 * minutes, 0
-    for piece in chosen:
-        if time.monotonic() > deadline_s:
-            print("time is up; the same command goes on", file=sys.stderr, flush=True)
-            break
-        try:
-            row = run_piece(piece)
-        except RigError as error:
-            print(f"{piece.name}: not done: {error.message}. Fix: {error.fix}", file=sys.stderr, flush=True)
-            failed += 1
-            continue
-        keep(path, row)
-        print(f"{piece.name}: {json.dumps(row)}", flush=True)
-    return failed
+    write_behind(MARK, folder, all_tables(folder))
 
 
 def main() -> int:
@@ -290,9 +227,7 @@ def main() -> int:
     parser.add_argument("--budget", type=int, action="append")
     parser.add_argument("--off", choices=list(OFF), action="append")
     parser.add_argument("--seed", type=int, action="append")
-    parser.add_argument("--variant", choices=list(VARIANTS), default="full")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no piece after so long")
-    parser.add_argument("--out", type=Path, default=HERE)
+    usual_options(parser, VARIANTS, HERE)
     asked = parser.parse_args()
     if asked.what == "table":
         write_readme(asked.out)
@@ -304,19 +239,15 @@ def main() -> int:
         size = VARIANTS[asked.variant]
         print(f"no such piece; budgets {size.budgets}, seeds {size.seeds}", file=sys.stderr)
         return 2
-    path = asked.out / f"results-{asked.variant}.json"
-    done = {place(row): row for row in read_rows(path)}
+    results = Results(asked.out / f"results-{asked.variant}.json", place)
+    done = results.by_place()
     if asked.what == "list":
         for piece in chosen:
             row = done.get(place(piece._asdict()))
             print(f"{piece.name}: {'missing' if row is None else f'done, {change(row):+.2f} points'}")
         return 0
-    try:
-        failed = run_pieces([p for p in chosen if place(p._asdict()) not in done], path, asked.minutes)
-    except Interrupted as stopped:
-        print(f"{stopped.message}; the same command goes on", file=sys.stderr, flush=True)
-        return 130
-    return 1 if failed else 0
+    missing = [piece for piece in chosen if place(piece._asdict()) not in done]
+    return exit_code(lambda: run_pieces(missing, run_piece, results, deadline_s(asked.minutes)))
 
 
 if __name__ == "__main__":

@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from experiments.shared.pieces import Results, Row
+from experiments.shared.stored_runs import runs_of
+from experiments.shared.tables import table, write_behind
 from rig.commands import optimize
-from rig.commands.options import OptimizeOptions, command_words
+from rig.commands.options import OptimizeOptions
 from rig.compression.survey import Ablation
 from rig.store.store import Store
 
@@ -30,34 +36,25 @@ def main() -> None:
     parser.add_argument("--ablation", action="store_true", help="with the regularizer's gradient switched off")
     asked = parser.parse_args()
     if asked.what == "table":
-        write_tables()
+        write_readme()
         return
     name = f"results-{asked.what}{'-ablation' if asked.ablation else ''}.json"
     for seed in asked.seeds:
         row = row_of(one_run(asked.what, seed, asked.ablation))
-        keep(HERE / name, row)
+        Results(HERE / name, lambda one: one["seed"]).keep(row)
         print(json.dumps(row), flush=True)
-
-
-def keep(path: Path, row: dict[str, Any]) -> None:
-    """Put a row into a results file, in place of one of the same seed."""
-    rows = json.loads(path.read_text()) if path.exists() else []
-    rows = sorted([*(r for r in rows if r["seed"] != row["seed"]), row], key=lambda r: r["seed"])
-    path.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 def one_run(device: str, seed: int, ablation: bool) -> dict[str, Any]:
     """The result of one optimize run: finished earlier, resumed, or new."""
     options = OptimizeOptions(device, "fashion-mnist", "resnet20", seed=seed, **TARGETS[device])
-    words = command_words("optimize", options)
     store = Store()
     mark = store.root / "ablations.json"
     ablations = json.loads(mark.read_text()) if mark.exists() else {}
-    for manifest in reversed(store.runs()):
-        same = manifest["command"] == "optimize" and manifest["argv"] == words
-        if same and manifest["state"] == "done" and (manifest["id"] in ablations) == ablation:
+    for manifest in runs_of(options):
+        if manifest["state"] == "done" and (manifest["id"] in ablations) == ablation:
             return dict(store.open_run(manifest["id"]).read_json("result.json"))
-        if same and manifest["state"] != "done" and not ablation:
+        if manifest["state"] != "done" and not ablation:
             options = replace(options, resume=True)
             break
     result = optimize.run(options, Ablation(gradient_on=not ablation))
@@ -66,7 +63,7 @@ def one_run(device: str, seed: int, ablation: bool) -> dict[str, Any]:
     return result
 
 
-def row_of(result: dict[str, Any]) -> dict[str, Any]:
+def row_of(result: dict[str, Any]) -> Row:
     """What the issue's figures need of a run."""
     stages = {stage["name"]: stage for stage in result["stages"]}
     before, after = result["baseline"], result["result"]
@@ -101,29 +98,24 @@ def row_of(result: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def write_tables() -> None:
+def write_readme(folder: Path = HERE) -> None:
     """Put one table per results file behind the mark in README.md."""
+    head = ["seed", "verdict", "limit", "measured", "share of baseline", "active budget used", "by the regularizer"]
+    head += ["drop at removal", "baseline", "result", "change", "MACs left", "blocks removed"]
     parts = []
-    for path in sorted(HERE.glob("results-*.json")):
-        rows = json.loads(path.read_text())
+    for path in sorted(folder.glob("results-*.json")):
+        rows = json.loads(path.read_text(encoding="utf-8"))
         label = "SIMULATED costs, real accuracies" if rows[0]["kind"] == "simulated" else "measured"
-        parts.append(f"\n### {path.stem.removeprefix('results-')} ({label})\n")
-        parts.append(
-            "| seed | verdict | limit | measured | share of baseline | active budget used | by the regularizer |"
-        )
-        parts[-1] += " drop at removal | baseline | result | change | MACs left | blocks removed |"
-        parts.append("|" + " --- |" * 13)
-        parts += [_line(row) for row in rows]
-    readme = HERE / "README.md"
-    text = readme.read_text().split(MARK)[0] + MARK + "\n" + "\n".join(parts) + "\n"
-    readme.write_text(text)
+        title = f"### {path.stem.removeprefix('results-')} ({label})"
+        parts.append(f"{title}\n\n{table(head, [_line(row) for row in rows])}\n")
+    write_behind(MARK, folder, "\n".join(parts))
 
 
-def _line(row: dict[str, Any]) -> str:
+def _line(row: Row) -> list[str]:
     unit, factor = ("W", 1.0) if row["quantity"] == "power" else ("ms", 1e3)
     measured, ratio = row["measured"], row["ratio_to_baseline"]
     half = factor * (measured["hi"] - measured["lo"]) / 2
-    cells = [
+    return [
         str(row["seed"]),
         row["verdict"],
         f"{factor * row['limit']:.3f} {unit}",
@@ -138,7 +130,6 @@ def _line(row: dict[str, Any]) -> str:
         f"{100 * row['macs_share']:.0f} %",
         ", ".join(row["blocks_removed"]) or "none",
     ]
-    return "| " + " | ".join(cells) + " |"
 
 
 if __name__ == "__main__":

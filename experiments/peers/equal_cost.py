@@ -68,8 +68,13 @@ class Look(NamedTuple):
             "label": self.priced.candidate.label,
             "key": self.priced.candidate.key,
             "predicted": self.priced.predicted,
-            "share": {"value": self.share.value, "lo": self.share.lo, "hi": self.share.hi, "n": self.share.n},
+            "share": interval(self.share),
         }
+
+
+def interval(share: Quantity | None) -> dict[str, Any] | None:
+    """A share as the results keep it."""
+    return None if share is None else {"value": share.value, "lo": share.lo, "hi": share.hi, "n": share.n}
 
 
 def off(share: float, goal: float) -> float:

@@ -12,6 +12,7 @@ from equal_cost import Candidate
 from peer_pieces import COUNTED, LIMITED, PLACE, VARIANTS
 from torch import nn
 
+from experiments.shared import stored_runs
 from rig.compression import export
 from rig.compression.baseline import trained_baseline
 from rig.compression.bench import Bench
@@ -33,9 +34,7 @@ def own_store() -> Store:
 
 def run_of(words: Sequence[str], device: str) -> Run:
     """The run of these words: the one that is there, or a new one."""
-    store = own_store()
-    known = [manifest["id"] for manifest in store.runs() if manifest["argv"] == list(words)]
-    return store.open_run(known[-1]) if known else store.new_run("measure", device, argv=list(words))
+    return stored_runs.run_of(own_store(), words, device)
 
 
 class Ground:

@@ -1,14 +1,13 @@
-"""The pieces of the peers study: what is run for each, and the file that keeps their rows."""
+"""The pieces of the peers study: what there is, in which order it is run, and what tells their rows apart."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from peer_families import HAND_BASES
 
-from rig.durable import write_atomic
+from experiments.shared.pieces import Results, Row
 
 PRUNED = ("taylor", "magnitude")
 FLOPS = "morphnet-flops"
@@ -129,18 +128,11 @@ def pieces(
     ]
 
 
-def place(row: dict[str, Any]) -> tuple[Any, ...]:
+def place(row: Row) -> tuple[Any, ...]:
     """What tells one row of a results file from another."""
     return tuple(row[field] for field in ("device", "network", "budget", "seed", "peer"))
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a results file; none where there is no file."""
-    return list(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else []
-
-
-def keep(path: Path, row: dict[str, Any]) -> None:
-    """Put a row into a results file, in place of one of the same piece."""
-    rows = sorted([*(r for r in read_rows(path) if place(r) != place(row)), row], key=place)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, (json.dumps(rows, indent=1) + "\n").encode(), f"writing {path.name}")
+def results_in(folder: Path, variant: str) -> Results:
+    """The file of the rows of a variant."""
+    return Results(folder / f"results-{variant}.json", place)

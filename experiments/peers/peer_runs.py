@@ -12,17 +12,18 @@ it without its epochs being counted.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from equal_cost import Candidate, Look, Priced, find_equal, is_void, off, two_modes
+from equal_cost import Candidate, Look, Priced, find_equal, interval, is_void, off, two_modes
 from peer_families import HAND_BASES, like_published, pool_of, priced, pruned_ladder, weights_at
 from peer_ground import Ground, ground_of, run_of
-from peer_pieces import FLOPS, LIMITED, OURS, PRUNED, VARIANTS, Piece
+from peer_ours import ours
+from peer_pieces import FLOPS, OURS, PRUNED, Piece
 from torch import nn
 
+from experiments.shared.pieces import Row
 from rig.compression import export
 from rig.compression.budget import resolve
 from rig.compression.cutting.realize import realized
@@ -33,7 +34,7 @@ from rig.compression.training import TrainingPlan
 from rig.console import Progress
 from rig.output import plain
 from rig.quality.verdict import compare
-from rig.store.store import Run, Store
+from rig.store.store import Run
 from rig.units import Limit, Quantity
 
 ALIGNED_BY = 16  # channels that a CPU with AVX-512 runs together
@@ -110,7 +111,7 @@ def _planned(piece: Piece, ground: Ground, run: Run, looks: list[Look]) -> Plan:
 # --- training -----------------------------------------------------------------------------------------------------
 
 
-def row_of(piece: Piece, progress: Any = None) -> dict[str, Any]:
+def row_of(piece: Piece, progress: Any = None) -> Row:
     """The row of a piece, with everything that is missing done; a stopped piece goes on where it was."""
     if piece.peer in OURS:
         return ours(piece)
@@ -206,7 +207,7 @@ def _flops_pool(method: Any, found: Any, ground: Ground, budget: Any, goal: floa
 
 def checked(
     piece: Piece, ground: Ground, run: Run, network: nn.Module, plan: Plan, baseline: nn.Module, void: str | None
-) -> dict[str, Any]:
+) -> Row:
     """The row: cost of the trained network beside the trained baseline, and accuracies; the test set is used once.
 
     A network that was not at equal cost before training was not trained, and is void as it stands.
@@ -249,81 +250,4 @@ def checked(
         "widths": ground.table(plan.candidate),
         "looks": len(plan.looks),
         "verdict": None,
-    }
-
-
-def interval(share: Quantity | None) -> dict[str, Any] | None:
-    """A share as the results keep it."""
-    return None if share is None else {"value": share.value, "lo": share.lo, "hi": share.hi, "n": share.n}
-
-
-# --- ours ---------------------------------------------------------------------------------------------------------
-
-
-def ours(piece: Piece) -> dict[str, Any]:
-    """The row of a ``rig optimize`` run: finished earlier, resumed, or new."""
-    from rig.commands import optimize
-
-    options = options_of(piece)
-    done = finished(piece)
-    if done is None:
-        unfinished = any(manifest["state"] != "done" for manifest in runs_of(piece))
-        done = optimize.run(replace(options, resume=True) if unfinished else options)
-    return our_row(piece, done)
-
-
-def options_of(piece: Piece) -> Any:
-    """What ``rig optimize`` is asked for a piece of ours."""
-    from rig.commands.options import OptimizeOptions
-
-    size = VARIANTS[piece.variant]
-    target = {f"target_{LIMITED[piece.quantity]}": f"{piece.budget}%"}
-    epochs = dict(zip(("epochs_baseline", "epochs_shrink", "epochs_finetune"), piece.plan.epochs, strict=True))
-    return OptimizeOptions(
-        piece.device, size.task, piece.network, seed=piece.seed, method=piece.peer, **epochs, **target
-    )
-
-
-def runs_of(piece: Piece) -> list[dict[str, Any]]:
-    """Manifests of the ``rig optimize`` runs of a piece of ours, the newest first."""
-    from rig.commands.options import command_words
-
-    words = command_words("optimize", options_of(piece))
-    return [m for m in reversed(Store().runs()) if m["command"] == "optimize" and m["argv"] == words]
-
-
-def finished(piece: Piece) -> dict[str, Any] | None:
-    """The result of the newest finished run of a piece of ours, or None."""
-    done = [manifest["id"] for manifest in runs_of(piece) if manifest["state"] == "done"]
-    return dict(Store().open_run(done[0]).read_json("result.json")) if done else None
-
-
-def our_row(piece: Piece, result: dict[str, Any]) -> dict[str, Any]:
-    """What the comparison needs of a result of ``rig optimize``; the share is of the confirmation's turns."""
-    before, after = result["baseline"], result["result"]
-    used = Quantity.from_json(result["usage"][LIMITED[piece.quantity]])
-    share = used.scaled(piece.goal)
-    stages = {stage["name"]: stage for stage in result["stages"]}
-    return {
-        **piece._asdict(),
-        "kind": result["kind"],
-        "void": is_void(share, piece.goal, ours=True),
-        "share": interval(share),
-        "planned": None,
-        "aligned": None,
-        "modes": None,
-        "baseline_val": stages["baseline"]["accuracy_val"],
-        "baseline_test": before["accuracy_test"]["value"],
-        "result_val": stages["fine-tune"]["accuracy_val"],
-        "result_test": after["accuracy_test"]["value"],
-        "images": after["accuracy_test"]["n"],
-        "epochs": piece.plan.total_epochs,
-        "macs_share": after["macs"] / before["macs"],
-        "params": after["params"],
-        "made": f"rig optimize, method {piece.peer}, {result['run_id']}",
-        "removed": list(result["blocks"]["removed"]),
-        "widths": result["widths"],
-        "looks": len(result["rounds"]),
-        "verdict": result["verdict"],
-        "seconds": sum(stage["seconds"] for stage in result["stages"] if stage["name"] != "baseline"),
     }

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from peer_families import HAND_BASES
-from peer_pieces import COUNTED, OURS, PEERS, SHOWN, VARIANTS, read_rows
-from scipy import stats
+from peer_pieces import COUNTED, OURS, PEERS, SHOWN, VARIANTS, results_in
+
+from experiments.shared.pieces import Row
+from experiments.shared.tables import NOT_MEASURED, mean_interval, table, with_interval, write_behind
 
 MARK = "<!-- tables: python experiments/peers/peers.py table -->"
 NAMES = {
@@ -25,19 +25,6 @@ NAMES = {
     "morphnet": "ours, morphnet",
     "allocate": "ours, allocate",
 }
-Row = dict[str, Any]
-
-
-def mean_interval(values: Sequence[float]) -> dict[str, Any] | None:
-    """Mean with the 95 % interval of Student's t; no interval from one value, None from none."""
-    n = len(values)
-    if n == 0:
-        return None
-    middle = float(np.mean(values))
-    if n == 1:
-        return {"value": middle, "lo": None, "hi": None, "n": 1}
-    half = float(stats.t.ppf(0.975, n - 1)) * float(np.std(values, ddof=1)) / math.sqrt(n)
-    return {"value": middle, "lo": middle - half, "hi": middle + half, "n": n}
 
 
 def change(row: Row) -> float:
@@ -104,17 +91,6 @@ def summary(rows: Sequence[Row]) -> list[dict[str, Any]]:
 # --- as text ------------------------------------------------------------------------------------------------------
 
 
-def with_interval(found: dict[str, Any] | None, places: int, scale: float = 1.0, sign: bool = False) -> str:
-    """``+0.12 [−0.05, +0.29]``; the value alone without an interval, a dash without a value."""
-    if found is None:
-        return "–"
-    form = f"{'+' if sign else ''}.{places}f"
-    text = f"{scale * found['value']:{form}}"
-    if found["lo"] is None:
-        return text
-    return f"{text} [{scale * found['lo']:{form}}, {scale * found['hi']:{form}}]"
-
-
 def markdown(rows: Sequence[Row], device: str, network: str, budget: int) -> str:
     """The table of a device, a network and a budget."""
     cost = SHOWN[COUNTED[device]]
@@ -124,31 +100,24 @@ def markdown(rows: Sequence[Row], device: str, network: str, budget: int) -> str
     baseline = {row["seed"]: row["baseline_test"] for row in rows}
     images = rows[0]["images"]
     accuracy = with_interval(mean_interval(list(baseline.values())), 2, 100.0)
+    under = f"{kind}; baseline {accuracy} % on {images:,} test images, {len(baseline)} seeds"
     head = ["method", "seeds", "share of the cost, %", "change, points", "MACs left, %"]
     head += [f"{us} less it, points" for us in OURS] + ["epochs", "training, s"]
-    lines = [
-        title,
-        "",
-        f"{kind}; baseline {accuracy} % on {images:,} test images, {len(baseline)} seeds",
-        "",
-        "| " + " | ".join(head) + " |",
-        "|" + " --- |" * len(head),
-    ]
-    notes = []
+    lines, notes = [], []
     for line in summary(rows):
         name = NAMES[line["peer"]]
         cells = [name, str(line["seeds"]), with_interval(line["share"], 1, 100.0)]
         cells += [with_interval(line["change"], 2, sign=True), with_interval(line["macs"], 0, 100.0).split(" ")[0]]
         cells += [with_interval(line["ahead"].get(us), 2, sign=True) for us in OURS]
         cells += [_middle(line["epochs"]), _middle(line["seconds"])]
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append(cells)
         notes += [f"- VOID: {name}: {why}" for why in line["void"]]
         if line["modes"]:
             notes.append(f"- {name}: the host ran the network of {line['modes']} seed(s) at two speeds")
         if line["aligned"]:
             low, high = min(line["aligned"]), max(line["aligned"])
             notes.append(f"- {name}: widths raised to multiples of 16 cost {low:.2f} to {high:.2f} times as much")
-    return "\n".join([*lines, "", *notes]).rstrip() + "\n"
+    return "\n".join([title, "", under, "", table(head, lines), "", *notes]).rstrip() + "\n"
 
 
 def _middle(found: dict[str, Any] | None) -> str:
@@ -157,7 +126,7 @@ def _middle(found: dict[str, Any] | None) -> str:
 
 def all_tables(folder: Path) -> str:
     """Every table that there is a row for; the full variant only."""
-    rows = read_rows(folder / "results-full.json")
+    rows = results_in(folder, "full").rows()
     size = VARIANTS["full"]
     parts = [
         markdown(own, device, network.name, budget)
@@ -166,11 +135,9 @@ def all_tables(folder: Path) -> str:
         for budget in size.budgets
         if (own := [r for r in rows if (r["device"], r["network"], r["budget"]) == (device, network.name, budget)])
     ]
-    return "\n".join(parts) if parts else "**Not measured yet.** There are no results; nothing is claimed.\n"
+    return "\n".join(parts) or NOT_MEASURED
 
 
 def write_readme(folder: Path) -> None:
     """Put the tables behind the mark in README.md."""
-    path = folder / "README.md"
-    text = path.read_text(encoding="utf-8").split(MARK)[0]
-    path.write_text(f"{text}{MARK}\n\n{all_tables(folder)}", encoding="utf-8")
+    write_behind(MARK, folder, all_tables(folder))

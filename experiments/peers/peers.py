@@ -16,24 +16,25 @@ rows again. ``--variant tiny``: a small network on digits, to see that everythin
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
 from peer_ground import ground_of, run_of
-from peer_pieces import COUNTED, FLOPS, OURS, PEERS, PRUNED, VARIANTS, Piece, keep, pieces, place, read_rows
+from peer_pieces import COUNTED, FLOPS, OURS, PEERS, PRUNED, VARIANTS, Piece, pieces, place, results_in
 from peer_runs import plan_of, row_of
 from peer_table import write_readme
 
+from experiments.shared.pieces import Row, deadline_s, exit_code, run_pieces, tell_failed, usual_options
 from rig.errors import RigError
-from rig.output import Interrupted
 
 HERE = Path(__file__).resolve().parent
 
 
-def list_pieces(chosen: list[Piece], done: dict[tuple[Any, ...], dict[str, Any]]) -> None:
+def list_pieces(chosen: list[Piece], done: dict[Any, Row]) -> None:
     """One line a piece: missing, void, or its share and accuracies."""
     for piece in chosen:
         row = done.get(place(piece._asdict()))
@@ -47,47 +48,26 @@ def list_pieces(chosen: list[Piece], done: dict[tuple[Any, ...], dict[str, Any]]
         print(f"{piece.name}: {state}")
 
 
-def measure_first(chosen: list[Piece], deadline_s: float) -> int:
+def measure_first(chosen: list[Piece], until_s: float) -> int:
     """Train missing baselines, then measure what is known before training; how many failed."""
     failed = 0
     for device, network, seed, variant in dict.fromkeys((p.device, p.network, p.seed, p.variant) for p in chosen):
         pruned = any(p.peer in PRUNED and (p.device, p.network, p.seed) == (device, network, seed) for p in chosen)
-        if pruned and time.monotonic() < deadline_s:
+        if pruned and time.monotonic() < until_s:
             ground_of(device, network, variant).baseline(seed)
     for piece in chosen:
-        if piece.peer in (*OURS, FLOPS) or time.monotonic() > deadline_s:
+        if piece.peer in (*OURS, FLOPS) or time.monotonic() > until_s:
             continue  # their networks are found in training
         try:
             plan = plan_of(piece)
         except RigError as error:
-            failed += _failed(piece, error)
+            tell_failed(piece, error)
+            failed += 1
             continue
         share = 100 * (plan.share.value or float("nan"))
         how = f"after {len(plan.looks)} looks: {plan.candidate.label}"
         print(f"{piece.name}: {share:.1f} % of the cost {how}", flush=True)
     return failed
-
-
-def run_pieces(chosen: list[Piece], path: Path, deadline_s: float) -> int:
-    """Run pieces and keep their rows as they are done; how many failed."""
-    failed = 0
-    for piece in chosen:
-        if time.monotonic() > deadline_s:
-            print("time is up; the same command goes on", file=sys.stderr, flush=True)
-            break
-        try:
-            row = row_of(piece)
-        except RigError as error:
-            failed += _failed(piece, error)
-            continue
-        keep(path, row)
-        print(f"{piece.name}: {json.dumps(row)}", flush=True)
-    return failed
-
-
-def _failed(piece: Piece, error: RigError) -> int:
-    print(f"{piece.name}: not done: {error.message}. Fix: {error.fix}", file=sys.stderr, flush=True)
-    return 1
 
 
 def forget(piece: Piece) -> None:
@@ -105,10 +85,8 @@ def main() -> int:
     parser.add_argument("--budget", type=int, action="append")
     parser.add_argument("--peer", choices=PEERS, action="append")
     parser.add_argument("--seed", type=int, action="append")
-    parser.add_argument("--variant", choices=list(VARIANTS), default="full")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no piece after so long")
     parser.add_argument("--redo", action="store_true", help="do void rows again")
-    parser.add_argument("--out", type=Path, default=HERE)
+    usual_options(parser, VARIANTS, HERE)
     asked = parser.parse_args()
     if asked.what == "table":
         write_readme(asked.out)
@@ -128,8 +106,8 @@ def main() -> int:
         names = ", ".join(network.name for network in size.networks)
         print(f"no such piece; networks {names}; budgets {size.budgets}; seeds {size.seeds}", file=sys.stderr)
         return 2
-    path = asked.out / f"results-{asked.variant}.json"
-    done = {place(row): row for row in read_rows(path)}
+    results = results_in(asked.out, asked.variant)
+    done = results.by_place()
     if asked.what == "list":
         list_pieces(chosen, done)
         return 0
@@ -137,18 +115,13 @@ def main() -> int:
     for piece in missing:
         if place(piece._asdict()) in done and piece.peer not in OURS:
             forget(piece)
-    deadline_s = time.monotonic() + 60.0 * asked.minutes
-    try:
-        failed = measure_first(missing, deadline_s)
-        if asked.what == "run":
-            failed += run_pieces(missing, path, deadline_s)
-    except Interrupted as stopped:
-        print(f"{stopped.message}; the same command goes on", file=sys.stderr, flush=True)
-        return 130
-    except KeyboardInterrupt:
-        print("interrupted; everything so far is saved; the same command goes on", file=sys.stderr, flush=True)
-        return 130
-    return 1 if failed else 0
+    until_s = deadline_s(asked.minutes)
+
+    def study() -> int:
+        failed = measure_first(missing, until_s)
+        return failed + (run_pieces(missing, row_of, results, until_s) if asked.what == "run" else 0)
+
+    return exit_code(study)
 
 
 if __name__ == "__main__":

@@ -20,14 +20,19 @@ import json
 import math
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
 import numpy as np
 
+from experiments.shared.pieces import Results, Row
+from experiments.shared.stored_runs import finished, optimized, run_of
+from rig.commands.options import OptimizeOptions
 from rig.errors import BadInputError, RigError
 from rig.output import Interrupted
+from rig.store.store import Store
 
 HERE = Path(__file__).resolve().parent
 VARIANTS = ("full", "quick", "tiny")
@@ -70,64 +75,38 @@ def pieces(device: str, variant: str, seeds: tuple[int, ...] = SEEDS) -> list[Pi
     ]
 
 
-def run_piece(piece: Piece) -> dict[str, Any]:
+def run_piece(piece: Piece) -> Row:
     """The row of a piece: finished earlier, resumed, or new."""
-    from rig.commands import optimize
-
-    options = options_of(piece)
-    start = time.monotonic()
-    found = finished(piece)
-    if found is not None:
-        return row_of(piece, found, None)
-    if runs_of(piece):
-        options = replace(options, resume=True)
-    return row_of(piece, optimize.run(options), time.monotonic() - start)
+    options, start = options_of(piece), time.monotonic()
+    known = finished(options)
+    if known is not None:
+        return row_of(piece, known, None)
+    return row_of(piece, optimized(options), time.monotonic() - start)
 
 
-def options_of(piece: Piece) -> Any:
+def options_of(piece: Piece) -> OptimizeOptions:
     """What ``rig optimize`` is asked for a piece."""
-    from rig.commands.options import OptimizeOptions
-
     target = {f"target_{piece.resource}": f"{piece.share}%"}
     return OptimizeOptions(piece.device, seed=piece.seed, **TASKS[piece.variant], **target)
 
 
-def runs_of(piece: Piece) -> list[dict[str, Any]]:
-    """Manifests of the piece's runs in the store, the newest first."""
-    from rig.commands.options import command_words
-    from rig.store.store import Store
-
-    words = command_words("optimize", options_of(piece))
-    return [m for m in reversed(Store().runs()) if m["command"] == "optimize" and m["argv"] == words]
-
-
-def finished(piece: Piece) -> dict[str, Any] | None:
-    """The result of the piece's newest finished run, or None."""
-    from rig.store.store import Store
-
-    done = [manifest["id"] for manifest in runs_of(piece) if manifest["state"] == "done"]
-    return dict(Store().open_run(done[0]).read_json("result.json")) if done else None
-
-
-def measure_networks_of(lender: str, piece: Piece) -> dict[str, Any]:
+def measure_networks_of(lender: str, piece: Piece) -> Row:
     """The row of a FLOPs piece whose network another device's piece made: measured here, beside its baseline in turns.
 
     Raises BadInputError where that piece is not finished. Measurements are kept in a store of their own below the
     user's, so that a stopped piece goes on where it was.
     """
-    result = finished(piece._replace(device=lender))
+    result = finished(options_of(piece._replace(device=lender)))
     if result is None:
         raise BadInputError(f"{lender} has not finished this piece", "run it there first, or leave --networks-of out")
     from rig.compression.bench import Bench
     from rig.compression.loop import CONFIRM_ROUNDS
     from rig.profiles import load_profile
     from rig.quality.verdict import compare as ratio_of
-    from rig.store.store import Store
 
     store = Store(Store().root / "power-vs-flops")
     words = ["borrowed", lender, *map(str, piece)]
-    known = [m["id"] for m in store.runs() if m["argv"] == words]
-    run = store.open_run(known[-1]) if known else store.new_run("measure", piece.device, argv=words)
+    run = run_of(store, words, piece.device)
     networks = {name: Path(result[name]["onnx"]) for name in ("baseline", "result")}
     bench = Bench(load_profile(piece.device), run, lambda text: None)
     with bench:
@@ -142,7 +121,7 @@ def measure_networks_of(lender: str, piece: Piece) -> dict[str, Any]:
     return row
 
 
-def row_of(piece: Piece, result: dict[str, Any], seconds: float | None) -> dict[str, Any]:
+def row_of(piece: Piece, result: dict[str, Any], seconds: float | None) -> Row:
     """What the comparison needs of a run; costs as shares of the baseline measured in the same turns."""
     before, after = result["baseline"], result["result"]
     return {
@@ -171,21 +150,20 @@ def _share(before: dict[str, Any] | None, after: dict[str, Any] | None) -> dict[
     return {"value": ratio, "lo": ratio - half, "hi": ratio + half}
 
 
-def keep(path: Path, row: dict[str, Any]) -> None:
-    """Put a row into a results file, in place of one of the same piece."""
-    rows = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-    rows = sorted([*(r for r in rows if _place(r) != _place(row)), row], key=_place)
-    path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-
-
-def _place(row: dict[str, Any]) -> tuple[Any, ...]:
+def place(row: Row) -> tuple[Any, ...]:
+    """What tells one row from another."""
     return tuple(row[field] for field in ("device", "seed", "resource", "share"))
+
+
+def results_in(folder: Path, variant: str) -> Results:
+    """The file of the rows of a variant."""
+    return Results(folder / f"loop-{variant}.json", place)
 
 
 # --- the comparison -----------------------------------------------------------------------------------------------
 
 
-def compare(rows: list[dict[str, Any]], measured: str) -> dict[str, Any] | None:
+def compare(rows: list[Row], measured: str) -> dict[str, Any] | None:
     """FLOPs against the device's own resource over all pieces of one device and variant.
 
     Least squares of test accuracy (points) on the log of the measured cost share, the resource, and the seed (so that
@@ -262,8 +240,8 @@ def main() -> int:
     parser.add_argument("--variant", choices=VARIANTS, default="full")
     parser.add_argument("--out", type=Path, default=HERE)
     asked = parser.parse_args()
-    path = asked.out / f"loop-{asked.variant}.json"
-    done = {_place(row): row for row in (json.loads(path.read_text(encoding="utf-8")) if path.exists() else [])}
+    results = results_in(asked.out, asked.variant)
+    done = results.by_place()
     chosen = [
         piece
         for piece in pieces(asked.device, asked.variant, tuple(asked.seed or SEEDS))
@@ -280,7 +258,7 @@ def main() -> int:
     failed = 0
     for piece in chosen:
         name = f"seed {piece.seed}, {piece.resource} to {piece.share} %"
-        known = done.get(_place(piece._asdict()))
+        known = done.get(place(piece._asdict()))
         if asked.what == "list":
             print(f"{name}: {'done, ' + known['verdict'] if known else 'missing'}")
         elif known is None:
@@ -293,7 +271,7 @@ def main() -> int:
             except Interrupted as stopped:
                 print(f"{name}: {stopped.message}; the same command goes on", file=sys.stderr, flush=True)
                 return 130
-            keep(path, row)
+            results.keep(row)
             print(f"{name}: {json.dumps(row)}", flush=True)
     return 1 if failed else 0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,8 @@ def loop_table(folder: Path) -> str:
     """The loop's comparison, as far as it has been measured."""
     parts = []
     for variant in loop.VARIANTS[:2]:
-        path = folder / f"loop-{variant}.json"
-        if not path.exists():
-            continue
-        rows = json.loads(path.read_text(encoding="utf-8"))
+        rows = loop.results_in(folder, variant).rows()
+
         for device, measured in loop.MEASURED.items():
             of_device = [row for row in rows if row["device"] == device]
             if of_device:

@@ -22,14 +22,18 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
 import torch
 from torch import nn
 
+from experiments.shared.pieces import Results, Row
 from power_models.kernels import kernel_graph
 from power_models.regularizer import CostRegularizer
 from power_models.tables import NetworkTables, Price
@@ -108,18 +112,23 @@ def setting_of(task: Task, price: Price, rules: str, limit: str, share: str, epo
     return Setting(task, template, tables, budget, epochs)
 
 
-def do_missing(setting: Setting, seeds: Any, variants: Any, path: Path) -> list[dict[str, Any]]:
+def place(row: Row) -> tuple[int, int]:
+    """What tells one row from another, in the order in which they are done."""
+    return row["seed"], VARIANTS.index(row["variant"])
+
+
+def do_missing(setting: Setting, seeds: Any, variants: Any, path: Path) -> list[Row]:
     """Every row that is not in the results yet; returns all of them."""
-    rows: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
+    results = Results(path, place)
     for seed in seeds:
-        done = {row["variant"] for row in rows if row["seed"] == seed}
+        done = {row["variant"] for row in results.rows() if row["seed"] == seed}
         missing = [variant for variant in variants if variant not in done]
         baseline = trained_baseline(setting, seed) if {"kept", "removed"} & set(missing) else None
         for variant in missing:
-            rows.append(row_of(setting, variant, seed, baseline))
-            path.write_text(json.dumps(rows, indent=1) + "\n")
-            print(json.dumps(rows[-1]), flush=True)
-    return rows
+            row = row_of(setting, variant, seed, baseline)
+            results.keep(row)
+            print(json.dumps(row), flush=True)
+    return results.rows()
 
 
 class Clock:
@@ -148,7 +157,7 @@ def trained_baseline(setting: Setting, seed: int) -> tuple[nn.Module, Clock]:
     return clock.train(network, setting.task, plan).network, clock
 
 
-def row_of(setting: Setting, variant: str, seed: int, baseline: tuple[nn.Module, Clock] | None) -> dict[str, Any]:
+def row_of(setting: Setting, variant: str, seed: int, baseline: tuple[nn.Module, Clock] | None) -> Row:
     """One variant with one seed."""
     clock = Clock()
     removing = variant in ("removed", "published-removed")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from experiments.shared.stored_runs import environment, run_of
 from rig.compression.bench import Bench
 from rig.compression.survey import Settings, Survey, feasible_budget, take_survey
 from rig.compression.tasks import load_task
@@ -56,6 +56,16 @@ class Target(NamedTuple):
     fps: str | None
     feasible: bool
 
+    @property
+    def name(self) -> str:
+        """How a person calls it."""
+        return f"{self.board}, target {self.number}: {self.asked}"
+
+    @property
+    def asked(self) -> str:
+        """The limit in words."""
+        return f"{self.quantity} {self.text}" + (f" at {self.fps} fps" if self.fps else "")
+
 
 class Reach(NamedTuple):
     """(latency s, active energy J) of the baseline and of the narrowest network; quiet power; if there is a meter."""
@@ -76,16 +86,8 @@ def home_of(board: str) -> Iterator[None]:
     profile = root / "config" / "devices" / f"{board}.toml"
     profile.parent.mkdir(parents=True, exist_ok=True)
     profile.write_text(PROFILE.format(seed=PERTURBED[board]), encoding="utf-8")
-    before = {name: os.environ.get(name) for name in ("RIG_HOME", "RIG_CONFIG")}
-    os.environ.update(RIG_HOME=str(root), RIG_CONFIG=str(root / "config"))
-    try:
+    with environment(RIG_HOME=str(root), RIG_CONFIG=str(root / "config")):
         yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def reach_of(board: str, task_name: str, model_name: str | None) -> Reach:
@@ -93,8 +95,7 @@ def reach_of(board: str, task_name: str, model_name: str | None) -> Reach:
     profile, task = load_profile(board), load_task(task_name, model_name)
     store = Store(Store().root / "targets-reach")
     words = ["targets", "reach", board, Path(task_name).stem, str(model_name)]
-    known = [m["id"] for m in store.runs() if m["argv"] == words]
-    run = store.open_run(known[-1]) if known else store.new_run("measure", board, argv=words)
+    run = run_of(store, words, board)
     if (run.path / "reach.json").exists():
         kept = run.read_json("reach.json")
         return Reach(tuple(kept["baseline"]), tuple(kept["narrowest"]), kept["idle_power_w"], kept["metered"])
