@@ -22,27 +22,19 @@ import argparse
 import contextlib
 import io
 import json
-import math
 import os
 import random
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from boards import (
-    Bench,
-    Board,
-    bench,
-    drawn_board,
-    drawn_kernel,
-    true_mean_latency_s,
-    true_quiet_phase_w,
-    true_window_quiet_w,
-)
+from boards import Bench, Board, bench, drawn_board, drawn_kernel
+from intervals import Row, by_windows, held, summary, truth_of
+from paced import studied_paced
 
 from device_agents.records import KernelSpec, MeasurePlan
 from device_agents.virtual_board.physics import BoardModel
@@ -51,19 +43,16 @@ from rig.commands import calibrate_sensor
 from rig.commands.options import CalibrateSensorOptions
 from rig.measurement import Measurement
 from rig.quality.stats import NORMAL_975, quadrature
-from rig.quality.verdict import assess, difference_chain, paced_line
+from rig.quality.verdict import assess, difference_chain
 from rig.sensors.calibration import SensorCalibration
 from rig.sensors.store import with_sensor_knowledge
 
 DEVICE = "virtual-pi4"
 CHAIN_S = 0.012  # of the longer chain, about
-PACED_SHARES = (0.15, 0.3, 0.45, 0.6, 0.8)
 SINGLE_CALIBRATED = tuple(
     f"calibrated/{name}" for name in ("energy_j/without gain", "energy_active_j/without gain", "latency_s")
 )
 SINGLE = ("energy_j", "energy_active_j", "power_w", "idle_power_w", "latency_s")
-
-Row = dict[str, Any]
 
 
 def true_gain(board: Board) -> float:
@@ -89,11 +78,6 @@ def toml(value: Any) -> str:
     return json.dumps(value)
 
 
-def held(value: float, half: float, truth: float) -> Row:
-    """One interval against the truth; relative to the truth."""
-    return {"error": (value - truth) / truth, "half": half / truth, "held": abs(value - truth) <= half}
-
-
 def single_rows(
     found: Measurement, truth: Mapping[str, float], period_s: float, read_w: Callable[[float], float]
 ) -> dict[str, Row]:
@@ -109,21 +93,6 @@ def single_rows(
             half = found.half_width(name, without=("gain",))
             rows[name + "/without gain"] = held(quantity.value, half, seen[name])
     return rows
-
-
-def truth_of(model: BoardModel, kernels: Sequence[KernelSpec], record: Mapping[str, Any]) -> dict[str, float]:
-    """What a perfect meter would have found over endlessly many inferences at these temperatures."""
-    latency_s, active_j = true_mean_latency_s(model, kernels), model.inference_cost(kernels)[1]
-    quiet_w = true_window_quiet_w(model, record)
-    quiet = [phase for phase in record["phases"] if phase["name"].startswith("quiet")]
-    period_s = latency_s if record["fps"] is None else 1.0 / record["fps"]
-    return {
-        "latency_s": latency_s,
-        "energy_active_j": active_j,
-        "energy_j": active_j + quiet_w * period_s,
-        "power_w": quiet_w + active_j / period_s,
-        "idle_power_w": float(np.mean([true_quiet_phase_w(model, phase) for phase in quiet])),
-    }
 
 
 def chain_lengths(model: BoardModel, kernel: KernelSpec) -> tuple[int, int]:
@@ -191,71 +160,6 @@ def chain_rows(
     }
 
 
-def paced_rows(board: Board, at: Bench) -> list[Row]:
-    """Four rates in random order: the line through three of them against the fourth, and one rate too fast."""
-    rng, model = random.Random(7919 + board.seed), board.model()
-    kernels = [drawn_kernel(rng)] * 6
-    latency_s = true_mean_latency_s(model, kernels)
-    kernels = kernels * max(1, round(0.006 / latency_s))
-    latency_s = true_mean_latency_s(model, kernels)
-    shares = rng.sample(PACED_SHARES, 4)
-    records = [at.measure(board, kernels, MeasurePlan(fps=share / latency_s, max_s=30.0)) for share in shares]
-    found = [assess(record) for record in records]
-    too_fast = at.measure(board, kernels, MeasurePlan(fps=1.25 / latency_s, max_s=10.0))
-    windows = [phase for phase in too_fast["phases"] if phase["name"] == "window"]
-    frames = sum(w["count"] for w in windows)
-    overrun = {"missed": sum(w["missed"] for w in windows), "count": frames}
-    if not all(m.ok for m in found):
-        return [{"rejected": [m.reason for m in found if not m.ok], "overrun": overrun}]
-    rows = []
-    for i in range(4):
-        line = paced_line([m for j, m in enumerate(found) if j != i])
-        fps, seen = shares[i] / latency_s, found[i]
-        predicted, same = line.power_at(fps), line.power_at(fps, with_gain=False)
-        truth_w = truth_of(model, kernels, records[i])["power_w"]
-        both = quadrature(float(same.half_width or 0.0), seen.half_width("power_w", without=("gain",)))
-        measured_w = float(seen.power_w.value)
-        rows.append(
-            {
-                "share": shares[i],
-                "outside": shares[i] in (min(shares), max(shares)),
-                "truth": held(float(predicted.value), float(predicted.half_width), truth_w),
-                "measured": held(float(predicted.value), both, measured_w),
-                "linear": line.linear,
-                "missed": line.missed,
-                "overrun": overrun,
-            }
-        )
-    return rows
-
-
-def summary(rows: Sequence[Row]) -> Row:
-    """Share held with its own 95 % interval, errors and widths."""
-    n, hits = len(rows), sum(row["held"] for row in rows)
-    share = hits / n
-    doubt = NORMAL_975 * math.sqrt(max(share * (1.0 - share), 0.25 / n) / n)
-    errors = np.asarray([row["error"] for row in rows])
-    return {
-        "n": n,
-        "held": share,
-        "held_half_width": doubt,
-        "bias": float(errors.mean()),
-        "bias_median": float(np.median(errors)),
-        "error_rms": float(np.sqrt((errors**2).mean())),
-        "half_median": float(np.median([row["half"] for row in rows])),
-    }
-
-
-def by_windows(rows: Sequence[Row]) -> dict[str, Row]:
-    """How much is held by how many windows there were: the rule stops early where the scatter looks small."""
-    found = {}
-    for low, high in ((1, 9), (10, 10), (11, 20), (21, 1000)):
-        chosen = [row for row in rows if row["n"] is not None and low <= row["n"] <= high]
-        if chosen:
-            found[f"{low} to {high}"] = {key: summary(chosen)[key] for key in ("n", "held", "held_half_width")}
-    return found
-
-
 def studied(boards: int, kernels: int, first: int = 0) -> Row:
     """All boards: coverage and bias of every interval."""
     rows: dict[str, list[Row]] = defaultdict(list)
@@ -284,28 +188,6 @@ def studied(boards: int, kernels: int, first: int = 0) -> Row:
         "drawn": drawn,
         "rows": {name: found for name, found in sorted(rows.items()) if name.startswith("calibrated/")},
     }
-
-
-def studied_paced(boards: int) -> Row:
-    """All boards: does the line through three rates hold the fourth; are missed deadlines counted."""
-    rows: list[Row] = []
-    with tempfile.TemporaryDirectory() as folder, bench(Path(folder)) as at:
-        for seed in range(boards):
-            rows += [{**row, "board": seed} for row in paced_rows(drawn_board(seed), at)]
-    kept = [row for row in rows if "truth" in row]
-    found: Row = {"boards": boards, "rejected": sum("rejected" in row for row in rows), "lines": len(kept)}
-    for name in ("truth", "measured"):
-        found[name] = summary([row[name] for row in kept])
-        found[name + ", between the three"] = summary([row[name] for row in kept if not row["outside"]])
-    found["linear"] = sum(row["linear"] for row in kept) / max(1, len(kept))
-    overruns = {row["board"]: row["overrun"] for row in rows}.values()
-    found["missed_when_too_fast"] = {
-        "boards": len(overruns),
-        "fewest_missed": min(one["missed"] for one in overruns),
-        "share_of_frames": float(np.median([one["missed"] / one["count"] for one in overruns])),
-    }
-    found["rows"] = kept
-    return found
 
 
 def main() -> None:

@@ -24,12 +24,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from experiments.soak.torment import AUDIT, WEIGHTS, Board, inflict
 from rig.store.store import Store
-from tests.agent_setup import children_of, exists, wait_until
+from tests.agent_setup import wait_until
 from tests.fakes.sshd import LoopbackSshd
 from tests.faults.interpreters import with_rogue_sensor, wrapped
 from tests.faults.proxy import LinkProxy
@@ -38,74 +39,13 @@ HERE = Path(__file__).resolve().parent
 BETWEEN = (3, 9)  # measurements between two faults, at random
 GOVERNORS = ("ondemand", "schedutil")
 
-# Fault → how often it comes, relative to the others.
-WEIGHTS = {
-    "link cut": 5,
-    "link half open": 1,
-    "supervisor killed": 5,
-    "runtime killed": 5,
-    "sampler killed": 5,
-    "board without power, spool torn": 3,
-    "host killed": 4,
-    "host killed, store torn": 2,
-    "power source died": 2,
-    "power source printed garbage": 2,
-    "power source broke": 2,
-}
-
-# Notes every result that the device's spool has taken: what may then neither be lost nor be measured again.
-AUDIT = """
-import importlib.abc, importlib.util, json, os, sys
-
-class Audit(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name != "device_agents.spool":
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
-        load = spec.loader.exec_module
-        def exec_module(module):
-            load(module)
-            if module.__name__ != name:
-                return  # the loader is one for all modules of the zipapp
-            add = module.Spool.add
-            def audited(self, key, record):
-                add(self, key, record)
-                fd = os.open({path!r}, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-                os.write(fd, (json.dumps([record["id"], record["started_utc"]]) + "\\n").encode())
-                os.close(fd)
-            module.Spool.add = audited
-        spec.loader.exec_module = exec_module
-        return spec
-
-sys.meta_path.insert(0, Audit())
-"""
-
-
-class Board(NamedTuple):
-    """The board under torment: its sshd and cable, and where it keeps its files."""
-
-    sshd: LoopbackSshd
-    cable: LinkProxy
-    home: Path
-    orders: Path
-    root: Path
-
-    def agents(self) -> list[int]:
-        """Process ids of the supervisors."""
-        found = []
-        for pid in self.sshd.sessions():
-            with contextlib.suppress(OSError):
-                if b"supervise" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
-                    found.append(pid)
-        return found
-
 
 class Soak:
     """``folder``: everything of one soak; a second start with the same folder goes on."""
 
     def __init__(self, folder: Path, measurements: int, seed: int, real_share: float) -> None:
         self.folder = folder
+        self.lines = folder / "home" / "runs" / "c-0001" / "measurements.jsonl"
         self.measurements = measurements
         self.seed = seed
         self.real_share = real_share
@@ -139,9 +79,8 @@ class Soak:
 
     def stored(self) -> int:
         """How many measurements the host has stored; what was counted before is not read again."""
-        lines = self.folder / "home" / "runs" / "c-0001" / "measurements.jsonl"
-        if lines.exists():
-            with lines.open("rb") as file:
+        if self.lines.exists():
+            with self.lines.open("rb") as file:
                 file.seek(self._counted[0])
                 whole = file.read().rpartition(b"\n")[:2]
             self._counted = (self._counted[0] + len(b"".join(whole)), self._counted[1] + b"".join(whole).count(b"\n"))
@@ -210,46 +149,11 @@ class Soak:
         time.sleep(chance.uniform(0.0, 0.05))
         self.state["events"] += 1
         faults = self.state["faults"]
-        if not self._inflict(fault, board, host):
+        if not inflict(fault, board, host, self.lines):
             faults["nobody there to hit"] = faults.get("nobody there to hit", 0) + 1
             return host
         faults[fault] = faults.get(fault, 0) + 1
         return self._start_host(board) if fault.startswith("host killed") else host
-
-    def _inflict(self, fault: str, board: Board, host: subprocess.Popen[bytes]) -> bool:
-        """Do it; False where it found nobody (the agent is just being replaced)."""
-        if fault == "link cut":
-            board.cable.cut()
-        elif fault == "link half open":
-            board.cable.freeze()
-        elif fault.startswith("power source"):
-            if board.orders.exists():
-                return False  # the one before still waits for its turn
-            order = {"died": "die", "printed garbage": "print garbage", "broke": "break"}[fault[len("power source ") :]]
-            board.orders.write_text(order)
-        elif fault.startswith("host killed"):
-            host.kill()
-            host.wait()
-            if fault.endswith("store torn"):
-                _tear(self.folder / "home" / "runs" / "c-0001" / "measurements.jsonl", b'{"id":"torn","phases":[{"na')
-        elif fault.startswith("board without power"):
-            agents = board.agents()
-            for pid in board.sshd.sessions():
-                _kill(pid)
-            for name in ("soak-virtual", "soak-real"):
-                _tear(board.home / ".cache/rig/state" / name / "spool.jsonl", b'{"key":"torn@0","record":{"id":"to')
-            return bool(agents)
-        else:
-            return self._kill_process(fault.split()[0], board)
-        return True
-
-    @staticmethod
-    def _kill_process(role: str, board: Board) -> bool:
-        for agent in board.agents():
-            pid = agent if role == "supervisor" else children_of(agent).get(role)
-            if pid is not None:
-                return _kill(pid)
-        return False
 
     def _results(self, board: Board) -> dict[str, Any]:
         records = list(Store(self.folder / "home").open_run("c-0001").measurements(arrays=False))
@@ -282,22 +186,6 @@ class Soak:
             "results_spooled": len(audit),
             "left_behind": left,
         }
-
-
-def _tear(path: Path, half: bytes) -> None:
-    """As a kill or a power cut within the writing of a line leaves it."""
-    if path.exists() and (not path.stat().st_size or path.read_bytes().endswith(b"\n")):
-        with path.open("ab") as file:
-            file.write(half)
-
-
-def _kill(pid: int) -> bool:
-    if not exists(pid):
-        return False
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
-        return True
-    return False
 
 
 def main() -> int:
