@@ -61,7 +61,7 @@ def test_readme_starts_with_what_it_does_and_the_two_commands() -> None:
     assert "rig optimize --device virtual-pi4" in start
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/README.md", "docs/writing-a-task.md"])
+@pytest.mark.parametrize("document", ["README.md", "docs/README.md", "docs/writing-a-task.md", "experiments/README.md"])
 def test_links_lead_somewhere(document: str) -> None:
     path = ROOT / document
     targets = re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text(encoding="utf-8"))
