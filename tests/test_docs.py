@@ -71,3 +71,9 @@ def test_links_lead_somewhere(document: str) -> None:
 def test_readme_lists_every_exit_code() -> None:
     table = README.split("## Exit codes")[1].split("\n## ")[0]
     assert {int(code) for code in re.findall(r"^\| (\d+) ", table, re.MULTILINE)} == {0, 1, 2, 3, 4, 5, 6, 130}
+
+
+def test_design_names_every_folder_of_the_host() -> None:
+    folders = (ROOT / "docs" / "design.md").read_text(encoding="utf-8").split("## Folders")[1].split("\n## ")[0]
+    packages = [path.parent.name for path in (ROOT / "rig").glob("*/__init__.py")]
+    assert [name for name in packages if f"{name}/" not in folders] == []
