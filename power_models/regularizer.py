@@ -64,6 +64,7 @@ class CostRegularizer:
         self.tables = tables
         self.gradient = gradient
         shrinking = [g for g in self.groups if g.prunable]
+        self._channels = max(sum(g.width for g in shrinking), 1)  # of the network as it was, cut or not
         self.resistance = {g.name: torch.zeros(g.width) for g in shrinking}
         self.condemned = {g.name: torch.zeros(g.width, dtype=torch.bool) for g in shrinking}
         self.dead = {g.name: torch.zeros(g.width, dtype=torch.bool) for g in shrinking}
@@ -72,7 +73,7 @@ class CostRegularizer:
         self._prices: dict[str, float] = {}
         self._priced_at: dict[str, int] = {}
         first = self.prices()
-        mean = sum(first[g.name] * g.width for g in shrinking) / max(sum(g.width for g in shrinking), 1)
+        mean = sum(first[g.name] * g.width for g in shrinking) / self._channels
         self._unit = mean if mean > 0 else 1.0
 
     def alive(self) -> dict[str, Tensor]:
@@ -151,7 +152,8 @@ class CostRegularizer:
     def condemn(self, strength: float) -> None:
         """Mark the channels whose price times ``strength`` exceeds their resistance; pardon those below half of it.
 
-        Both are relative to their means over the network, so that strength 1 takes an average channel of average price.
+        Both are relative to their means over the network (in which the dead count, also those taken out), so that
+        strength 1 takes an average channel of average price.
         """
         if not self._watched:
             return
@@ -181,7 +183,7 @@ class CostRegularizer:
         A price is the secant over one block, so it says nothing about the channels beyond.
         """
         prices, alive = self.prices(), self.alive()
-        mean = float(torch.cat(list(self.resistance.values())).mean())
+        mean = float(torch.cat(list(self.resistance.values())).sum()) / self._channels  # the dead resist nothing
         found = []
         for group in self.groups:
             if not group.prunable:

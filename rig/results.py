@@ -92,12 +92,17 @@ class Network(_Part):
 
 
 class Stage(_Part):
-    """One stage of an optimize run; ``peak_memory_bytes`` of its training, ``peak_memory_of``: process or GPU."""
+    """One stage of an optimize run; ``peak_memory_bytes`` of its training, ``peak_memory_of``: process or GPU.
+
+    removals: what left the network while it was trained; epochs: time and parameters of each.
+    """
 
     name: str
     seconds: float | None = None
     peak_memory_bytes: int | None = None
     peak_memory_of: str | None = None
+    removals: list[dict[str, Any]] = []
+    epochs: list[dict[str, Any]] = []
 
 
 class Retrained(_Part):
@@ -139,6 +144,7 @@ class Layer(_Part):
     after: int
     prunable: bool
     removed: bool = False
+    shrunk_by: str | None = None
     why: str | None = None
 
 

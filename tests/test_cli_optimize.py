@@ -19,6 +19,7 @@ from rig import cli
 TASK = ("--device", "virtual-pi4", "--task", "digits", "--model", "resnet8")
 THREE_QUARTERS = ("--target-power", "75%", "--fps", "60")
 EPOCHS = ("--epochs-baseline", "2", "--epochs-shrink", "4", "--epochs-finetune", "1")
+PRUNING = ("--prune-every", "1")
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +60,39 @@ def rig(environment: dict[str, str], *words: str) -> subprocess.CompletedProcess
         ),
         (("--target-latency", "50%", "--widths", "w.json", "--rounds", "2"), 2, "--rounds would say nothing to it"),
         (("--target-latency", "50%", "--widths", "w.json", "--morph-rounds", "2"), 2, "--morph-rounds would say"),
+        (("--target-latency", "50%", "--widths", "w.json", "--prune-every", "1"), 2, "--prune-every would say nothing"),
+        (
+            ("--target-latency", "50%", "--method", "allocate", "--prune-every", "1"),
+            2,
+            "allocate, which cuts before each",
+        ),
+        (("--target-latency", "50%", "--prune-every", "-1"), 2, "--prune-every"),
+        (
+            ("--target-latency", "50%", "--prune-every", "2", "--epochs-shrink", "4", "--morph-rounds", "2"),
+            2,
+            "a round of shrinking has 2 epochs",
+        ),
+        (
+            ("--target-latency", "50%", "--method", "at-init", "--retrain"),
+            2,
+            "--method at-init trains from scratch already",
+        ),
+        (
+            ("--target-latency", "50%", "--method", "at-init", "--ema", "0.9"),
+            2,
+            "--ema, of fine-tuning, would say nothing",
+        ),
+        (
+            ("--target-latency", "50%", "--method", "at-init", "--prune-every", "1"),
+            2,
+            "says nothing to the method at-init",
+        ),
+        (("--target-latency", "50%", "--without-norm", "gate"), 2, "unknown --without-norm 'gate'"),
+        (
+            ("--target-latency", "50%", "--method", "allocate", "--without-norm", "gates"),
+            2,
+            "says nothing to the method",
+        ),
         (
             (*("--target-latency", "50%", "--widths", "w.json"), *("--method", "allocate", "--importance", "taylor")),
             2,
@@ -71,7 +105,7 @@ def test_targets_are_refused_before_training(environment, words, code, said):
     assert done.returncode == code
     assert said in done.stderr
     assert "Fix:" in done.stderr
-    assert "epochs" not in done.stderr
+    assert ": training" not in done.stderr
 
 
 TASK_FILE = """
@@ -126,7 +160,7 @@ def test_a_device_without_a_power_source_is_refused_for_a_power_target(environme
 
 @pytest.mark.slow
 def test_stopped_by_ctrl_c_it_resumes_and_ends_with_a_verdict_and_a_report(environment):
-    command = [sys.executable, "-m", "rig.cli", "optimize", *TASK, *THREE_QUARTERS, *EPOCHS]
+    command = [sys.executable, "-m", "rig.cli", "optimize", *TASK, *THREE_QUARTERS, *EPOCHS, *PRUNING]
     child = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -146,7 +180,7 @@ def test_stopped_by_ctrl_c_it_resumes_and_ends_with_a_verdict_and_a_report(envir
     assert child.returncode == 130, "".join(lines) + rest
     assert "--resume" in rest
 
-    done = rig(environment, "optimize", *TASK, *THREE_QUARTERS, *EPOCHS, "--resume", "--json")
+    done = rig(environment, "optimize", *TASK, *THREE_QUARTERS, *EPOCHS, *PRUNING, "--resume", "--json")
     assert done.returncode in (0, 5, 6), done.stderr
     result = json.loads(done.stdout)
     assert result["kind"] == "simulated"
@@ -155,6 +189,12 @@ def test_stopped_by_ctrl_c_it_resumes_and_ends_with_a_verdict_and_a_report(envir
     assert result["result"]["energy_active_j"]["value"] < 0.85 * result["baseline"]["energy_active_j"]["value"]
     assert len(result["measurements"]) == len(set(result["measurements"]))
     assert Path(result["artifacts"]["compressed"]).is_file()
+    (shrink,) = (stage for stage in result["stages"] if stage["name"] == "shrink")
+    sizes = [epoch["parameters"] for epoch in shrink["epochs"]]
+    assert result["prune_every"] == 1
+    assert len(sizes) == 4
+    assert sizes[0] == result["baseline"]["params"]
+    assert [cut["parameters_before"] for cut in shrink["removals"][:1]] == sizes[:1] * bool(shrink["removals"])
     # No layer here is wider than a table that holds every width: the tables are the model.
     assert result["tables"]["latency_s"] == {"mean": 0.0, "worst": 0.0, "n": 0}
 
@@ -235,3 +275,81 @@ def test_what_was_found_in_two_rounds_is_trained_from_scratch_beside_and_from_it
     assert given["widths"] == found["widths"]
     assert given["result"]["params"] == found["result"]["params"]
     assert [stage["name"] for stage in given["stages"]] == ["baseline", "from scratch"]
+
+
+PLAIN_VGG = """
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from rig.compression.tasks import load_task
+
+DIGITS = load_task("digits", "resnet8")
+loaders, evaluate, logits = DIGITS.loaders, DIGITS.evaluate, True
+
+
+class PlainVGG(nn.Module):
+    def __init__(self, widths):
+        super().__init__()
+        layers, previous = [], 1
+        for step in (16, "M", 16, 24):
+            if step == "M":
+                layers.append(nn.MaxPool2d(2))
+                continue
+            width = int(widths.get(f"features.{len(layers)}", step))
+            layers += [nn.Conv2d(previous, width, 3, padding=1), nn.ReLU()]
+            previous = width
+        self.features = nn.Sequential(*layers)
+        self.fc = nn.Linear(previous, 10)
+
+    def forward(self, x):
+        return self.fc(torch.flatten(F.adaptive_avg_pool2d(self.features(x), 1), 1))
+
+
+def model(widths=None):
+    return PlainVGG(widths or {})
+
+
+def loss(outputs, targets):
+    return F.cross_entropy(outputs, targets)
+"""
+
+
+@pytest.mark.slow
+def test_a_network_without_batch_norm_shrinks_by_gates_that_are_folded_before_export(environment, tmp_path):
+    path = tmp_path / "plain_vgg.py"
+    path.write_text(PLAIN_VGG)
+    words = ("--device", "virtual-pi4", "--task", str(path), "--target-latency", "60%", "--rounds", "2")
+    epochs = ("--epochs-baseline", "1", "--epochs-shrink", "4", "--epochs-finetune", "1", "--prune-every", "1")
+    done = rig(environment, "optimize", *words, *epochs, "--json")
+    assert done.returncode in (0, 5, 6), done.stderr
+    result = json.loads(done.stdout)
+    rows = {row["name"]: row for row in result["layers"]}
+    convolutions = ("features.0", "features.3", "features.5")
+    assert {name: row["shrunk_by"] for name, row in rows.items()} == {
+        **dict.fromkeys(convolutions, "gates"),
+        "fc": None,
+    }
+    assert sum(row["after"] for row in rows.values()) < sum(row["before"] for row in rows.values())
+    assert result["usage"]["latency"]["value"] == pytest.approx(1.0, abs=0.15)
+    stages = {stage["name"]: stage for stage in result["stages"]}
+    assert stages["fine-tune"]["onnx_difference"] < 1e-4
+    assert len(stages["shrink"]["epochs"]) == 4
+    drawn = rig(environment, "report", "--json")
+    assert drawn.returncode == 0, drawn.stderr
+    page = Path(json.loads(drawn.stdout)["artifacts"]["report"][0]).read_text()
+    assert "Without batch-norm, shrunk by gates, folded into them: features.0, features.3, features.5." in page
+
+
+@pytest.mark.slow
+def test_at_init_chooses_without_training_and_trains_from_scratch(environment):
+    epochs = ("--epochs-baseline", "2", "--epochs-shrink", "1", "--epochs-finetune", "1", "--rounds", "2")
+    done = rig(environment, "optimize", *TASK, *THREE_QUARTERS, *epochs, "--method", "at-init", "--json")
+    assert done.returncode in (0, 5, 6), done.stderr
+    result = json.loads(done.stdout)
+    assert (result["method"], result["weights"], result["retrained"]) == ("at-init", "from scratch", None)
+    assert {stage["name"] for stage in result["stages"]} == {"baseline", "from scratch"}
+    assert len(result["stages"][-1]["epochs"]) == 4  # those of all three trainings
+    assert result["usage"]["power"]["value"] == pytest.approx(1.0, abs=0.1)
+    assert result["result"]["params"] < result["baseline"]["params"]
+    assert result["controller"] == []

@@ -9,7 +9,7 @@ import typer
 
 from rig.command_line.app import Asked, Debug, Device, Json
 from rig.commands.options import MeasureOptions, OptimizeOptions, PredictOptions
-from rig.compression.methods import METHODS, SCORES, USUAL
+from rig.compression.methods import METHODS, SCORES, USUAL, WITHOUT_NORM
 
 Model = Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="An ONNX model.")]
 Fps = Annotated[str | None, typer.Option("--fps", help="Frames a second; without it inferences run back to back.")]
@@ -102,6 +102,18 @@ def optimize(
     batch: Annotated[
         int | None, typer.Option("--batch", min=1, help="Images a training step, of a built-in task (128).")
     ] = None,
+    prune_every: Annotated[
+        int,
+        typer.Option(
+            "--prune-every", min=0, help="Of morphnet: dead channels go every N epochs of shrinking (0: at its end)."
+        ),
+    ] = 0,
+    without_norm: Annotated[
+        str | None,
+        typer.Option(
+            "--without-norm", help=f"Of morphnet: what shrinks where there is no batch-norm, {', '.join(WITHOUT_NORM)}."
+        ),
+    ] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> Asked:
@@ -135,6 +147,8 @@ def optimize(
         ema=ema,
         label_smoothing=label_smoothing,
         batch=batch,
+        prune_every=prune_every,
+        without_norm=without_norm,
     )
     return Asked("optimize", options)
 

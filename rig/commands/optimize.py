@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rig.commands.optimize_misfits import refuse_misfits, require_epochs_to_prune_in
 from rig.commands.options import OptimizeOptions, command_words
 from rig.configuration import described
 from rig.cost_models import load_cost_model, shipped_warnings
@@ -82,7 +83,7 @@ def run(options: OptimizeOptions, ablation: Ablation | None = None) -> dict[str,
 
 def _settings(options: OptimizeOptions, ablation: Ablation | None) -> Settings:
     """What was typed, parsed; raises BadInputError."""
-    from rig.compression.methods import SCORES, make_method, require_served
+    from rig.compression.methods import SCORES, WITHOUT_NORM, make_method, require_served
     from rig.compression.survey import Ablation, Settings
 
     typed = (
@@ -96,20 +97,12 @@ def _settings(options: OptimizeOptions, ablation: Ablation | None) -> Settings:
     if not limits:
         raise BadInputError("no target was given", "add --target-power 3.6W --fps 60, or another --target-…")
     require_served(make_method(options.method), [limit.quantity for limit in limits])
-    if options.morph_rounds > 1 and options.method != "morphnet":
-        raise BadInputError(f"--morph-rounds says nothing to the method {options.method}", "leave it out")
-    if options.importance is not None and options.method != "allocate":
-        raise BadInputError(f"--importance says nothing to the method {options.method}", "give --method allocate too")
-    if options.importance is not None and options.importance not in SCORES:
-        raise BadInputError(f"unknown importance {options.importance!r}", f"known: {', '.join(SCORES)}")
-    if options.retrain and options.widths is not None:
-        raise BadInputError("--widths trains from scratch already", "leave --retrain out")
-    if options.widths is not None:
-        _refuse_beside_widths(options)
+    refuse_misfits(options)
     fps = parse_fps(options.fps) if options.fps is not None else None
     epochs = DEFAULT_EPOCHS.get(options.task, USUAL_EPOCHS)
     asked = (options.epochs_baseline, options.epochs_shrink, options.epochs_finetune)
     chosen = [usual if own is None else own for own, usual in zip(asked, epochs, strict=True)]
+    require_epochs_to_prune_in(options, chosen[1])
     return Settings(
         limits,
         fps,
@@ -123,26 +116,10 @@ def _settings(options: OptimizeOptions, ablation: Ablation | None) -> Settings:
         retrain=options.retrain,
         ema=options.ema,
         label_smoothing=options.label_smoothing,
+        prune_every=options.prune_every,
+        without_norm=options.without_norm or WITHOUT_NORM[0],
         ablation=ablation or Ablation(),
     )
-
-
-def _refuse_beside_widths(options: OptimizeOptions) -> None:
-    """Raise BadInputError for options of a search or of fine-tuning: widths that were given need neither."""
-    idle = {
-        "--method": options.method != OptimizeOptions.method,
-        "--morph-rounds": options.morph_rounds > 1,
-        "--importance": options.importance is not None,
-        "--rounds": options.rounds is not None,
-        "--ema": bool(options.ema),
-        "--label-smoothing": bool(options.label_smoothing),
-    }
-    said = [word for word, given in idle.items() if given]
-    if said:
-        raise BadInputError(
-            f"--widths trains the network of that file from scratch: {', '.join(said)} would say nothing to it",
-            f"leave {', '.join(said)} out",
-        )
 
 
 def _widths(path: Path) -> dict[str, int]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rig.units import Quantity
-from rig.wording import boundary_words, count, figure, label
+from rig.wording import boundary_words, count, figure, label, removal_words, scale_words
 
 if TYPE_CHECKING:
     from rig.console import Console
@@ -114,4 +114,6 @@ def _compared(result: Mapping[str, Any], console: Console) -> None:
         )
     if after["fps"]:
         console.line(f"{after['missed_deadlines']} of {after['frames']} deadlines missed at {after['fps']:g} fps")
+    for text in (*removal_words(result.get("stages") or []), *scale_words(result.get("layers") or [])):
+        console.line(f"{text[0].upper()}{text[1:]}")
     console.line(f"Network   {result['artifacts'].get('compressed', after['onnx'])}")

@@ -130,7 +130,7 @@ class OptimizeOptions:
 
     ``widths``: the network of that file is trained from scratch, in place of a search; ``retrain``: the one that was
     found is trained from scratch too. ``ema``, ``label_smoothing``: of fine-tuning; ``batch``: images a step, of a
-    built-in task.
+    built-in task. ``prune_every``: epochs of shrinking (0: at its end); ``without_norm``: None is the usual way.
     """
 
     device: str
@@ -158,6 +158,8 @@ class OptimizeOptions:
     ema: float = 0.0
     label_smoothing: float = 0.0
     batch: int | None = None
+    prune_every: int = 0
+    without_norm: str | None = None
 
 
 @dataclass(frozen=True)

@@ -127,9 +127,9 @@ class Loop:
         return network
 
     def finetune(self, candidate: Candidate, found: Found, baseline: nn.Module) -> tuple[Candidate, Path]:
-        """Train the narrow network on, taught by the baseline (one that was given: from scratch), and export it."""
+        """Train the narrow network on, taught by the baseline (or from scratch, as the method asks), and export it."""
         stage = "fine-tune"
-        if self.settings.widths is not None:
+        if self.method.from_scratch:
             stage = FROM_SCRATCH
             candidate = candidate._replace(network=self.from_scratch(candidate, found))
         else:
@@ -238,6 +238,12 @@ class Loop:
         torch.manual_seed(self.settings.seed + 100 * number)  # a resumed run drew less before it came here
         kept = self.state.setdefault("rounds", {})
         if str(number) not in kept:
+            if (self.run.path / "artifacts" / f"candidate-{number}.onnx").exists():
+                raise BadInputError(
+                    f"run {self.run.id} measured round {number} with an earlier version of the loop, which did not "
+                    "keep what it had chosen",
+                    "leave --resume out; the trained baseline is found again",
+                )
             choice = self.method.choose(_without(found, self.put_back), survey, budget.scaled(dict(factors)))
             kept[str(number)] = {**choice._asdict(), "factors": dict(factors)}
             self.workplace.save_state()

@@ -42,6 +42,7 @@ def result(loop: Loop, outcome: Outcome) -> dict[str, Any]:
         "model": loop.task.model_name,
         "seed": loop.settings.seed,
         "method": loop.method.name,
+        "prune_every": loop.settings.prune_every,
         "budget": [bound.to_json() for bound in outcome.budget.bounds],
         "reachable": loop.state["reachable"],
         "tables": {name: error._asdict() for name, error in outcome.survey.tables.error.items()},
@@ -52,7 +53,7 @@ def result(loop: Loop, outcome: Outcome) -> dict[str, Any]:
         "result": after,
         "accuracy_change": _change(before, after),
         "cost_ratio": cost_ratios(trial, loop.settings.fps),
-        "weights": "continued" if loop.settings.widths is None else "from scratch",
+        "weights": "from scratch" if loop.method.from_scratch else "continued",
         "retrained": _retrained(loop, outcome.retrained, before, after),
         "rounds": [_round(loop, outcome, one) for one in loop.rounds],
         "controller": found.history,
@@ -64,7 +65,11 @@ def result(loop: Loop, outcome: Outcome) -> dict[str, Any]:
         "validation": _validation(loop, trial, paths),
         "measurements": sorted(loop.run.measurement_ids()),
         "paced_line": loop.state.get("paced_line"),
-        "warnings": [*_warnings(loop, outcome.budget, before, after, trial), *not_retrained(outcome)],
+        "warnings": [
+            *_warnings(loop, outcome.budget, before, after, trial),
+            *not_retrained(outcome),
+            *not_removed(loop.workplace.stages),
+        ],
         "timings": timings(loop.workplace.stages),
     }
 
@@ -92,6 +97,15 @@ def not_retrained(outcome: Outcome) -> list[dict[str, Any]]:
         return []
     said = f"training the result from scratch failed, so it is not compared: {outcome.not_retrained}"
     return [warning("not-retrained", said, "the result itself is complete; try artifacts/widths.json with --widths")]
+
+
+def not_removed(stages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A warning where dead channels were to leave the network while it was trained, and could not."""
+    undone = [cut["undone"] for stage in stages for cut in stage.get("removals", []) if "undone" in cut]
+    if not undone:
+        return []
+    said = f"dead channels stayed in training to its end after {len(undone)} of its epochs: {undone[-1]}"
+    return [warning("not-removed", said, "the result is complete; it took longer to train")]
 
 
 def _retrained(
@@ -201,6 +215,7 @@ def _layers(loop: Loop, survey: Survey, found: Found, choice: Choice) -> list[di
                     "after": 0 if layer in gone else after.get(layer, before.get(layer, group.channels)),
                     "prunable": group.prunable,
                     "removed": layer in gone,
+                    "shrunk_by": found.scales.get(group.name),
                     "why": group.why_fixed or put_back.get(group.name) or None,
                 }
             )

@@ -52,7 +52,9 @@ class Settings(NamedTuple):
 
     method: a name of ``methods.METHODS``; morph_rounds: how often MorphNet shrinks; widths: the network to train from
     scratch in place of a search, layer → channels; retrain: train the final network from scratch too; importance: what
-    the allocator scores channels by (``importance.IMPORTANCES``); ema, label_smoothing: of fine-tuning.
+    the allocator scores channels by (``importance.IMPORTANCES``); ema, label_smoothing: of fine-tuning; prune_every:
+    epochs of shrinking after which dead channels leave the network (0: at its end); without_norm: what shrinks where
+    there is no batch-norm, gates or filters.
     """
 
     limits: tuple[Limit, ...]
@@ -70,6 +72,8 @@ class Settings(NamedTuple):
     ablation: Ablation = Ablation()
     ema: float = 0.0
     label_smoothing: float = 0.0
+    prune_every: int = 0
+    without_norm: str = "gates"
 
     @property
     def epochs(self) -> int:

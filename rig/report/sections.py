@@ -19,6 +19,7 @@ from rig.report.network_figures import Counted
 from rig.report.summary import caveats, headline, networks_table
 from rig.report.survey import survey_table
 from rig.results import RunResult
+from rig.wording import removal_words, scale_words
 
 Block = ReportFigure | ReportTable | Paragraph
 
@@ -40,7 +41,7 @@ def sections(data: ReportInput) -> list[Section]:
         Section(2, "Was it valid?", tuple(_validity(data))),
         Section(3, f"Where did the {'energy' if result.has_power else 'time'} go?", tuple(_energy(result))),
         Section(4, "Why this network?", tuple(_steering(result))),
-        Section(5, "What was removed?", tuple(layers_figure(part) for part in layers_data(result.layers))),
+        Section(5, "What was removed?", tuple(_removed(result))),
         Section(6, "Can I trust the prediction?", tuple(_prediction(result))),
         Section(7, "Do FLOPs suffice?", tuple(_flops(result))),
         Section(8, "What do the usual measures say?", tuple(_survey(data))),
@@ -90,6 +91,14 @@ def _steering(result: RunResult) -> Iterable[Block]:
         yield rounds_figure(rounds)
     if controller is not None:
         yield controller_figure(controller, result.simulated)
+
+
+def _removed(result: RunResult) -> Iterable[Block]:
+    for part in layers_data(result.layers):
+        yield layers_figure(part)
+    stages, layers = ([one.model_dump() for one in several] for several in (result.stages, result.layers))
+    for text in (*removal_words(stages), *scale_words(layers)):
+        yield Paragraph(f"{text[0].upper()}{text[1:]}.", "note")
 
 
 def _prediction(result: RunResult) -> Iterable[Block]:

@@ -9,11 +9,11 @@ from stairs import INPUT, build, stairs
 
 from power_models.kernels import kernel_graph
 from power_models.tables import NetworkTables
-from rig.compression import training
 from rig.compression.cutting.groups import find_groups
 from rig.compression.cutting.template import Template, make_template
 from rig.compression.export import to_onnx
 from rig.compression.networks import ResNet
+from rig.compression.training import precision
 
 
 @pytest.fixture(scope="session")
@@ -54,4 +54,4 @@ def survey(template):
 @pytest.fixture
 def one_precision(monkeypatch):
     """What is faster is measured, so it may differ from one run to the next."""
-    monkeypatch.setattr(training, "fastest_precision", lambda *_: torch.float32)
+    monkeypatch.setattr(precision, "choose", lambda times_s: "float32")

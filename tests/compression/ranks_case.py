@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from training_cases import Remover, batches, fresh, small_task
+from training_cases import Remover, altered, batches, fresh, small_task
 
 from rig.compression import distributed
 from rig.compression.tasks import Task
@@ -18,7 +18,7 @@ from rig.compression.training import TrainingPlan, serve, train
 PLAIN = TrainingPlan(2, 0.05, precision="float32")
 EVERYTHING = PLAIN._replace(ema=0.7, label_smoothing=0.1, seed=3)
 STEPS = 10  # of each training
-FAILING = 2 * STEPS + 7  # the seventh step of the third
+FAILING = 3 * STEPS + 7  # the seventh step of the fourth
 
 
 class Shuffled:
@@ -50,11 +50,12 @@ def case(dying: bool = False) -> Task:
 
 
 def trained(task: Task) -> dict[str, Any]:
-    """As simple as can be; with hook, surgery, teacher and average; with a step that fails."""
+    """As simple as can be; with surgery, teacher and average; with a branch out and gates; with a step that fails."""
     network = fresh(1)
     done = {
         "plain": train(fresh(), task, PLAIN),
         "everything": train(network, task, EVERYTHING, hook=Remover(network, at=2), teacher=fresh(2)),
+        "altered": train(altered(), task, PLAIN, teacher=altered(())),
         "back": train(fresh(), task, PLAIN),
     }
     return {

@@ -22,6 +22,7 @@ from rig.compression.cutting.surgery import bare_network, expresses, function_di
 from rig.compression.cutting.template import Template, make_template
 from rig.compression.cutting.verified_surgery import rehearsed, verified_narrow
 from rig.compression.export import to_onnx
+from rig.compression.networks import BasicBlock, ResNet
 from rig.compression.tasks import Task
 from rig.errors import ModelError
 
@@ -258,6 +259,56 @@ def test_a_block_that_cannot_go_is_found_before_training():
     after = rehearsed(scrambled(Inplace()), Inplace, template, EXAMPLE)
     assert after.blocks == []
     assert dict(after.refused)[block.name].startswith("the residual branch of one, one_b cannot be taken out")
+
+
+class Deciding(ResNet):
+    """It decides by a shape, which torch.fx cannot follow; its model(widths) leaves blocks out."""
+
+    def forward(self, x):
+        if x.shape[-1] < 4:
+            raise ValueError("too small")
+        return super().forward(x)
+
+
+class HalfBlock(BasicBlock):
+    """A block whose branch is one half where its last batch-norm gives nothing."""
+
+    def forward(self, x):
+        if self.removed:
+            return torch.relu(self.shortcut(x))
+        out = torch.relu(self.bn1(self.conv1(x)))
+        return torch.relu(torch.sigmoid(self.bn2(self.conv2(out))) + self.shortcut(x))
+
+
+def halved(widths=None):
+    network = deciding(widths)
+    for stage in (network.layer1, network.layer2):
+        stage[0].__class__ = HalfBlock
+    return network
+
+
+def deciding(widths=None):
+    return Deciding((1, 1), (8, 8), widths=widths)
+
+
+@pytest.mark.parametrize(("build", "offered"), [(deciding, True), (halved, False)])
+def test_blocks_of_a_network_that_cannot_be_traced_are_tried_by_a_hook(build, offered):
+    torch.manual_seed(0)
+    network = build().eval()
+    nodes = kernel_graph(to_onnx(network, (1, 16, 16)), "virtual")
+    example = torch.zeros(1, 1, 16, 16)
+    template = make_template(nodes, find_groups(network, example, build))
+    names = {b.name for b in template.blocks}
+    assert names == {"layer1.0", "layer2.0"}
+    with pytest.raises(ModelError, match="cannot be traced"):
+        bypassed(network, template.blocks[0].layers, example)
+    after = rehearsed(network, build, template, example)
+    assert {b.name for b in after.blocks} == (names if offered else set())
+    assert set(dict(after.refused)) == (set() if offered else names)
+    if offered:
+        removed = sorted(names)
+        found = verified_narrow(scrambled(network), build, after, {}, after.seed_widths(), removed, example, onnx=False)
+        assert (found.removed, found.refused) == (removed, {})
 
 
 # --- the check of every surgery -------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from torch import nn
 
 from power_models.kernels import kernel_graph
 from rig.compression import loop as loops
-from rig.compression import outcome, training
+from rig.compression import outcome
 from rig.compression.cutting.groups import find_groups
 from rig.compression.cutting.realize import Realized
 from rig.compression.cutting.rehearsal import scrambled
@@ -23,7 +23,8 @@ from rig.compression.export import to_onnx
 from rig.compression.methods.base import Choice, Found
 from rig.compression.survey import Settings
 from rig.compression.tasks import Task, accuracy
-from rig.compression.training import DivergedError, TrainingPlan
+from rig.compression.training import DivergedError, TrainingPlan, precision
+from rig.errors import BadInputError
 from rig.profiles import load_profile
 from rig.store.store import Store
 
@@ -54,7 +55,7 @@ def odd_found():
 
 @pytest.fixture(autouse=True)
 def one_precision(monkeypatch):
-    monkeypatch.setattr(training, "fastest_precision", lambda *_: torch.float32)
+    monkeypatch.setattr(precision, "choose", lambda times_s: "float32")
 
 
 def loop_in(folder: Path, task, run=None, **settings):
@@ -147,6 +148,17 @@ def test_a_resumed_round_is_the_one_that_was_measured(small, found, template, tm
     assert factors == {"latency": 0.8}
     assert resumed._realized(3, found, survey, budget, factors).choice.widths["layer1.0.conv1"] == 5
     assert resumed.run.read_json("state.json")["rounds"]["3"]["factors"] == {"latency": 0.8}
+
+
+def test_a_round_whose_choice_was_not_kept_is_not_chosen_anew(small, found, template, tmp_path):
+    survey = case.survey_of(template)
+    loop = loop_in(tmp_path, small)
+    loop.method = Chooses(9)
+    candidate = loop.run.path / "artifacts" / "candidate-1.onnx"
+    candidate.parent.mkdir(parents=True, exist_ok=True)
+    candidate.touch()  # as a version left it that kept no choices
+    with pytest.raises(BadInputError, match="measured round 1 with an earlier version"):
+        loop._realized(1, found, survey, case.budget_of(survey, "latency"), {})
 
 
 def test_a_block_that_was_put_back_is_left_out_of_later_rounds(small, found, template, tmp_path, monkeypatch):

@@ -13,10 +13,11 @@ from rig.compression.methods import METHODS, make_method, require_served
 from rig.compression.methods.base import RESOURCES
 from rig.errors import BadInputError
 
+VARIANTS = {**{name: (name, {}) for name in sorted(METHODS)}, "morphnet-pruning": ("morphnet", {"prune_every": 1})}
 CASES = [
-    (name, limit)
-    for name in sorted(METHODS)
-    for limit in case.LIMITS
+    (variant, limit)
+    for variant, (name, settings) in VARIANTS.items()
+    for limit in (case.LIMITS if not settings else ["latency"])
     if case.LIMITS[limit][0] in make_method(name).serves
 ]
 
@@ -32,12 +33,13 @@ def test_it_serves_what_the_rig_knows_and_says_its_name(name):
     assert method.serves <= RESOURCES
 
 
-@pytest.mark.parametrize(("name", "limit"), CASES)
-def test_what_it_chooses_can_be_built_and_holds_the_budget(name, limit, task, survey, network, tmp_path):
+@pytest.mark.parametrize(("variant", "limit"), CASES)
+def test_what_it_chooses_can_be_built_and_holds_the_budget(variant, limit, task, survey, network, tmp_path):
     budget = case.budget_of(survey, limit)
+    name, settings = VARIANTS[variant]
     before = copy.deepcopy(network.state_dict())
     method = make_method(name)
-    found = method.search(case.workplace_in(tmp_path, task), network, survey, budget)
+    found = method.search(case.workplace_in(tmp_path, task, **settings), network, survey, budget)
     assert all(torch.equal(a, b) for a, b in zip(before.values(), network.state_dict().values(), strict=True))
     groups = {g.name: g for g in found.template.groups}
     blocks = {b.name: b for b in found.template.blocks}
@@ -60,12 +62,13 @@ def test_what_it_chooses_can_be_built_and_holds_the_budget(name, limit, task, su
     assert [p.shape for p in rebuilt.parameters()] == [p.shape for p in built.parameters()]
 
 
-@pytest.mark.parametrize("name", sorted(METHODS))
-def test_a_repeat_gives_the_same_widths_and_a_resumed_search_too(name, task, survey, network, tmp_path):
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_repeat_gives_the_same_widths_and_a_resumed_search_too(variant, task, survey, network, tmp_path):
     budget = case.budget_of(survey, "latency")
+    name, settings = VARIANTS[variant]
     choices, states = [], []
     for folder in ("one", "other", "one"):  # the third takes up the checkpoints of the first
-        workplace = case.workplace_in(tmp_path / folder, task)
+        workplace = case.workplace_in(tmp_path / folder, task, **settings)
         if folder == "one" and states:
             workplace.state.update(states[0])
         method = make_method(name)

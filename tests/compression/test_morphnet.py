@@ -8,22 +8,12 @@ import compression_case as case
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import nn
 
-from power_models.kernels import kernel_graph
-from rig.compression import training
-from rig.compression.budget import resolve
 from rig.compression.cutting.groups import find_groups
-from rig.compression.cutting.realize import realized
-from rig.compression.cutting.surgery import bare_network, function_difference
-from rig.compression.cutting.template import make_template
-from rig.compression.export import to_onnx
+from rig.compression.cutting.surgery import function_difference
 from rig.compression.methods import morphnet
-from rig.compression.methods.base import Choice
 from rig.compression.methods.controller import StrengthController
 from rig.compression.survey import Ablation
-from rig.units import parse_limit
 
 pytestmark = pytest.mark.usefixtures("one_precision")
 
@@ -65,7 +55,8 @@ def test_what_grows_beyond_the_seed_leaves_the_function_as_it_was(task, survey, 
                 scale.bias[4:] = 0.0
     template = survey.template._replace(groups=groups)
     workplace = case.workplace_in(tmp_path, task)
-    wide = morphnet._grown(workplace, shrunk, template, survey, case.budget_of(survey, "params", "80%"), alive, 1)
+    left = morphnet.Shrunk(shrunk, template, alive, [])
+    wide = morphnet._grown(workplace, left, survey, case.budget_of(survey, "params", "80%"), 1)
     widths = workplace.state["grown"]["1"]
     assert widths["layer1.0.conv1"] > 16
     assert widths["layer2.0.conv1"] < 32
@@ -128,44 +119,3 @@ def test_steering_by_flops_prices_channels_by_flops_alone(survey):
     slope = gradient(survey.predicted)
     assert np.flatnonzero(slope).tolist() == [2]
     assert float(slope @ survey.predicted) == pytest.approx(2.0)  # as dear as the budget says the network is
-
-
-class Plain(nn.Module):
-    """Three convolutions without batch-norm."""
-
-    def __init__(self, widths=None):
-        super().__init__()
-        a, b, c = ((widths or {}).get(name, 16) for name in ("conv1", "conv2", "conv3"))
-        self.conv1 = nn.Conv2d(1, a, 3, padding=1)
-        self.conv2 = nn.Conv2d(a, b, 3, padding=1, stride=2)
-        self.conv3 = nn.Conv2d(b, c, 3, padding=1)
-        self.fc = nn.Linear(c, 10)
-
-    def forward(self, x):
-        x = F.relu(self.conv3(F.relu(self.conv2(F.relu(self.conv1(x))))))
-        return self.fc(torch.flatten(F.adaptive_avg_pool2d(x, 1), 1))
-
-
-def test_a_network_without_batch_norm_shrinks_by_group_lasso(task, tmp_path):
-    torch.manual_seed(0)
-    network = Plain()
-    plain_task = task._replace(model=Plain, model_name="plain")
-    training.train(network, plain_task, training.TrainingPlan(6, 0.05))
-    graph = kernel_graph(to_onnx(network, case.INPUT), "virtual")
-    survey = case.survey_of(make_template(graph, find_groups(network, torch.zeros(1, *case.INPUT))))
-    budget = resolve([parse_limit("latency", "60%")], None, 0.0, survey.measured)
-    workplace = case.workplace_in(tmp_path, plain_task, 24)
-    method = morphnet.MorphNet()
-    found = method.search(workplace, network, survey, budget)
-    assert stages_of(workplace)["shrink"]["reached"] > 0.9
-    dead = found.network.conv2.weight.flatten(1).norm(dim=1) == 0
-    assert 0 < int(dead.sum()) == 16 - found.alive["conv2"]
-    assert (found.network.conv2.bias[dead] == 0).all()
-    bare, _ = bare_network(found.network, plain_task, found.template, [])
-    inputs = torch.randn(8, *case.INPUT)
-    assert function_difference(found.network, bare, inputs) < 1e-5
-    choice = method.choose(found, survey, budget)
-    built = realized(found.network, found.template, found.importance, choice, plain_task)
-    assert budget.usage(survey.tables.totals(choice.widths)) <= 1.0
-    assert built.conv2.out_channels == choice.widths["conv2"]
-    assert isinstance(choice, Choice)

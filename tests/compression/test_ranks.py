@@ -39,7 +39,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["plain", "everything", "back"])
+@pytest.mark.parametrize("name", ["plain", "everything", "altered", "back"])
 def test_two_ranks_give_what_one_gives(both, name):
     one, two = (found[name] for found in both)
     assert (one["ranks"], two["ranks"]) == (1, 2)
@@ -56,6 +56,8 @@ def test_surgery_and_going_back_happened(both):
     one, _ = both
     assert one["everything"]["values"]["layer1.0.conv1.weight"].shape == (5, 8, 3, 3)
     assert one["back"]["rollbacks"] == [5]
+    assert "conv1.gate" in one["altered"]["values"]
+    assert not any(key.startswith("layer1.0.conv1") for key in one["altered"]["values"])
     assert one["plain"]["rollbacks"] == []
 
 

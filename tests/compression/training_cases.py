@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from rig.compression import tasks
+from rig.compression.cutting.bypass import bypassed
+from rig.compression.cutting.gates import gate_layers
 from rig.compression.cutting.groups import find_groups
 from rig.compression.cutting.removal import Cut, cut_of, dead_channels
 from rig.compression.networks import ResNet
 
 INPUT = (1, 8, 8)
 BATCH = 16
+BRANCH = ["layer1.0.conv1", "layer1.0.conv2"]
 
 
 def build(widths: dict[str, int] | None = None) -> ResNet:
@@ -23,6 +27,12 @@ def build(widths: dict[str, int] | None = None) -> ResNet:
 def fresh(seed: int = 0) -> ResNet:
     torch.manual_seed(seed)
     return build()
+
+
+def altered(gates: Sequence[str] = ("conv1",), branch: bool = True) -> nn.Module:
+    """A network with a branch taken out of its graph and with gates."""
+    network = fresh()
+    return gate_layers(bypassed(network, BRANCH, torch.zeros(1, *INPUT)) if branch else network, gates)
 
 
 def batches(count: int = 6, last: int = BATCH) -> list[tuple[torch.Tensor, torch.Tensor]]:

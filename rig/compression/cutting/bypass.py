@@ -27,6 +27,7 @@ from rig.errors import ModelError
 
 ADDITIONS = (operator.add, operator.iadd, torch.add)
 SAME = 1e-5  # of the largest output: the same operators on the same numbers
+BRANCHES = "bypassed"  # in a graph module's ``meta``: the layers of each branch that was taken out
 
 
 def bypassed(network: nn.Module, layers: Collection[str], example: Tensor) -> nn.Module:
@@ -48,11 +49,17 @@ def bypassed(network: nn.Module, layers: Collection[str], example: Tensor) -> nn
         traced.graph.lint()
         traced.recompile()
         traced.delete_all_unused_submodules()
+        traced.meta[BRANCHES] = [*bypassed_branches(network), sorted(layers)]
         with in_inference(traced), torch.no_grad():
             _require_same(traced(inputs), silent, layers, "without it the network does not compute what it did")
     except FOREIGN_ERRORS as error:
         raise _refused(layers, f"{type(error).__name__}: {error}") from error
     return traced.train(network.training)
+
+
+def bypassed_branches(network: nn.Module) -> list[list[str]]:
+    """The branches that were taken out of a network, each by its layers, in the order in which they went."""
+    return [list(layers) for layers in network.meta.get(BRANCHES, [])] if isinstance(network, fx.GraphModule) else []
 
 
 def silenced(network: nn.Module, layers: Collection[str]) -> nn.Module:

@@ -59,12 +59,26 @@ def with_gates(network: nn.Module, groups: Iterable[ChannelGroup]) -> nn.Module:
     is of a class of its own (its forward pass is not ours to rewrite) the group keeps its filters as scales.
     """
     gated = copy.deepcopy(network)
+    layers = []
     for group in groups:
         plain = all(type(gated.get_submodule(layer)) in (nn.Conv2d, nn.Linear) for layer in group.writers)
         if group.prunable and group.scaled_by == "filters" and plain:
-            for layer in group.writers:
-                _put(gated, layer, _gated(gated.get_submodule(layer)))
-    return gated
+            layers += group.writers
+    return gate_layers(gated, layers)
+
+
+def gate_layers(network: nn.Module, layers: Iterable[str]) -> nn.Module:
+    """Put open gates behind these convolutions and linear layers, those that the network has, in place."""
+    there = dict(network.named_modules())
+    for layer in layers:
+        if layer in there:
+            _put(network, layer, _gated(there[layer]))
+    return network
+
+
+def gated_layers(network: nn.Module) -> list[str]:
+    """The layers that have gates, in the order in which the network lists them."""
+    return [name for name, module in network.named_modules() if isinstance(module, GATED)]
 
 
 def fold_gates(network: nn.Module) -> nn.Module:

@@ -56,12 +56,16 @@ def realized(
 
 
 def kept_channels(template: Template, importance: Mapping[str, Tensor], choice: Choice) -> dict[str, list[int]]:
-    """Which channels of each group stay: the most important, the dead (norm 0) after all the living."""
+    """Which channels of each group stay: the most important of the living.
+
+    The dead (norm 0) make room for new ones: behind a ReLU a channel of zeros gets no gradient and would stay dead.
+    """
     gone = {g for b in template.blocks if b.name in choice.removed for g in b.inner}
     kept = {}
     for group in template.groups:
         if group.prunable and group.name not in gone:
-            # Dead channels have no importance; among the living the score decides.
-            score = importance[group.name] + 1e-6 * (group.norms().detach() > 0)
-            kept[group.name] = keep_channels(group, score, choice.widths[group.name])
+            living = group.norms().detach() > 0
+            score = importance[group.name] + 1e-6 * living  # what the loss does not hang on is not dead yet
+            width = min(choice.widths[group.name], max(1, int(living.sum())))
+            kept[group.name] = keep_channels(group, score, width)
     return kept

@@ -1,15 +1,59 @@
-"""The table of widths by which a task's ``model(widths)`` builds a network again, found from the network itself."""
+"""How a network is made again from a task's ``model(widths)``, found from the network itself.
+
+    model(widths) ──► branches taken out of the graph (``bypass``) ──► gates put in (``gates``)
+
+The last two are what surgery and training did beside the widths. A ``Recipe`` is plain data, so that it can go into
+checkpoints and to other processes; a network's values are its ``state_dict``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from rig.compression.cutting.bypass import bypassed, bypassed_branches
+from rig.compression.cutting.gates import gate_layers, gated_layers
 from rig.errors import ModelError
 
 Build = Callable[..., nn.Module]
+
+
+class Recipe(NamedTuple):
+    """widths: the table for ``model(widths)``; bypassed: layers of each branch taken out; gated: layers with gates."""
+
+    widths: dict[str, int]
+    bypassed: list[list[str]]
+    gated: list[str]
+
+
+def recipe_of(network: nn.Module, build: Build, example: Tensor) -> Recipe:
+    """How ``network`` is made again; raises ModelError where no table of widths gives its shapes."""
+    widths = layer_table(network, builder_of(network, build, example))
+    return Recipe(widths, bypassed_branches(network), gated_layers(network))
+
+
+def made(recipe: Recipe, build: Build, example: Tensor) -> nn.Module:
+    """The network of a recipe, untrained; torch's random generator stays as it was."""
+    return built(_completed(build, recipe.bypassed, recipe.gated, example), recipe.widths)
+
+
+def builder_of(network: nn.Module, build: Build, example: Tensor) -> Build:
+    """``build`` with everything done to what it gives that was done to ``network`` beside its widths."""
+    branches, gated = bypassed_branches(network), gated_layers(network)
+    return _completed(build, branches, gated, example) if branches or gated else build
+
+
+def _completed(build: Build, branches: list[list[str]], gated: list[str], example: Tensor) -> Build:
+    def completed(widths: Mapping[str, int] | None = None) -> nn.Module:
+        network = build(widths) if widths else build()
+        for layers in branches:
+            network = bypassed(network, layers, example)
+        return gate_layers(network, gated)
+
+    return completed
 
 
 def built(build: Build, table: Mapping[str, int] | None) -> nn.Module:

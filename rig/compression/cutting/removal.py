@@ -68,14 +68,17 @@ def cut_of(
 ) -> Cut | None:
     """The cut that takes out the dead units, bool (width,) by group, and the blocks; None where that is nothing.
 
-    A group keeps one unit at least, unless it vanishes with a block.
+    A group keeps one unit at least, unless it vanishes with a block; two, where a convolution in groups is in it: with
+    one it would be depthwise, and tie its inputs to its outputs.
     """
     vanishing = {name for block in blocks for name in block.inner}
     cut = [g for g in groups if g.prunable and g.name not in vanishing]
     kept = {}
     for group in cut:
         units = torch.nonzero(~dead[group.name]).flatten().tolist() if group.name in dead else list(range(group.width))
-        kept[group.name] = units or [0]
+        least = 1 if group.quantum == 1 else 2
+        spared = [unit for unit in range(group.width) if unit not in units][: max(0, least - len(units))]
+        kept[group.name] = sorted([*units, *spared])
     if not blocks and all(len(kept[g.name]) == g.width for g in cut):
         return None
     gone = [layer for block in blocks for layer in block.layers]

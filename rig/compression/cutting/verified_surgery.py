@@ -11,6 +11,7 @@ what the narrow one must. A group that was put back is left alone from then on (
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,12 +21,13 @@ import torch
 from torch import Tensor, nn
 
 from rig.compression.cutting.bypass import silenced
+from rig.compression.cutting.channel_group import NORMS
 from rig.compression.cutting.folding import fold_constants
 from rig.compression.cutting.gates import fold_gates
 from rig.compression.cutting.rehearsal import difference, masked, scrambled
 from rig.compression.cutting.surgery import narrow
 from rig.compression.cutting.template import Template
-from rig.compression.cutting.tracing import FOREIGN_ERRORS
+from rig.compression.cutting.tracing import FOREIGN_ERRORS, in_inference
 from rig.compression.export import save_checked
 from rig.errors import ModelError, RigError
 
@@ -112,7 +114,7 @@ def unequal(
 ) -> str:
     """Where a narrow network does not compute what the masked one does; empty if it is the same function.
 
-    constants: as given to ``narrow``, if it folded any. Raises ModelError for a block whose branch cannot be silenced.
+    constants: as given to ``narrow``, if it folded any.
     """
     vanishing = {g for b in template.blocks if b.name in removed for g in b.inner}
     cut = [g for g in template.groups if g.prunable and g.name not in vanishing]
@@ -122,12 +124,47 @@ def unequal(
         fold_constants(wide, cut, dropped, constants)
     else:
         wide = masked(wide, cut, kept)
+    inputs = torch.randn(2, *example.shape[1:], generator=torch.Generator().manual_seed(0)).to(example.dtype)
     there = {name for name, _ in wide.named_modules()}
     for block in template.blocks:
         if block.name in removed and there.issuperset(block.layers):  # else it went before
-            wide = silenced(wide, block.layers)
-    inputs = torch.randn(2, *example.shape[1:], generator=torch.Generator().manual_seed(0)).to(example.dtype)
+            wide = _silent(wide, block.layers, inputs)
     return difference(wide, found, cut, kept, widths, inputs)
+
+
+def _silent(network: nn.Module, layers: Sequence[str], inputs: Tensor) -> nn.Module:
+    """A copy whose residual branch of ``layers`` gives zeros: in its traced graph, or, where it has none, by a hook.
+
+    The hook is on the batch-norm behind the branch's last layer, or on that layer. What comes behind it and is not zero
+    at zero shows as a difference.
+    """
+    try:
+        return silenced(network, layers)
+    except ModelError:
+        quiet = copy.deepcopy(network)
+        end = _end_of_branch(quiet, layers[-1], inputs)
+        end.register_forward_hook(lambda module, given, output: torch.zeros_like(output))
+        return quiet
+
+
+def _end_of_branch(network: nn.Module, last: str, inputs: Tensor) -> nn.Module:
+    """The batch-norm that takes what the layer ``last`` gives, or that layer."""
+    layer = network.get_submodule(last)
+    found, given_on = [layer], []
+    hooks = [layer.register_forward_hook(lambda module, given, output: given_on.append(output))]
+    for norm in (m for m in network.modules() if isinstance(m, NORMS)):
+        hooks.append(
+            norm.register_forward_pre_hook(
+                lambda module, given: found.append(module) if any(given[0] is one for one in given_on) else None
+            )
+        )
+    try:
+        with in_inference(network), torch.no_grad():
+            network(inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found[-1]
 
 
 def rehearsed(network: nn.Module, build: Build, template: Template, example: Tensor) -> Template:

@@ -17,9 +17,14 @@ if TYPE_CHECKING:
 
     from rig.compression.methods.base import Method
 
-METHODS = {"morphnet": "rig.compression.methods.morphnet", "allocate": "rig.compression.methods.allocate"}
+METHODS = {
+    "morphnet": "rig.compression.methods.morphnet",
+    "allocate": "rig.compression.methods.allocate",
+    "at-init": "rig.compression.methods.at_init",
+}
 USUAL = "morphnet"
 SCORES = ("taylor", "bn-taylor", "magnitude")  # of channels, for ``allocate``: the names in ``importance.IMPORTANCES``
+WITHOUT_NORM = ("gates", "filters")  # what ``morphnet`` shrinks where there is no batch-norm
 
 
 def make_method(name: str) -> Method:

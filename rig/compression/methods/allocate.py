@@ -67,6 +67,7 @@ class Allocate:
 
     name = "allocate"
     serves = RESOURCES
+    from_scratch = False
 
     def search(self, workplace: Workplace, baseline: nn.Module, survey: Survey, budget: Budget) -> Found:
         """Cut a copy of the baseline in steps; raises InfeasibleTargetError before training where limits clash."""

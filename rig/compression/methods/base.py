@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -36,7 +37,7 @@ class Found(NamedTuple):
     network: trained, holds the weights from which channels are taken; template: its groups point into it (their widths
     may be other than the seed network's); importance: per prunable group, shape (width,); alive: widths the search
     ended with; removed: residual blocks that it took out; history: the steering, for the report; trials: the blocks
-    looked at.
+    looked at; scales: what each prunable group shrank by (``ChannelGroup.scaled_by``), where the search shrank any.
     """
 
     network: nn.Module
@@ -46,6 +47,7 @@ class Found(NamedTuple):
     removed: list[str]
     history: list[dict[str, Any]]
     trials: list[dict[str, Any]]
+    scales: Mapping[str, str] = MappingProxyType({})
 
 
 class Choice(NamedTuple):
@@ -56,10 +58,14 @@ class Choice(NamedTuple):
 
 
 class Method(Protocol):
-    """A way to compress; ``serves`` are the quantities of ``RESOURCES`` that it can be given a limit of."""
+    """A way to compress; ``serves`` are the quantities of ``RESOURCES`` that it can be given a limit of.
+
+    from_scratch: only widths come of its search; the loop trains that network from fresh weights, not on.
+    """
 
     name: str
     serves: frozenset[str]
+    from_scratch: bool
 
     def search(self, workplace: Workplace, baseline: nn.Module, survey: Survey, budget: Budget) -> Found:
         """Look for what can go; ``baseline`` is not changed."""
@@ -109,8 +115,11 @@ class Workplace:
         checkpoint: Path,
         hook: StepHook | None = None,
         teacher: nn.Module | None = None,
-    ) -> None:
-        """Train in place; a checkpoint that is there is taken up. Time and peak memory go into ``stages``."""
+    ) -> nn.Module:
+        """Train in place; a checkpoint that is there is taken up. Time and peak memory go into ``stages``.
+
+        Returns what is left of the network: itself, or the narrower one that a hook's surgery made of it.
+        """
         self.progress.stage(f"{name}: training {plan.epochs:g} epochs")
         start = time.monotonic()
 
@@ -129,6 +138,7 @@ class Workplace:
         self.state["trained"][checkpoint.stem] = {**spent, **trained.facts}
         self.save_state()
         self.stages.append({"name": name, **spent, **trained.facts})
+        return trained.network
 
     def recall(self, name: str, checkpoint: Path) -> None:
         """Put into ``stages`` what a stretch of training took before a stop, where this run trained it."""

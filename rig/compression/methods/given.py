@@ -23,6 +23,7 @@ class Given:
 
     name = "widths"
     serves = RESOURCES
+    from_scratch = True
 
     def search(self, workplace: Workplace, baseline: nn.Module, survey: Survey, budget: Budget) -> Found:
         """Read the table of widths; raises BadInputError where it does not fit the network, or the run's beginning."""

@@ -11,12 +11,16 @@ Gordon et al., CVPR 2018 (arXiv 1711.06798). Differences:
   What grows, beyond the seed network too, is built by the task's ``model(widths)`` with outgoing weights of zero, so
   that the function stays; what was dead before makes room for it.
 - Whole residual blocks go at the end, where that is cheaper than narrowing (``rig.compression.choosing.blocks``).
+- The paper carries dead channels to the end; with ``prune_every`` they leave the network while it is trained
+  (PruneTrain, Lym et al., SC 2019), so that later epochs cost less (``rig.compression.training.removing``).
+- The paper needs batch-norms, its code has group lasso for layers without. Here such layers get a gate a channel while
+  they shrink (``rig.compression.cutting.gates``), where their class is PyTorch's own; else their filters shrink.
 """
 
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor, nn
@@ -26,6 +30,7 @@ from rig.compression.budget import Budget
 from rig.compression.choosing import blocks
 from rig.compression.choosing.importance import taylor
 from rig.compression.choosing.widths import WidthChooser
+from rig.compression.cutting.gates import with_gates
 from rig.compression.cutting.groups import find_groups
 from rig.compression.cutting.realize import kept_channels
 from rig.compression.cutting.surgery import bare_network, narrow
@@ -34,6 +39,7 @@ from rig.compression.methods.base import RESOURCES, Choice, Found, Workplace
 from rig.compression.methods.controller import StrengthController
 from rig.compression.survey import Survey
 from rig.compression.training import TrainingPlan
+from rig.compression.training.removing import Removing
 
 SHRINK_RATE = 0.05
 OVERSHOOT = 1.25  # of the budget's active part, between rounds: what the next round can choose from
@@ -42,11 +48,21 @@ LOOKS = 150  # at the true cost, over the whole stretch of training
 PACE = 10.0  # a channel that must go is gone within a tenth of the training
 
 
+class Shrunk(NamedTuple):
+    """What a round of shrinking leaves: a network, the template of its groups, the widths alive, the record."""
+
+    network: nn.Module
+    template: Template
+    alive: dict[str, int]
+    history: list[dict[str, Any]]
+
+
 class MorphNet:
     """The method; ``search`` shrinks ``settings.morph_rounds`` times, ``choose`` rounds, cuts and expands."""
 
     name = "morphnet"
     serves = RESOURCES
+    from_scratch = False
 
     def __init__(self) -> None:
         self.expand = True
@@ -58,19 +74,20 @@ class MorphNet:
         history: list[dict[str, Any]] = []
         rounds = workplace.settings.morph_rounds
         for number in range(1, rounds + 1):
-            groups = find_groups(network, workplace.example, like=survey.template.groups)
-            template = survey.template._replace(groups=groups)
-            shrinker = _shrink(workplace, network, template, survey, budget, number)
-            history += _continued(history, shrinker.history)
+            shrunk = _shrink(workplace, network, survey, budget, number)
+            history += _continued(history, shrunk.history)
             if number < rounds:
-                alive = shrinker.regularizer.widths()
-                network = _grown(workplace, network, template, survey, budget, alive, number)
+                network = _grown(workplace, shrunk, survey, budget, number)
+        network, template = shrunk.network, shrunk.template
         importance = taylor(network, workplace.task, template.groups)
-        _remove_blocks(workplace, network, template, survey, budget, shrinker, importance)
+        _remove_blocks(workplace, shrunk, survey, budget, importance)
         state = workplace.state
         _note_removal(workplace, network, template, list(state["removed"]))
         alive = {name: int(width) for name, width in state["alive"].items()}
-        return Found(network, template, importance, alive, list(state["removed"]), history, list(state["trials"]))
+        scales = {g.name: g.scaled_by for g in template.groups if g.prunable}
+        return Found(
+            network, template, importance, alive, list(state["removed"]), history, list(state["trials"]), scales
+        )
 
     def choose(self, found: Found, survey: Survey, budget: Budget) -> Choice:
         """The alive widths rounded to what pays, cut where they are over the budget, expanded to what is left of it."""
@@ -103,6 +120,7 @@ class Shrinker:
         self.grace = grace
         self.strength = 0.0
         self.history: list[dict[str, Any]] = []
+        self._channels = sum(g.width for g in regularizer.groups)  # before any is taken out
 
     def after_step(self, step: int, total: int, learning_rate: float, loss: float) -> None:
         """Proximal step after each optimizer step; the controller looks at the true cost LOOKS times."""
@@ -122,7 +140,6 @@ class Shrinker:
         if self.gradient_on:
             self.regularizer.condemn(self.strength)
         widths = self.regularizer.widths()
-        whole = sum(g.width for g in self.regularizer.groups)
         self.history.append(
             {
                 "step": step,
@@ -131,7 +148,7 @@ class Shrinker:
                 "relaxed_cost": float(self.regularizer.penalty().detach()),
                 "target_cost": float(self.controller.wanted(share)),
                 "loss": loss,
-                "alive_share": sum(widths.values()) / whole,
+                "alive_share": sum(widths.values()) / self._channels,
             }
         )
 
@@ -162,11 +179,10 @@ class Shrinker:
 # --- the parts of the search ----------------------------------------------------------------------------------------
 
 
-def _shrink(
-    workplace: Workplace, network: nn.Module, template: Template, survey: Survey, budget: Budget, number: int
-) -> Shrinker:
-    """One round of shrinking, in place."""
+def _shrink(workplace: Workplace, network: nn.Module, survey: Survey, budget: Budget, number: int) -> Shrunk:
+    """One round of shrinking."""
     settings = workplace.settings
+    network, template = _scaled(workplace, network, survey.template)
     gradient = _flops_gradient(budget, survey) if settings.ablation.steer_by_flops else budget.gradient
     regularizer = CostRegularizer(template.groups, survey.tables, gradient)
     start = budget.usage(survey.tables.totals(template.seed_widths()))
@@ -181,11 +197,31 @@ def _shrink(
     )
     checkpoint = workplace.checkpoint("shrink" if number == 1 else f"shrink-{number}")
     name = "shrink" if number == 1 else f"shrink {number}"
-    workplace.train(name, network, plan, checkpoint, shrinker)
+    if settings.prune_every:
+        removing = Removing(shrinker, network, workplace.example, settings.prune_every)
+        network = workplace.train(name, network, plan, checkpoint, removing)
+        template = template._replace(groups=removing.groups)
+    else:
+        network = workplace.train(name, network, plan, checkpoint, shrinker)
     reached = budget.usage(regularizer.cost())
     share = (start - reached) / (start - 1.0) if start > 1.0 else 1.0
     workplace.note(name, network, reached=share, usage=reached)
-    return shrinker
+    return Shrunk(network, template, regularizer.widths(), shrinker.history)
+
+
+def _scaled(workplace: Workplace, network: nn.Module, before: Template) -> tuple[nn.Module, Template]:
+    """The network as it shrinks, with gates where it has no batch-norms, and the template of its groups.
+
+    A run that was begun before there were gates goes on without them.
+    """
+    groups = find_groups(network, workplace.example, like=before.groups)
+    begun = workplace.checkpoint("shrink").exists()
+    kind = workplace.state.setdefault("without_norm", "filters" if begun else workplace.settings.without_norm)
+    workplace.save_state()
+    if kind == "gates" and any(g.prunable and g.scaled_by == "filters" for g in groups):
+        network = with_gates(network, groups)
+        groups = [g.on(network) for g in groups]
+    return network, before._replace(groups=groups)
 
 
 def _flops_gradient(budget: Budget, survey: Survey) -> Gradient:
@@ -200,17 +236,10 @@ def _continued(before: list[dict[str, Any]], history: list[dict[str, Any]]) -> l
     return [{**entry, "step": done + entry["step"]} for entry in history]
 
 
-def _grown(
-    workplace: Workplace,
-    network: nn.Module,
-    template: Template,
-    survey: Survey,
-    budget: Budget,
-    alive: dict[str, int],
-    number: int,
-) -> nn.Module:
+def _grown(workplace: Workplace, shrunk: Shrunk, survey: Survey, budget: Budget, number: int) -> nn.Module:
     """The shrunk network without its dead channels, expanded to OVERSHOOT of the budget; the function stays."""
-    importance = taylor(network, workplace.task, template.groups)
+    template, alive = shrunk.template, shrunk.alive
+    importance = taylor(shrunk.network, workplace.task, template.groups)
     # Never dearer than what the training began with.
     share = min(OVERSHOOT, budget.usage(survey.predicted))
     looser = budget.scaled({bound.name: share for bound in budget.bounds})
@@ -223,7 +252,7 @@ def _grown(
     widths = {name: int(width) for name, width in grown[str(number)].items()}
     staying = Choice({name: min(width, max(1, alive[name])) for name, width in widths.items()}, [])
     kept = kept_channels(template, importance, staying)
-    wide = narrow(network, workplace.task.model, template, kept, widths, [], workplace.example)
+    wide = narrow(shrunk.network, workplace.task.model, template, kept, widths, [], workplace.example)
     workplace.note(f"expand {number}", wide, usage=budget.usage(survey.tables.totals(widths)), widths=widths)
     return wide
 
@@ -244,26 +273,19 @@ def _chooser(
 
 
 def _remove_blocks(
-    workplace: Workplace,
-    network: nn.Module,
-    template: Template,
-    survey: Survey,
-    budget: Budget,
-    shrinker: Shrinker,
-    importance: dict[str, Tensor],
+    workplace: Workplace, shrunk: Shrunk, survey: Survey, budget: Budget, importance: dict[str, Tensor]
 ) -> None:
     """Put into the state which blocks go, how wide everything is, and what was tried; once in a run."""
     if "removed" in workplace.state:
         return
-    alive = shrinker.regularizer.widths()
     removed: list[str] = []
     trials: list[blocks.BlockTrial] = []
     if workplace.settings.ablation.remove_blocks:
         workplace.progress.stage("blocks: trying removal against narrowing")
         removed, trials = blocks.remove_blocks(
-            network, workplace.task, template, survey.tables, budget, alive, importance
+            shrunk.network, workplace.task, shrunk.template, survey.tables, budget, shrunk.alive, importance
         )
-    workplace.state.update(removed=removed, trials=[t._asdict() for t in trials], alive=alive)
+    workplace.state.update(removed=removed, trials=[t._asdict() for t in trials], alive=shrunk.alive)
     workplace.save_state()
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from rig.compression import distributed
-from rig.compression.cutting.rebuild import built, layer_table
+from rig.compression.cutting.rebuild import builder_of, built, layer_table
 from rig.compression.cutting.removal import Cut, carry_over, narrowed, require_same_function
 from rig.compression.tasks import Task
 from rig.compression.training import synced_norms
@@ -29,7 +29,8 @@ from rig.errors import ModelError
 class Learner:
     """A network in training. ``own`` is the caller's, ``trained`` where it learns (the same on a CPU).
 
-    table: widths of a network that was made narrower in training, empty for the one that was given.
+    table: widths of a network that was made narrower in training, empty for the one that was given; build: makes it at
+    other widths, with whatever was done to it beside them (``rebuild``).
     """
 
     def __init__(self, network: nn.Module, task: Task, plan: TrainingPlan, teacher: nn.Module | None) -> None:
@@ -40,6 +41,7 @@ class Learner:
         if teacher is not None:
             teacher.to(self.device, memory_format=torch.channels_last).eval()
         self.table: dict[str, int] = {}
+        self.build = builder_of(network, task.model, torch.zeros(1, *task.input_shape))
         self._use(network)
 
     def _use(self, network: nn.Module) -> None:
@@ -114,14 +116,14 @@ class Learner:
     def become(self, table: dict[str, int]) -> None:
         """Go on with the network of these widths; its values come from a state."""
         self.table = table
-        self._use(built(self.task.model, table))
+        self._use(built(self.build, table))
 
     def smaller(self, cut: Cut) -> nn.Module:
         """The network without what ``cut`` takes out; raises ModelError where it would answer differently."""
         self.mirror.fetch()
         synced_norms.separate(self.trained)
         try:
-            found = narrowed(self.own, cut, self.task.model, self._table_after(cut))
+            found = narrowed(self.own, cut, self.build, self._table_after(cut))
             require_same_function(self.own, found, self.task.input_shape, cut)
         finally:
             synced_norms.synchronize(self.trained)
@@ -129,7 +131,7 @@ class Learner:
 
     def _table_after(self, cut: Cut) -> dict[str, int]:
         """What ``model(widths)`` must be given once ``cut`` is done."""
-        return {**(self.table or layer_table(self.own, self.task.model)), **cut.table}
+        return {**(self.table or layer_table(self.own, self.build)), **cut.table}
 
     def replace(self, network: nn.Module, cut: Cut) -> None:
         """Go on with ``network``, which ``smaller`` gave: momentum and average are cut as the weights were."""
@@ -139,7 +141,7 @@ class Learner:
         self._use(network)
         carry_over(trained, optimizer, self.trained, self.optimizer, cut)
         if average is not None and self.average is not None:
-            kept = narrowed(average.module, cut, self.task.model, self.table)
+            kept = narrowed(average.module, cut, self.build, self.table)
             self.average.module.load_state_dict(kept.state_dict())
             self.average.n_averaged.copy_(average.n_averaged)
 

@@ -6,8 +6,8 @@
                  kept then has the rate halved once more, for a run that is taken up
 
 A checkpoint holds everything that the next step depends on: weights, momentum, average, the hook's state, the random
-generator, the widths of a network that surgery made narrower, the precision and how often it went back. Its step counts
-batches, so that it can be taken up only where an epoch has as many as before.
+generator, the widths of a network that surgery made narrower, the precision, what each epoch took and how often it went
+back. Its step counts batches, so that it can be taken up only where an epoch has as many as before.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -57,6 +58,7 @@ class TrainingRun:
         self.step_s: dict[str, float] | None = None
         self.rollbacks: list[dict[str, Any]] = []
         self.removals: list[dict[str, Any]] = []
+        self.epochs: list[dict[str, Any]] = []
         self._kept: dict[str, Any] = {}
         self._random: Tensor | None = None  # the loader's own, where there are several ranks
         self._batches = self.task.loaders("train")
@@ -91,6 +93,7 @@ class TrainingRun:
             "ranks": distributed.ranks(),
             "rollbacks": self.rollbacks,
             "removals": self.removals,
+            "epochs": self.epochs,
             "norms_by_rank": self.learner.norms_by_rank,
         }
 
@@ -99,7 +102,7 @@ class TrainingRun:
     def _epoch(self) -> None:
         """Steps to the end of this pass over the data, or of the plan."""
         left = min(self.per_epoch - self.step % self.per_epoch, self.total - self.step)
-        before = self.step
+        before, start_s = self.step, time.monotonic()
         for batch in itertools.islice(self._pass(), left):
             rate = learning_rate_at(self.step, self.total, self.plan) * 0.5 ** len(self.rollbacks)
             loss = self.learner.step(
@@ -113,6 +116,7 @@ class TrainingRun:
                 f"loaders('train') of the task {self.task.name} yields no batch on pass {before // self.per_epoch + 1}",
                 "give an iterable that can be gone through again, or a new iterator at each call",
             )
+        self.epochs.append({"time_s": time.monotonic() - start_s, "parameters": _count(self.learner.own)})
 
     def _pass(self) -> Iterator[Any]:
         """One pass over the data; a task that gives iterators is asked for a new one.
@@ -212,6 +216,7 @@ class TrainingRun:
                 "step_s": self.step_s,
                 "rollbacks": self.rollbacks,
                 "removals": self.removals,
+                "epochs": self.epochs,
             }
         )
 
@@ -234,6 +239,7 @@ class TrainingRun:
         self.step_s = state.get("step_s")
         self.rollbacks = state.get("rollbacks", [])
         self.removals = state.get("removals", [])
+        self.epochs = state.get("epochs", [])
 
     def _share_state(self) -> None:
         """Set every rank to rank 0's state."""
