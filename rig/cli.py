@@ -28,7 +28,7 @@ COMMANDS = {
     "devices": ("rig.commands.devices", "rig.commands.devices"),
     "doctor": ("rig.commands.doctor", "rig.commands.doctor"),
     "calibrate-sensor": ("rig.commands.calibrate_sensor", "rig.commands.calibrate_sensor"),
-    "calibrate": ("rig.commands.calibrate", "rig.commands.calibrate"),
+    "calibrate": ("rig.commands.calibrate", "rig.commands.calibrate_summary"),
     "fit": ("rig.commands.fit", "rig.commands.fit"),
     "evaluate": ("rig.commands.evaluate", "rig.commands.evaluate"),
     "measure": ("rig.commands.measure", "rig.commands.measure"),
