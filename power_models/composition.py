@@ -5,11 +5,11 @@
 Seconds are fitted to the totals first. Then watts: a network's active power is the mean of its kernels' watts, weighted
 by their seconds, so that kernels of equal seconds may differ in joules, and E = P·T holds for kernels and networks. A
 network's interval is that of the sum, with the covariances of its kernels; a kernel that totals cannot tell from others
-keeps the width of the prior.
+keeps the width of the prior. A second opinion (``composition_opinion``) is averaged into the seconds.
 
 With ``base``, the model of another board, that board's kernel costs take the place of the physical terms: what is
 learned is how much faster or slower each of them is here. Kinds that only the other board's networks had are priced by
-it, times what all kinds have in common.
+it, times what all kinds have in common. There is no second opinion then: it would know this board's few rows alone.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from device_agents.records import KernelSpec
 from power_models.composition_cost import LogCost, Parts
+from power_models.composition_opinion import SecondOpinion, disagreement
 from power_models.composition_terms import Shapes, term_amounts
 from power_models.families import family_of
 from power_models.features import Floats, KernelColumns
@@ -37,7 +38,8 @@ OUTSIDE = 0.05  # e-folds beyond the measured shapes of a family from which on a
 class CompositionModel(KernelCostModel):
     """Cost model of one configuration, fitted to totals of networks; its ``models`` and ``families`` are empty.
 
-    ``seconds``: log latency of a kernel; ``watts``: its log active power (None without energies). ``reach``: by family
+    ``seconds``: log latency of a kernel, before a second ``opinion`` (None: there is none) is averaged into it;
+    ``watts``: its log active power (None without energies). ``reach``: by family
     and data type, the lowest and highest coordinates of the measured networks' kernels. ``widths``: by quantity, how
     many standard deviations hold 95 % (from the totals left out one at a time). ``together``: correlation of the
     left-out errors of latency and power.
@@ -52,11 +54,16 @@ class CompositionModel(KernelCostModel):
     widths: dict[str, float]
     together: float
     base: CompositionModel | None = None
+    opinion: SecondOpinion | None = None
 
     def overhead_of(self, dtype: int) -> tuple[float, float]:
         """Seconds and active joules of an inference beside its kernels."""
-        seconds = float(np.exp(self.seconds.overhead[dtype]))
+        seconds = (1.0 - self._weight(dtype)) * float(np.exp(self.seconds.overhead[dtype]))
         return seconds, seconds * float(np.exp(self.watts.overhead[dtype])) if self.watts else float("nan")
+
+    def _weight(self, dtype: int) -> float:
+        """Of the second opinion, for the data type at a place."""
+        return 0.0 if self.opinion is None else self.opinion.weight(self.seconds.basis.dtypes[dtype])
 
     def term_costs(self, kernels: Sequence[KernelSpec], columns: KernelColumns, shapes: Shapes) -> Floats:
         """Amounts (n, terms) that the rates of ``seconds`` multiply: physical terms, or parts of the base's cost."""
@@ -82,13 +89,24 @@ class CompositionModel(KernelCostModel):
         self._check_priced(kernels, names)
         columns = KernelColumns.of(kernels)
         shapes = Shapes.of(kernels, columns)
-        return self._costs(kernels, shapes, *self.parts(kernels, columns, shapes))
+        return self._costs(kernels, columns, shapes, *self.parts(kernels, columns, shapes))
 
-    def _costs(self, kernels: Sequence[KernelSpec], shapes: Shapes, seconds: Parts, watts: Parts | None) -> KernelCosts:
+    def _costs(
+        self,
+        kernels: Sequence[KernelSpec],
+        columns: KernelColumns,
+        shapes: Shapes,
+        seconds: Parts,
+        watts: Parts | None,
+    ) -> KernelCosts:
         place = np.maximum(self.seconds.basis.places(shapes)[1], 0)
         noise = self.seconds.noise[place]
-        sd = {"latency": np.sqrt(self.seconds.variance(seconds.slope) + seconds.missed + noise**2)}
+        variance = self.seconds.variance(seconds.slope) + seconds.missed + noise**2
         latency = np.exp(seconds.value)
+        if self.opinion is not None:
+            latency, apart = self.opinion.mean(kernels, columns, shapes.dtypes, latency)
+            variance = variance + apart
+        sd = {"latency": np.sqrt(variance)}
         energy = np.full(len(kernels), np.nan)
         sd["power"] = sd["energy"] = energy
         if watts is not None and self.watts is not None:
@@ -125,11 +143,16 @@ class CompositionModel(KernelCostModel):
         columns = KernelColumns.of(unique)
         shapes = Shapes.of(unique, columns)
         seconds, watts = self.parts(unique, columns, shapes)
-        costs = self._costs(unique, shapes, seconds, watts)
+        costs = self._costs(unique, columns, shapes, seconds, watts)
         counts = np.bincount(repeat, minlength=len(unique)).astype(np.float64)
         dtype = int(np.maximum(self.seconds.basis.places(shapes)[1], 0)[0])
         overhead = self.overhead_of(dtype)
-        latency, latency_sd = self._total(self.seconds, seconds, counts * costs.latency_s, overhead[0], dtype)
+        # Covariances are the composition's, of its own seconds; how far the second opinion is from these is added.
+        alone = float(np.exp(self.seconds.overhead[dtype]))
+        before, latency_sd = self._total(self.seconds, seconds, counts * np.exp(seconds.value), alone, dtype)
+        latency = float((counts * costs.latency_s).sum() + overhead[0])
+        apart = disagreement(np.array([before]), np.array([latency]), self._weight(dtype))
+        latency_sd = float(np.hypot(latency_sd, np.sqrt(apart[0])))
         energy, power_sd = float("nan"), float("nan")
         if watts is not None and self.watts is not None:
             energy, power_sd = self._total(self.watts, watts, counts * costs.energy_j, overhead[1], dtype)

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from device_agents.records import Configuration
 from power_models.composition_cost import LogCost
+from power_models.composition_opinion import SecondOpinion
 from power_models.model_files import FORMAT_VERSION, read_arrays, write_arrays, write_json
 
 if TYPE_CHECKING:
     from power_models.composition import CompositionModel
 
 FORM = "composition"
+READABLE = (3, 4)  # before version 4 there was no second opinion
 
 
 def write(model: CompositionModel, folder: object) -> None:
@@ -43,17 +45,21 @@ def write(model: CompositionModel, folder: object) -> None:
         "widths": model.widths,
         "together": model.together,
         "base": model.base is not None,
+        "opinion": None if model.opinion is None else model.opinion.to_json(),
     }
     write_json(target / "model.json", about)
 
 
 def read(folder: object) -> CompositionModel:
-    """Read what ``write`` wrote; raises ValueError naming the folder of a missing, damaged or other file."""
+    """Read what ``write`` wrote, now or before there were second opinions.
+
+    Raises ValueError naming the folder of a missing, damaged or other file.
+    """
     source = Path(str(folder))
     try:
         about = json.loads((source / "model.json").read_text(encoding="utf-8"))
-        if about.get("format_version") != FORMAT_VERSION or about.get("form") != FORM:
-            raise ValueError(f"no {FORM} of format version {FORMAT_VERSION}")
+        if about.get("format_version") not in READABLE or about.get("form") != FORM:
+            raise ValueError(f"no {FORM} of format version {' or '.join(map(str, READABLE))}")
         return restored(about, read_arrays(source / "arrays.npz"), read(source / "base") if about["base"] else None)
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise ValueError(f"cost model in {source} cannot be read: {error}; fit the device again") from error
@@ -85,4 +91,5 @@ def restored(about: Mapping[str, Any], arrays: Mapping[str, Any], base: Composit
         widths=about["widths"],
         together=about["together"],
         base=base,
+        opinion=None if about.get("opinion") is None else SecondOpinion.restore(about["opinion"]),
     )

@@ -11,6 +11,8 @@ from device_agents.records import Configuration, KernelSpec
 from power_models.composition import CompositionModel, base_terms, watt_amounts
 from power_models.composition_cost import EXPONENT_START, Hyper, Index, LogCost, Rates, roofline
 from power_models.composition_evidence import tuned
+from power_models.composition_opinion import SecondOpinion, disagreement, fit_opinion
+from power_models.composition_scores import Score, left_out_scores, report, width
 from power_models.composition_solver import Prior, Setting, Solution, Totals, solve
 from power_models.composition_terms import (
     OTHER,
@@ -23,7 +25,6 @@ from power_models.composition_terms import (
 )
 from power_models.families import family_of
 from power_models.features import Floats, KernelColumns
-from power_models.intervals import NORMAL_95, conformal_quantile
 from power_models.kernel_cost import Bounds, CannotFit
 from power_models.measured_tables import TableKernel, TableNetwork
 
@@ -39,8 +40,6 @@ FIRST_NOISE = 3.0  # the first linearization need not be near
 MIXTURE = np.array([0.6, 0.25, 0.05, 0.05, 0.05])  # towards which parents' rates are drawn: parts of a typical total
 MIXTURE_WEIGHT = 0.02
 LEAST_PART = 0.02  # no parent's part of a typical total starts smaller
-FEWEST_SCORES = 10
-NARROWEST = 1.7  # no interval is made narrower than so many standard deviations
 
 
 class _Rows(NamedTuple):
@@ -78,26 +77,43 @@ def fit_from_networks(
     shapes = Shapes.of(rows.kernels, columns)
     setting, prior, totals = _seconds_problem(rows, columns, shapes, dtypes, base)
     seconds, totals = _fitted(setting, totals, prior)
-    watts = _watts(rows, columns, setting, seconds, base)
-    scores, together = _scores(rows, totals, seconds, watts)
+    latency, opinion = Score(*seconds.left_out(totals), totals.dtype), None
+    if base is None:
+        opinion, latency = _second_opinion(rows, columns, dtypes, latency)
+    watts = _watts(rows, columns, setting, seconds, opinion, base)
+    scores, together = left_out_scores(rows.energy_active_j, latency, watts)
     known = {(spec.kind, spec.dtype) for spec in rows.kernels} | set(base.known_kinds if base else ())
-    return CompositionModel(
+    model = CompositionModel(
         configuration,
         kind,
         {},
         {},
         tuple(sorted(known)),
         rows.idle_power_w,
-        (float(np.exp(seconds.cost.overhead[0])), _overhead_j(seconds, watts)),
-        report=_report(dtypes, scores),
+        report=report(dtypes, scores),
         unusable=unusable,
         seconds=seconds.cost,
         watts=None if watts is None else watts[0].cost,
         reach=_reach(rows.kernels, shapes),
-        widths={quantity: _width(score) for quantity, score in scores.items()},
+        widths={quantity: width(score) for quantity, score in scores.items()},
         together=together,
         base=base,
+        opinion=opinion,
     )
+    seconds_s, joules = model.overhead_of(0)
+    model.overhead = (seconds_s, joules if watts else 0.0)
+    return model
+
+
+def _second_opinion(
+    rows: _Rows, columns: KernelColumns, dtypes: tuple[str, ...], alone: Score
+) -> tuple[SecondOpinion, Score]:
+    """The opinion, and the scores ``alone`` of the composition as they are with it averaged in."""
+    before = rows.latency_s * np.exp(-alone.error)
+    opinion, after = fit_opinion(rows.kernels, columns, rows.weights, rows.dtype, dtypes, rows.latency_s, before)
+    weight = np.array([opinion.weight(name) for name in dtypes])[rows.dtype]
+    sd = np.sqrt(alone.sd**2 + disagreement(before, after, weight))
+    return opinion, Score(np.log(rows.latency_s / after), sd, alone.dtype)
 
 
 def _rows(
@@ -208,8 +224,26 @@ def _fitted(setting: Setting, totals: Totals, prior: Prior) -> tuple[Solution, T
     return solution, totals
 
 
+def _shares(
+    rows: _Rows, columns: KernelColumns, setting: Setting, seconds: Solution, opinion: SecondOpinion | None
+) -> tuple[Any, Floats]:
+    """Shares (N, n), sparse, of the kernels in the seconds of each total, and (N,) of the overhead."""
+    overhead = rows.overhead * np.exp(seconds.cost.overhead)[rows.dtype]
+    each = seconds.seconds
+    if opinion is not None:
+        each = opinion.mean(rows.kernels, columns, setting.shapes.dtypes, each)[0]
+        overhead *= 1.0 - np.array([opinion.weight(name) for name in setting.dtypes])[rows.dtype]
+    whole = rows.weights @ each + overhead
+    return rows.weights.multiply(1.0 / whole[:, None]).tocsr().multiply(each[None, :]).tocsr(), overhead / whole
+
+
 def _watts(
-    rows: _Rows, columns: KernelColumns, setting: Setting, seconds: Solution, base: CompositionModel | None
+    rows: _Rows,
+    columns: KernelColumns,
+    setting: Setting,
+    seconds: Solution,
+    opinion: SecondOpinion | None,
+    base: CompositionModel | None,
 ) -> tuple[Solution, Totals] | None:
     there = np.flatnonzero(np.isfinite(rows.energy_active_j))
     if not len(there):
@@ -218,9 +252,9 @@ def _watts(
     part = np.full(seconds.term_shares.shape[1], OTHER)
     own = Setting.of(watt_amounts(seconds.term_shares, known), part, setting.shapes, setting.families, setting.dtypes)
     log_watts = np.log(rows.energy_active_j[there] / rows.latency_s[there])
-    overhead = rows.overhead * np.exp(seconds.cost.overhead)[rows.dtype] / seconds.totals
+    shares, overhead = _shares(rows, columns, setting, seconds, opinion)
     dtype = rows.dtype[there]
-    totals = Totals(seconds.shares[there], overhead[there], dtype, log_watts, rows.noise[there])
+    totals = Totals(shares[there], overhead[there], dtype, log_watts, rows.noise[there])
     level = np.array(
         [np.mean(log_watts[dtype == d]) if (dtype == d).any() else log_watts.mean() for d in range(len(setting.dtypes))]
     )
@@ -231,68 +265,10 @@ def _watts(
     return _fitted(own, totals, Prior(rates, WATT_SPREAD, over, WATT_SPREAD, WATTS, WATTS_NOISE))
 
 
-def _overhead_j(seconds: Solution, watts: tuple[Solution, Totals] | None) -> float:
-    """Active joules of an inference beside its kernels, of the first data type; nothing is known without energies."""
-    return 0.0 if watts is None else float(np.exp(seconds.cost.overhead[0] + watts[0].cost.overhead[0]))
-
-
-class _Score(NamedTuple):
-    """Log of measured over predicted (N,) with each total left out, its standard deviation, and its data type."""
-
-    error: Floats
-    sd: Floats
-    dtype: Index
-
-
-def _scores(
-    rows: _Rows, totals: Totals, seconds: Solution, watts: tuple[Solution, Totals] | None
-) -> tuple[dict[str, _Score], float]:
-    """Left-out errors by quantity, and the correlation of those of latency and power."""
-    found = {"latency": _Score(*seconds.left_out(totals), totals.dtype)}
-    if watts is None:
-        return found, 0.0
-    there = np.flatnonzero(np.isfinite(rows.energy_active_j))
-    whole = found["latency"]
-    latency = _Score(whole.error[there], whole.sd[there], whole.dtype[there])
-    power = found["power"] = _Score(*watts[0].left_out(watts[1]), watts[1].dtype)
-    together = 0.0
-    if len(there) >= FEWEST_SCORES:
-        one, two = (np.clip(score.error / score.sd, -3.0, 3.0) for score in (latency, power))
-        together = float(np.mean(one * two) / np.sqrt(np.mean(one**2) * np.mean(two**2)))
-    square = latency.sd**2 + power.sd**2 + 2 * together * latency.sd * power.sd
-    found["energy"] = _Score(latency.error + power.error, np.sqrt(square), power.dtype)
-    return found, together
-
-
-def _width(score: _Score) -> float:
-    """How many standard deviations hold 95 % of the left-out totals; few of them can only widen."""
-    width = conformal_quantile(np.abs(score.error) / score.sd)
-    return max(width, NARROWEST if len(score.error) >= FEWEST_SCORES else NORMAL_95)
-
-
 def _reach(kernels: Sequence[KernelSpec], shapes: Shapes) -> dict[str, tuple[list[float], list[float]]]:
     families = np.array([family_of(spec) for spec in kernels])
     found = {}
     for family in dict.fromkeys(families.tolist()):
         points = shapes.coordinates[families == family]
         found[family] = (points.min(axis=0).tolist(), points.max(axis=0).tolist())
-    return found
-
-
-def _report(dtypes: tuple[str, ...], scores: dict[str, _Score]) -> dict[str, object]:
-    """Errors of totals left out one at a time, by data type and quantity."""
-    found: dict[str, object] = {}
-    for d, dtype in enumerate(dtypes):
-        own: dict[str, object] = {}
-        for quantity, score in scores.items():
-            size = np.abs(np.expm1(-score.error[score.dtype == d]))
-            if not len(size):
-                continue
-            own["rows"] = len(size)
-            own[quantity] = {
-                "median_error": float(np.median(size)),
-                "mean_error": float(size.mean()),
-                "p90_error": float(np.quantile(size, 0.9)),
-            }
-        found[f"networks/{dtype}"] = own
     return found

@@ -20,9 +20,10 @@ from power_models.intervals import ErrorScale
 if TYPE_CHECKING:
     from power_models.kernel_cost import KernelCostModel
 
-# 1: first version; 2: network_widths, layout_block; 3: drift (since then drifts), stacks of learners, doubts
-FORMAT_VERSION = 3
-READABLE = (2, 3)  # version 2 lacks nothing that its own models have
+# 1: first version; 2: network_widths, layout_block; 3: drift (since then drifts), stacks of learners, doubts;
+# 4: second opinions of compositions, which a program that does not know them must not leave out
+FORMAT_VERSION = 4
+READABLE = (2, 3, 4)  # the older versions lack nothing that their own models have
 
 
 def write(model: KernelCostModel, folder: object) -> None:

@@ -35,6 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from device_agents.records import KernelSpec
+from power_models.composition_opinion import kind_of as _kind
 from power_models.evaluation import Row
 from power_models.features import Floats, KernelColumns
 from power_models.regressors import Polynomial
@@ -276,11 +277,6 @@ class _Summed:
 
     def _terms(self, columns: KernelColumns, kinds: NDArray[np.str_]) -> Floats:
         raise NotImplementedError
-
-
-def _kind(spec: KernelSpec) -> str:
-    """The kind, 1×1 and k×k convolutions apart: the one is a matrix product, the other gathers patches."""
-    return "conv_1x1" if spec.kind == "conv" and spec.kernel_h * spec.kernel_w == 1 else spec.kind
 
 
 class KindSums(_Summed):
