@@ -319,7 +319,7 @@ def loss(outputs, targets):
 def test_a_network_without_batch_norm_shrinks_by_gates_that_are_folded_before_export(environment, tmp_path):
     path = tmp_path / "plain_vgg.py"
     path.write_text(PLAIN_VGG)
-    words = ("--device", "virtual-pi4", "--task", str(path), "--target-latency", "60%", "--rounds", "2")
+    words = ("--device", "virtual-pi4", "--task", str(path), "--target-flops", "50%", "--rounds", "1")
     epochs = ("--epochs-baseline", "1", "--epochs-shrink", "4", "--epochs-finetune", "1", "--prune-every", "1")
     done = rig(environment, "optimize", *words, *epochs, "--json")
     assert done.returncode in (0, 5, 6), done.stderr
@@ -331,7 +331,7 @@ def test_a_network_without_batch_norm_shrinks_by_gates_that_are_folded_before_ex
         "fc": None,
     }
     assert sum(row["after"] for row in rows.values()) < sum(row["before"] for row in rows.values())
-    assert result["usage"]["latency"]["value"] == pytest.approx(1.0, abs=0.15)
+    assert 0.8 < result["usage"]["flops"]["value"] <= 1.0
     stages = {stage["name"]: stage for stage in result["stages"]}
     assert stages["fine-tune"]["onnx_difference"] < 1e-4
     assert len(stages["shrink"]["epochs"]) == 4
@@ -343,7 +343,7 @@ def test_a_network_without_batch_norm_shrinks_by_gates_that_are_folded_before_ex
 
 @pytest.mark.slow
 def test_at_init_chooses_without_training_and_trains_from_scratch(environment):
-    epochs = ("--epochs-baseline", "2", "--epochs-shrink", "1", "--epochs-finetune", "1", "--rounds", "2")
+    epochs = ("--epochs-baseline", "2", "--epochs-shrink", "1", "--epochs-finetune", "1", "--rounds", "1")
     done = rig(environment, "optimize", *TASK, *THREE_QUARTERS, *epochs, "--method", "at-init", "--json")
     assert done.returncode in (0, 5, 6), done.stderr
     result = json.loads(done.stdout)
