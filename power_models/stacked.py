@@ -4,7 +4,8 @@
 
 Two sets of weights: one learned on random folds, for kernels whose every size was measured, and one on whole levels of
 a size left out, for kernels between the measured sizes, where trees are flat and a smooth process is not. What lies
-beyond the measured range falls back to the anchor.
+beyond the measured range falls back to the anchor, where that is physical; where it is a constant (watts), trees that
+stay at their last value are the better guess, and nothing fades.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from power_models.roofline import Roofline
 from power_models.tiles import size_features, tile_features
 from power_models.trees import HistogramTrees
 
-FADE = 1.0  # of the correction, for each e-fold outside the measured range
+FADE = 1.0  # of the correction to a physical anchor, for each e-fold outside the measured range
 DIMENSIONS = ("in_channels", "out_channels", "in_height", "in_width", "kernel_h", "kernel_w", "stride", "batch")
 LEAST_SPREAD = 1e-4
 SEEN, BETWEEN = 0.02, 0.10  # log distance to the nearest measured size: up to the first it counts as measured
@@ -101,7 +102,9 @@ class Stack:
         gate = self.levels.between(columns)
         weights = self.weights[0][:, None] * (1 - gate) + self.weights[1][:, None] * gate
         correction = np.clip((weights * corrections).sum(axis=0), -self.bound, self.bound)
-        value: Floats = self.anchored(known) + correction * np.exp(-FADE * outside)
+        if self.anchor is not None:
+            correction = correction * np.exp(-FADE * outside)
+        value: Floats = self.anchored(known) + correction
         if self.of_power and latency_s is not None:
             value = value + np.log(latency_s)
         return value, apart(corrections)

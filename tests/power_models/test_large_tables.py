@@ -91,6 +91,22 @@ class TestWhole:
         widths = np.log(costs.latency_hi_s / costs.latency_lo_s)
         assert widths[1] >= widths[0] * 0.9
 
+    def test_beyond_the_measured_range_seconds_fall_back_to_the_physics_and_watts_stay(
+        self, model: KernelCostModel
+    ) -> None:
+        family = model.models["conv_kxk/float32"]
+        columns, far = KernelColumns.of([conv(4, 8, 7), conv(160, 128, 28, 5)]), np.full(2, 30.0)
+        assert isinstance(family.latency, Stack)
+        assert isinstance(family.energy, Stack)
+        near = family.latency.predict(columns, None, np.zeros(2))
+        np.testing.assert_allclose(
+            family.latency.predict(columns, None, far), family.latency.anchored(columns), atol=1e-12, rtol=0
+        )
+        seconds = np.exp(near)
+        watts = family.energy.predict(columns, seconds, np.zeros(2)) - near
+        assert np.abs(watts - family.energy.level).max() > 1e-3
+        np.testing.assert_allclose(family.energy.predict(columns, seconds, far) - near, watts)
+
     def test_power_is_a_model_of_its_own_and_energy_its_product(self, model: KernelCostModel) -> None:
         family = model.models["conv_kxk/float32"]
         assert isinstance(family.energy, Stack)
