@@ -15,7 +15,7 @@ from rig.compression.cutting.groups import find_groups, require_prunable
 from rig.compression.cutting.layouts import rows_of_parts
 from rig.compression.cutting.placement import place_weights, placements
 from rig.compression.cutting.rehearsal import difference, masked, resized, scrambled
-from rig.compression.cutting.surgery import narrow
+from rig.compression.cutting.surgery import Narrowing, narrow
 from rig.compression.cutting.template import Template, make_template
 from rig.compression.export import to_onnx
 from rig.errors import ModelError
@@ -174,7 +174,7 @@ def test_keeping_nothing_is_refused():
     network = odd.Chain().eval()
     template = Template([], find_groups(network, EXAMPLE), [])
     with pytest.raises(ModelError, match="b: 0 of its channels"):
-        narrow(network, odd.Chain, template, {"b": []}, {**template.seed_widths(), "b": 0}, [], EXAMPLE)
+        narrow(network, odd.Chain, template, Narrowing({**template.seed_widths(), "b": 0}, kept={"b": []}), EXAMPLE)
 
 
 def test_a_frozen_network_has_the_same_groups_and_stays_frozen():

@@ -18,7 +18,7 @@ from rig.compression.cutting.folding import fold_constants
 from rig.compression.cutting.gates import GatedConv2d, fold_gates, with_gates
 from rig.compression.cutting.groups import find_groups
 from rig.compression.cutting.rehearsal import observed, scrambled
-from rig.compression.cutting.surgery import bare_network, expresses, function_difference, narrow
+from rig.compression.cutting.surgery import Narrowing, bare_network, expresses, function_difference, narrow
 from rig.compression.cutting.template import Template, make_template
 from rig.compression.cutting.verified_surgery import rehearsed, verified_narrow
 from rig.compression.export import to_onnx
@@ -155,9 +155,10 @@ def test_narrow_folds_the_constants_where_it_is_given_a_batch():
 
     kept = {"first": [i for i in range(8) if i not in DEAD]}
     widths = {**template.seed_widths(), "first": 5}
-    small = narrow(network, build, template, kept, widths, [], EXAMPLE, constants=PROBE)
+    to = Narrowing(widths, kept=kept)
+    small = narrow(network, build, template, to, EXAMPLE, constants=PROBE)
     assert function_difference(network, small, PROBE) < 1e-5
-    assert function_difference(network, narrow(network, build, template, kept, widths, [], EXAMPLE), PROBE) > 1e-2
+    assert function_difference(network, narrow(network, build, template, to, EXAMPLE), PROBE) > 1e-2
 
 
 # --- gates ----------------------------------------------------------------------------------------------------------
@@ -210,7 +211,7 @@ def test_a_block_that_model_widths_cannot_leave_out_is_bypassed_and_exports():
     assert not expresses(odd.Plain, template, name)
     kept = {"stem": [0, 2, 3]}
     widths = {**template.seed_widths(), "stem": 3}
-    found = verified_narrow(network, odd.Plain, template, kept, widths, [name], EXAMPLE)
+    found = verified_narrow(network, odd.Plain, template, Narrowing(widths, [name], kept), EXAMPLE)
     assert found.removed == [name]
     assert found.refused == {}
     there = {n for n, _ in found.network.named_parameters()}
@@ -307,7 +308,9 @@ def test_blocks_of_a_network_that_cannot_be_traced_are_tried_by_a_hook(build, of
     assert set(dict(after.refused)) == (set() if offered else names)
     if offered:
         removed = sorted(names)
-        found = verified_narrow(scrambled(network), build, after, {}, after.seed_widths(), removed, example, onnx=False)
+        found = verified_narrow(
+            scrambled(network), build, after, Narrowing(after.seed_widths(), removed), example, onnx=False
+        )
         assert (found.removed, found.refused) == (removed, {})
 
 
@@ -328,14 +331,14 @@ def test_a_surgery_that_changes_the_function_is_undone_and_its_group_named():
 
     kept = {"a": [0, 2], "b": [1, 3, 5], "c": [0, 1]}
     widths = {**template.seed_widths(), "a": 2, "b": 3, "c": 2}
-    found = verified_narrow(network, Careless, template, kept, widths, [], EXAMPLE, onnx=False)
+    found = verified_narrow(network, Careless, template, Narrowing(widths, kept=kept), EXAMPLE, onnx=False)
     assert found.widths == {**widths, "b": 6}
     assert list(found.refused) == ["b"]
     assert "what c gives is another" in found.refused["b"]
     assert {g.name: g.put_back for g in template.groups if g.put_back} == found.refused
     assert found.network.a.out_channels == 2
     # It is not tried again, and stays in the table that rebuilds the network.
-    again = verified_narrow(network, Careless, template, kept, widths, [], EXAMPLE, onnx=False)
+    again = verified_narrow(network, Careless, template, Narrowing(widths, kept=kept), EXAMPLE, onnx=False)
     assert again.refused == {}
     assert template.layer_widths(again.widths) == {"a": 2, "b": 6, "c": 2}
 
@@ -344,7 +347,7 @@ def test_a_good_surgery_is_let_through_with_its_export_checked():
     network, template = templated(odd.Chain)
     kept = {"a": [0, 2], "c": [0, 1]}
     widths = {**template.seed_widths(), "a": 2, "c": 2}
-    found = verified_narrow(network, odd.Chain, template, kept, widths, [], EXAMPLE)
+    found = verified_narrow(network, odd.Chain, template, Narrowing(widths, kept=kept), EXAMPLE)
     assert found.refused == {}
     assert found.widths == widths
 
@@ -359,17 +362,17 @@ def test_a_network_that_cannot_be_rebuilt_at_all_is_refused():
 
     widths = {**template.seed_widths(), "a": 2}
     with pytest.raises(ModelError, match="cannot be rebuilt as it is"):
-        verified_narrow(network, Other, template, {"a": [0, 2]}, widths, [], EXAMPLE, onnx=False)
+        verified_narrow(network, Other, template, Narrowing(widths, kept={"a": [0, 2]}), EXAMPLE, onnx=False)
 
 
 def test_a_network_without_a_block_is_narrowed_on():
     network, template = templated(odd.Plain)
     name = next(b.name for b in template.blocks if b.entry == "one")
     seed = template.seed_widths()
-    first = verified_narrow(network, odd.Plain, template, {}, seed, [name], EXAMPLE, onnx=False).network
+    first = verified_narrow(network, odd.Plain, template, Narrowing(seed, [name]), EXAMPLE, onnx=False).network
     stage = template._replace(groups=find_groups(first, EXAMPLE, like=template.groups))
     kept, widths = {"stem": [1, 2]}, {**seed, "stem": 2}
-    found = verified_narrow(first, odd.Plain, stage, kept, widths, [name], EXAMPLE, onnx=False)
+    found = verified_narrow(first, odd.Plain, stage, Narrowing(widths, [name], kept), EXAMPLE, onnx=False)
     assert found.refused == {}
     assert found.network.stem.out_channels == 2
     assert not hasattr(found.network, "one")

@@ -16,7 +16,7 @@ from power_models.kernels import kernel_graph
 from power_models.tables import NetworkTables
 from rig.compression.cutting.groups import find_groups
 from rig.compression.cutting.rehearsal import scrambled
-from rig.compression.cutting.surgery import function_difference, narrow
+from rig.compression.cutting.surgery import Narrowing, function_difference, narrow
 from rig.compression.cutting.template import Template, make_template
 from rig.compression.cutting.verified_surgery import unequal
 from rig.compression.export import to_onnx
@@ -76,8 +76,8 @@ def test_at_random_widths_the_narrow_network_is_the_masked_one_in_torch(name):
     generator = torch.Generator().manual_seed(7)
     for _ in range(5):
         kept, widths = drawn(template, generator)
-        small = narrow(network, build, template, kept, widths, [], example)
-        assert unequal(network, small, template, kept, widths, [], example) == ""
+        small = narrow(network, build, template, Narrowing(widths, kept=kept), example)
+        assert unequal(network, small, template, Narrowing(widths, kept=kept), example) == ""
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -85,7 +85,7 @@ def test_growing_keeps_the_function_through_every_connection(name):
     network, template = prepared(name)
     build, example = NETWORKS[name]
     widths = {g.name: g.width + (1 + i % 3 if g.prunable else 0) for i, g in enumerate(template.groups)}
-    wide = narrow(network, build, template, {}, widths, [], example)
+    wide = narrow(network, build, template, Narrowing(widths), example)
     probe = torch.randn(3, *example.shape[1:], generator=torch.Generator().manual_seed(2))
     assert sum(p.numel() for p in wide.parameters()) > sum(p.numel() for p in network.parameters())
     assert function_difference(network, wide, probe) < 1e-5
@@ -96,13 +96,13 @@ def test_the_exported_narrow_network_and_its_kernels_are_what_was_asked(name):
     network, template = prepared(name)
     build, example = NETWORKS[name]
     kept, widths = drawn(template, torch.Generator().manual_seed(11), most=1.3)
-    small = narrow(network, build, template, kept, widths, [], example).eval()
+    small = narrow(network, build, template, Narrowing(widths, kept=kept), example).eval()
     exported = to_onnx(small, example.shape[1:])
     # The costs are those of the network that is built …
     nodes = kernel_graph(exported, "virtual")
     assert [k.at(widths) for k in template.kernels] == [node.spec for node in nodes]
     # … and ONNX Runtime computes what the masked wide network does.
-    assert unequal(network, small, template, kept, widths, [], example) == ""
+    assert unequal(network, small, template, Narrowing(widths, kept=kept), example) == ""
     session = onnxruntime.InferenceSession(exported.SerializeToString(), providers=["CPUExecutionProvider"])
     image = torch.randn(1, *example.shape[1:], generator=torch.Generator().manual_seed(3))
     found = session.run(None, {session.get_inputs()[0].name: image.numpy()})[0]
@@ -128,7 +128,9 @@ def test_a_grouped_convolution_lets_channels_go_one_of_each_of_its_groups():
         "reduce": 12,
         "middle": 32,
     }
-    small = narrow(network, Grouped, template, {"reduce": [0, 2]}, {**template.seed_widths(), "reduce": 2}, [], SMALL)
+    small = narrow(
+        network, Grouped, template, Narrowing({**template.seed_widths(), "reduce": 2}, kept={"reduce": [0, 2]}), SMALL
+    )
     assert torch.equal(small.reduce.weight, network.reduce.weight[[0, 2, 4, 6, 8, 10, 12, 14]])
     assert torch.equal(small.middle.weight, network.middle.weight[:, [0, 2]])
 
@@ -151,7 +153,9 @@ def test_a_gate_goes_with_what_it_scales_and_its_inner_width_is_a_group_of_its_o
 
 def test_a_linear_layer_behind_a_flattened_image_loses_the_whole_image_of_a_channel():
     network, template = prepared("flattened")
-    small = narrow(network, Flattened, template, {"join": [1]}, {**template.seed_widths(), "join": 1}, [], SMALL)
+    small = narrow(
+        network, Flattened, template, Narrowing({**template.seed_widths(), "join": 1}, kept={"join": [1]}), SMALL
+    )
     assert torch.equal(small.hidden.weight, network.hidden.weight[:, 16:32])
     kernel = next(k for k in template.kernels if k.channels_in.terms == (("join", 16),))
     assert kernel.spec.kind == "fc"
@@ -162,7 +166,7 @@ def test_groups_of_a_narrower_network_are_named_and_left_alone_as_in_the_one_tha
     build, example = NETWORKS["resnet"]
     seed = find_groups(network, example, build)
     next(g for g in seed if g.name == "layer2.0.conv1").why_fixed = "somebody said so"
-    small = narrow(network, build, template, {}, template.seed_widths(), ["layer1.0"], example)
+    small = narrow(network, build, template, Narrowing(template.seed_widths(), ["layer1.0"]), example)
     found = find_groups(small, example, like=seed)
     assert [g.name for g in found] == [g.name for g in seed if g.name != "layer1.0.conv1"]
     assert {g.name for g in found if g.why_fixed == "somebody said so"} == {"layer2.0.conv1"}

@@ -5,7 +5,14 @@ import torch
 from stairs import INPUT, build
 
 from rig.compression.cutting.groups import find_groups
-from rig.compression.cutting.surgery import bare_network, function_difference, keep_channels, narrow, reestimate_norms
+from rig.compression.cutting.surgery import (
+    Narrowing,
+    bare_network,
+    function_difference,
+    keep_channels,
+    narrow,
+    reestimate_norms,
+)
 from rig.compression.tasks import Task
 from rig.errors import ModelError
 
@@ -32,7 +39,7 @@ def test_removing_dead_channels_does_not_change_the_function(network, template):
     net, cut = with_dead_channels(network, template, dead)
     kept = {g.name: [i for i in range(g.width) if i not in dead.get(g.name, set())] for g in cut.groups if g.prunable}
     widths = {**cut.seed_widths(), **{name: len(indices) for name, indices in kept.items()}}
-    small = narrow(net, build, cut, kept, widths, [], EXAMPLE)
+    small = narrow(net, build, cut, Narrowing(widths, kept=kept), EXAMPLE)
     assert small.conv1.out_channels == 13
     assert small.layer2[0].shortcut[0].weight.shape[:2] == (31, 13)
     assert function_difference(net, small, PROBE) < 1e-5
@@ -40,7 +47,7 @@ def test_removing_dead_channels_does_not_change_the_function(network, template):
 
 def test_growing_does_not_change_the_function(network, template):
     widths = {**template.seed_widths(), "layer1.0.conv1": 24, "conv1": 20}
-    wide = narrow(network, build, template, {}, widths, [], EXAMPLE)
+    wide = narrow(network, build, template, Narrowing(widths), EXAMPLE)
     assert wide.layer1[0].conv1.out_channels == 24
     assert function_difference(network, wide, PROBE) < 1e-5
 
@@ -50,7 +57,7 @@ def test_a_removed_block_equals_a_silent_branch(network, template):
     with torch.no_grad():
         net.layer1[1].bn2.weight.zero_()
         net.layer1[1].bn2.bias.zero_()
-    small = narrow(net, build, template, {}, template.seed_widths(), ["layer1.1"], EXAMPLE)
+    small = narrow(net, build, template, Narrowing(template.seed_widths(), ["layer1.1"]), EXAMPLE)
     assert small.layer1[1].removed
     assert function_difference(net, small, PROBE) < 1e-5
 
@@ -59,13 +66,15 @@ def test_a_model_that_ignores_widths_is_named(network, template):
     kept = {"layer1.0.conv1": list(range(8))}
     widths = {**template.seed_widths(), "layer1.0.conv1": 8}
     with pytest.raises(ModelError, match="gives layer1") as error:
-        narrow(network, lambda table: build({"layer1.0.conv1": 4}), template, kept, widths, [], EXAMPLE)
+        narrow(network, lambda table: build({"layer1.0.conv1": 4}), template, Narrowing(widths, kept=kept), EXAMPLE)
     assert "apply the widths" in error.value.fix
 
 
 def test_the_network_itself_is_left_alone(network, template):
     before = copy.deepcopy(network.state_dict())
-    narrow(network, build, template, {"conv1": [0, 1, 2]}, {**template.seed_widths(), "conv1": 3}, [], EXAMPLE)
+    narrow(
+        network, build, template, Narrowing({**template.seed_widths(), "conv1": 3}, kept={"conv1": [0, 1, 2]}), EXAMPLE
+    )
     assert all(torch.equal(a, b) for a, b in zip(before.values(), network.state_dict().values(), strict=True))
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from power_models.tables import NetworkTables
 from rig.compression.budget import Budget
 from rig.compression.cutting.channel_group import ChannelGroup
-from rig.compression.cutting.surgery import narrow
+from rig.compression.cutting.surgery import without_blocks
 from rig.compression.cutting.template import Template
 from rig.compression.tasks import Task
 
@@ -78,18 +78,12 @@ def _try(
     before = budget.usage(tables.totals(widths, template.removed_kernels(removed)))
     without = template.removed_kernels([*removed, name])
     after = budget.usage(tables.totals(widths, without))
-    lost, accuracy = _score(_without(model, task, template, [*removed, name]), task, steer)
+    lost, accuracy = _score(without_blocks(model, task, template, [*removed, name]), task, steer)
     masked = narrowed_by(model, template, tables, budget, widths, importance, template.removed_kernels(removed), after)
     if removed:
-        masked = _without(masked, task, template, removed)
+        masked = without_blocks(masked, task, template, removed)
     narrowed, _ = _score(masked, task, steer)
     return BlockTrial(name, before - after, lost, narrowed, accuracy, False)
-
-
-def _without(model: nn.Module, task: Task, template: Template, removed: list[str]) -> nn.Module:
-    """The network with blocks taken out and every width as it is."""
-    example = torch.zeros(1, *task.input_shape)
-    return narrow(model, task.model, template, {}, template.seed_widths(), removed, example)
 
 
 def narrowed_by(

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from rig.compression.cutting.channel_group import ChannelGroup
-from rig.compression.cutting.surgery import narrow
+from rig.compression.cutting.surgery import without_blocks
 from rig.compression.cutting.template import Template
 from rig.compression.tasks import Task
 
@@ -48,7 +48,7 @@ def measured_scores(
     blocks = {}
     for block in template.blocks:
         if block.name not in removed:
-            without = _without(model, task, template, [*removed, block.name])
+            without = without_blocks(model, task, template, [*removed, block.name])
             blocks[block.name] = _loss(without, task, batches) - before
     usual = [value for value in [*added.values(), *blocks.values()] if value > 0]
     least = FLOOR * float(np.median(usual)) if usual else 1e-9
@@ -114,9 +114,3 @@ def _loss_silenced(
         with torch.no_grad():
             for values, before in kept:
                 values.copy_(before)
-
-
-def _without(model: nn.Module, task: Task, template: Template, removed: list[str]) -> nn.Module:
-    """The network with blocks taken out and every width as it is."""
-    example = torch.zeros(1, *task.input_shape)
-    return narrow(model, task.model, template, {}, template.seed_widths(), removed, example)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from rig.compression.cutting.surgery import keep_channels, reestimate_norms
+from rig.compression.cutting.surgery import Narrowing, keep_channels, reestimate_norms
 from rig.compression.cutting.template import Template
 from rig.compression.cutting.verified_surgery import verified_narrow
 from rig.compression.methods.base import Choice
@@ -38,9 +38,8 @@ def realized_checked(
     kept = kept_channels(template, importance, choice)
     example = torch.zeros(1, *task.input_shape)
     batches = [inputs for inputs, _ in itertools.islice(iter(task.loaders("train")), NORM_BATCHES)]
-    found = verified_narrow(
-        network, task.model, template, kept, choice.widths, choice.removed, example, constants=batches[0], onnx=False
-    )
+    to = Narrowing(choice.widths, choice.removed, kept)
+    found = verified_narrow(network, task.model, template, to, example, constants=batches[0], onnx=False)
     reestimate_norms(found.network, batches)
     return Realized(found.network, Choice(found.widths, found.removed), found.refused)
 

@@ -14,6 +14,8 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +33,31 @@ from rig.errors import ModelError, RigError
 Build = Callable[[Mapping[str, int]], nn.Module]
 
 
+class Narrowing(NamedTuple):
+    """What becomes of a network: the width of each group, the blocks that go, the units that stay of each group.
+
+    kept: at most as many as its width of a group that is named, all of one that is not; a group that grows keeps all
+    and gains new channels.
+    """
+
+    widths: Mapping[str, int]
+    removed: Sequence[str] = ()
+    kept: Mapping[str, Sequence[int]] = MappingProxyType({})
+
+    def cut(self, template: Template) -> list[ChannelGroup]:
+        """Groups that may change and that do not go with a block."""
+        vanishing = {g for b in template.blocks if b.name in self.removed for g in b.inner}
+        return [g for g in template.groups if g.prunable and g.name not in vanishing]
+
+    def staying(self, group: ChannelGroup) -> list[int]:
+        """The units of a group that stay."""
+        return list(self.kept.get(group.name, range(group.width)))
+
+    def dropped(self, groups: Iterable[ChannelGroup]) -> dict[str, list[int]]:
+        """The units of each group that go."""
+        return {g.name: sorted(set(range(g.width)) - set(self.staying(g))) for g in groups}
+
+
 def keep_channels(group: ChannelGroup, importance: Tensor, width: int) -> list[int]:
     """The ``width`` most important units of a group, in their old order; ties go to the lower index."""
     order = torch.argsort(importance, descending=True, stable=True)
@@ -41,34 +68,27 @@ def narrow(
     model: nn.Module,
     build: Build,
     template: Template,
-    kept: Mapping[str, Sequence[int]],
-    widths: Mapping[str, int],
-    removed: Sequence[str],
+    to: Narrowing,
     example: Tensor,
     constants: Tensor | None = None,
 ) -> nn.Module:
-    """The network at ``widths`` with blocks ``removed``, holding the weights of the kept channels of ``model``.
+    """The network that ``model`` becomes, with the weights of the channels that stay.
 
-    kept: units kept of each group (at most its width; a group that grows keeps all and gains new channels whose
-    outgoing weights are zero, so that the function does not change). constants: a batch of inputs; with it, the mean of
-    what each dropped channel gave is folded into the layers that read it (``folding``), exactly where it was constant.
-    Gates are folded. Raises ModelError where the task's model(widths) does not have the layers or shapes that the table
-    asks for; ``model`` is not changed.
+    New channels have outgoing weights of zero, so that the function does not change. constants: a batch of inputs; with
+    it, the mean of what each dropped channel gave is folded into the layers that read it (``folding``), exactly where
+    it was constant. Gates are folded. Raises ModelError where the task's model(widths) does not have the layers or
+    shapes that the table asks for; ``model`` is not changed.
     """
     source = fold_gates(copy.deepcopy(model))
-    vanishing = {g for b in template.blocks if b.name in removed for g in b.inner}
-    cut = [g for g in template.groups if g.prunable and g.name not in vanishing]
-    chosen = {g.name: list(kept.get(g.name, range(g.width))) for g in cut}
-    for group in cut:
-        if len(chosen[group.name]) > int(widths[group.name]) or not chosen[group.name]:
-            raise ModelError(
-                f"{group.name}: {len(chosen[group.name])} of its channels are to be kept at width {widths[group.name]}"
-            )
+    cut = to.cut(template)
+    chosen = {g.name: to.staying(g) for g in cut}
+    for name, units in chosen.items():
+        if len(units) > int(to.widths[name]) or not units:
+            raise ModelError(f"{name}: {len(units)} of its channels are to be kept at width {to.widths[name]}")
     if constants is not None:
-        dropped = {g.name: sorted(set(range(g.width)) - set(chosen[g.name])) for g in cut}
-        fold_constants(source, cut, dropped, constants)
-    target, gone = built(build, template, widths, removed, example)
-    place_weights(source, target, placements(source, cut, chosen, widths), removed, gone)
+        fold_constants(source, cut, to.dropped(cut), constants)
+    target, gone = built(build, template, to.widths, to.removed, example)
+    place_weights(source, target, placements(source, cut, chosen, to.widths), to.removed, gone)
     return target.train(model.training)
 
 
@@ -139,4 +159,10 @@ def bare_network(
     kept = {g.name: torch.nonzero(g.norms().detach() > 0).flatten().tolist() for g in template.groups if g.prunable}
     widths = {**template.seed_widths(), **{name: len(channels) for name, channels in kept.items()}}
     example = torch.zeros(1, *task.input_shape)
-    return narrow(shrunk, task.model, template, kept, widths, removed, example, constants), widths
+    return narrow(shrunk, task.model, template, Narrowing(widths, removed, kept), example, constants), widths
+
+
+def without_blocks(model: nn.Module, task: Task, template: Template, removed: Sequence[str]) -> nn.Module:
+    """The network with blocks taken out and every width as it is."""
+    example = torch.zeros(1, *task.input_shape)
+    return narrow(model, task.model, template, Narrowing(template.seed_widths(), removed), example)

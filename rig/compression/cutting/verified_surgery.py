@@ -25,7 +25,7 @@ from rig.compression.cutting.channel_group import NORMS
 from rig.compression.cutting.folding import fold_constants
 from rig.compression.cutting.gates import fold_gates
 from rig.compression.cutting.rehearsal import difference, masked, scrambled
-from rig.compression.cutting.surgery import narrow
+from rig.compression.cutting.surgery import Narrowing, narrow
 from rig.compression.cutting.template import Template
 from rig.compression.cutting.tracing import FOREIGN_ERRORS, in_inference
 from rig.compression.export import save_checked
@@ -50,9 +50,7 @@ def verified_narrow(
     model: nn.Module,
     build: Build,
     template: Template,
-    kept: Mapping[str, Sequence[int]],
-    widths: Mapping[str, int],
-    removed: Sequence[str],
+    to: Narrowing,
     example: Tensor,
     constants: Tensor | None = None,
     onnx: bool = True,
@@ -64,34 +62,40 @@ def verified_narrow(
     Raises ModelError where even the network as it was does not pass.
     """
     staying = {g.name: g.width for g in template.groups if g.put_back or not g.prunable}
-    widths = {**widths, **staying}
-    kept = {name: units for name, units in kept.items() if name not in staying}
+    widths = {**to.widths, **staying}
+    kept = {name: units for name, units in to.kept.items() if name not in staying}
     asked = [g.name for g in template.groups if _changes(g.width, kept.get(g.name), widths[g.name])]
-    changes = [*asked, *removed]
+    changes = [*asked, *to.removed]
     seed = template.seed_widths()
 
-    def attempt(chosen: Sequence[str]) -> tuple[nn.Module | None, dict[str, int], list[str], str]:
+    def only(chosen: Sequence[str]) -> Narrowing:
         wide = {g for g in asked if g not in chosen}
-        units = {name: seed[name] if name in wide else int(width) for name, width in widths.items()}
-        keeping = {name: units for name, units in kept.items() if name not in wide}
-        gone = [b for b in removed if b in chosen]
+        return Narrowing(
+            {name: seed[name] if name in wide else int(width) for name, width in widths.items()},
+            [b for b in to.removed if b in chosen],
+            {name: units for name, units in kept.items() if name not in wide},
+        )
+
+    def attempt(tried: Narrowing) -> tuple[nn.Module | None, str]:
         try:
-            found = narrow(model, build, template, keeping, units, gone, example, constants)
-            why = unequal(model, found, template, keeping, units, gone, example, constants)
+            found = narrow(model, build, template, tried, example, constants)
+            why = unequal(model, found, template, tried, example, constants)
             if not why and onnx:
                 _require_exportable(found, example)
         except RigError as error:
-            return None, units, gone, error.message
+            return None, error.message
         except FOREIGN_ERRORS as error:
-            return None, units, gone, f"{type(error).__name__}: {error}"
-        return (None if why else found), units, gone, why
+            return None, f"{type(error).__name__}: {error}"
+        return (None if why else found), why
 
-    network, units, gone, first = attempt(changes)
+    done = only(changes)
+    network, first = attempt(done)
     why = first
     refused: dict[str, str] = {}
     if network is None:
-        refused, accepted = _at_fault(changes, lambda chosen: attempt(chosen)[3])
-        network, units, gone, why = attempt(accepted)
+        refused, accepted = _at_fault(changes, lambda chosen: attempt(only(chosen))[1])
+        done = only(accepted)
+        network, why = attempt(done)
     if network is None:
         raise ModelError(
             f"the network cannot be rebuilt as it is: {why}" + (f"; as chosen: {first}" if first != why else ""),
@@ -99,16 +103,14 @@ def verified_narrow(
         )
     for group in template.groups:
         group.put_back = group.put_back or refused.get(group.name, "")
-    return Verified(network, units, gone, refused)
+    return Verified(network, dict(done.widths), list(done.removed), refused)
 
 
 def unequal(
     model: nn.Module,
     found: nn.Module,
     template: Template,
-    kept: Mapping[str, Sequence[int]],
-    widths: Mapping[str, int],
-    removed: Sequence[str],
+    to: Narrowing,
     example: Tensor,
     constants: Tensor | None = None,
 ) -> str:
@@ -116,20 +118,18 @@ def unequal(
 
     constants: as given to ``narrow``, if it folded any.
     """
-    vanishing = {g for b in template.blocks if b.name in removed for g in b.inner}
-    cut = [g for g in template.groups if g.prunable and g.name not in vanishing]
+    cut = to.cut(template)
     wide: nn.Module = fold_gates(masked(model, [], {}))
     if constants is not None:
-        dropped = {g.name: sorted(set(range(g.width)) - set(kept.get(g.name, range(g.width)))) for g in cut}
-        fold_constants(wide, cut, dropped, constants)
+        fold_constants(wide, cut, to.dropped(cut), constants)
     else:
-        wide = masked(wide, cut, kept)
+        wide = masked(wide, cut, to.kept)
     inputs = torch.randn(2, *example.shape[1:], generator=torch.Generator().manual_seed(0)).to(example.dtype)
     there = {name for name, _ in wide.named_modules()}
     for block in template.blocks:
-        if block.name in removed and there.issuperset(block.layers):  # else it went before
+        if block.name in to.removed and there.issuperset(block.layers):  # else it went before
             wide = _silent(wide, block.layers, inputs)
-    return difference(wide, found, cut, kept, widths, inputs)
+    return difference(wide, found, cut, to.kept, to.widths, inputs)
 
 
 def _silent(network: nn.Module, layers: Sequence[str], inputs: Tensor) -> nn.Module:
@@ -179,8 +179,9 @@ def rehearsed(network: nn.Module, build: Build, template: Template, example: Ten
 
         def trouble(chosen: Sequence[str]) -> str:
             try:
-                found = narrow(stage, build, template, {}, seed, chosen, example)
-                return unequal(stage, found, template, {}, seed, chosen, example)
+                without = Narrowing(seed, chosen)
+                found = narrow(stage, build, template, without, example)
+                return unequal(stage, found, template, without, example)
             except RigError as error:
                 return error.message
             except FOREIGN_ERRORS as error:

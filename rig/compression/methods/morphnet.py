@@ -33,7 +33,7 @@ from rig.compression.choosing.widths import WidthChooser
 from rig.compression.cutting.gates import with_gates
 from rig.compression.cutting.groups import find_groups
 from rig.compression.cutting.realize import kept_channels
-from rig.compression.cutting.surgery import bare_network, narrow
+from rig.compression.cutting.surgery import Narrowing, bare_network, narrow
 from rig.compression.cutting.template import Template
 from rig.compression.methods.base import RESOURCES, Choice, Found, Workplace
 from rig.compression.methods.controller import StrengthController
@@ -252,7 +252,7 @@ def _grown(workplace: Workplace, shrunk: Shrunk, survey: Survey, budget: Budget,
     widths = {name: int(width) for name, width in grown[str(number)].items()}
     staying = Choice({name: min(width, max(1, alive[name])) for name, width in widths.items()}, [])
     kept = kept_channels(template, importance, staying)
-    wide = narrow(shrunk.network, workplace.task.model, template, kept, widths, [], workplace.example)
+    wide = narrow(shrunk.network, workplace.task.model, template, Narrowing(widths, kept=kept), workplace.example)
     workplace.note(f"expand {number}", wide, usage=budget.usage(survey.tables.totals(widths)), widths=widths)
     return wide
 
