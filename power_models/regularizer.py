@@ -46,7 +46,7 @@ class ScaledGroup(Protocol):
 
     @property
     def scales(self) -> Sequence[Any]:
-        """Records with ``weight``, ``bias``, ``index``, ``root``."""
+        """Records with ``weight``, ``bias``, ``index``, ``root``, ``plain`` and ``by_unit`` (a group's scales)."""
 
     def norms(self) -> Tensor:
         """Norm of each channel, shape (width,)."""
@@ -69,6 +69,7 @@ class CostRegularizer:
         self.condemned = {g.name: torch.zeros(g.width, dtype=torch.bool) for g in shrinking}
         self.dead = {g.name: torch.zeros(g.width, dtype=torch.bool) for g in shrinking}
         self.sentenced = {g.name: torch.zeros(g.width) for g in shrinking}  # norms when they were condemned
+        self._going: set[str] = set()  # groups with condemned or dead channels
         self._watched = 0
         self._prices: dict[str, float] = {}
         self._priced_at: dict[str, int] = {}
@@ -119,6 +120,10 @@ class CostRegularizer:
         self.dead = dict(state["dead"])
         self.sentenced = dict(state["sentenced"])
         self._watched = int(state["watched"])
+        self._note_going()
+
+    def _note_going(self) -> None:
+        self._going = {name for name, marks in self.condemned.items() if bool((marks | self.dead[name]).any())}
 
     def prices(self) -> dict[str, float]:
         """What one channel of each group costs of the resource at the widths now alive."""
@@ -162,12 +167,13 @@ class CostRegularizer:
             self.condemned[name] = (before & (ratio > PARDON)) | (ratio > 1.0)
             fresh = self.condemned[name] & ~before
             self.sentenced[name] = torch.where(fresh, group.norms(), self.sentenced[name])
+        self._note_going()
 
     @torch.no_grad()
     def proximal_step(self, rate: float) -> None:
         """Shrink the condemned channels by ``rate`` of the norm they had when condemned; what crosses zero is dead."""
         for group in self.groups:
-            if group.prunable and bool(self.condemned[group.name].any() | self.dead[group.name].any()):
+            if group.name in self._going:
                 lengths = min(MAX_STEP, rate) * self.condemned[group.name] * self.sentenced[group.name]
                 _shrink(group, lengths, self.dead[group.name])
 
@@ -212,12 +218,12 @@ def pulls(group: ScaledGroup) -> list[Tensor]:
     """γ·∂L/∂γ + β·∂L/∂β of each channel, one tensor (width,) for each of the group's tied scales."""
     found = []
     for scale in group.scales:
-        parts = torch.zeros(group.width)
-        for values in (scale.weight, scale.bias):
-            if values is not None and values.grad is not None:
-                product = (values * values.grad)[scale.index]
-                parts = parts.index_add(0, scale.root, product.flatten(1).sum(1) if product.dim() > 1 else product)
-        found.append(parts)
+        parts = [
+            scale.by_unit(values * values.grad, group.width)
+            for values in (scale.weight, scale.bias)
+            if values is not None and values.grad is not None
+        ]
+        found.append(sum(parts[1:], parts[0]) if parts else torch.zeros(group.width))
     return found
 
 
@@ -240,8 +246,12 @@ def _shrink(group: ScaledGroup, steps: Tensor, dead: Tensor) -> None:
     dead |= wanted == 0
     factor = torch.where(norms > 0, wanted / norms.clamp_min(torch.finfo(norms.dtype).tiny), torch.zeros_like(norms))
     for scale in group.scales:
-        rows = factor[scale.root]
-        shape = (-1,) + (1,) * (scale.weight.dim() - 1)
-        scale.weight[scale.index] = scale.weight[scale.index] * rows.view(shape)
-        if scale.bias is not None:
-            scale.bias[scale.index] = scale.bias[scale.index] * rows
+        rows = factor if scale.plain else factor[scale.root]
+        for values in (scale.weight, scale.bias):
+            if values is None:
+                continue
+            by_row = rows.view((-1,) + (1,) * (values.dim() - 1))
+            if scale.plain:
+                values.mul_(by_row)
+            else:
+                values[scale.index] = values[scale.index] * by_row

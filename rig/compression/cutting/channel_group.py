@@ -9,6 +9,7 @@ that the network can have; only ``Template.layer_widths`` and the kernels' chann
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -31,12 +32,30 @@ class Member(NamedTuple):
 
 
 class Scale(NamedTuple):
-    """Parameters that scale a group's channels: rows ``index`` of ``weight`` and ``bias`` belong to unit ``root``."""
+    """Parameters that scale a group's channels: rows ``index`` of ``weight`` and ``bias`` belong to unit ``root``.
+
+    ``plain``: row i is unit i and there are no others, as nearly everywhere, so that nothing has to be gathered.
+    """
 
     weight: nn.Parameter
     bias: nn.Parameter | None
     index: Tensor
     root: Tensor
+    plain: bool
+
+    @classmethod
+    def of(cls, weight: nn.Parameter, bias: nn.Parameter | None, member: Member, width: int) -> Scale:
+        """The parameters of a member of a group of so many units."""
+        units = torch.arange(width)
+        plain = len(weight) == width and torch.equal(member.index, units) and torch.equal(member.root, units)
+        return cls(weight, bias, member.index, member.root, plain)
+
+    def by_unit(self, values: Tensor, width: int) -> Tensor:
+        """Σ over each unit's rows of ``values`` (rows, …), shape (width,)."""
+        if self.plain:
+            return values.flatten(1).sum(1) if values.dim() > 1 else values
+        rows = values[self.index]
+        return torch.zeros(width).index_add(0, self.root, rows.flatten(1).sum(1) if rows.dim() > 1 else rows)
 
 
 class ChannelGroup:
@@ -76,25 +95,25 @@ class ChannelGroup:
             return "batch-norm"
         return "gates" if any(isinstance(m.module, GATED) and m.axis == "out" for m in self.members) else "filters"
 
-    @property
+    @cached_property
     def scales(self) -> list[Scale]:
         """The batch-norms of the group; where it has none, its gates, or else the filters themselves (group lasso)."""
         kind = self.scaled_by
         if kind == "batch-norm":
             norms = [m for m in self.members if isinstance(m.module, NORMS) and m.module.weight is not None]
-            return [Scale(m.module.weight, m.module.bias, m.index, m.root) for m in norms]
+            return [Scale.of(m.module.weight, m.module.bias, m, self.width) for m in norms]
         writers = [m for m in self.members if m.axis == "out" and isinstance(m.module, WIDE_LAYERS)]
         if kind == "gates":  # a closed gate takes the layer's bias along
-            return [Scale(m.module.gate, None, m.index, m.root) for m in writers if isinstance(m.module, GATED)]
-        return [Scale(m.module.weight, m.module.bias, m.index, m.root) for m in writers]
+            return [Scale.of(m.module.gate, None, m, self.width) for m in writers if isinstance(m.module, GATED)]
+        return [Scale.of(m.module.weight, m.module.bias, m, self.width) for m in writers]
 
     def norms(self) -> Tensor:
         """L2 norm of each unit's scales and shifts over the whole group, shape (width,); 0 is a dead unit."""
         total = torch.zeros(self.width)
         for scale in self.scales:
-            total = total.index_add(0, scale.root, _row_energy(scale.weight, scale.index))
+            total = total + scale.by_unit(scale.weight**2, self.width)
             if scale.bias is not None:
-                total = total.index_add(0, scale.root, scale.bias[scale.index] ** 2)
+                total = total + scale.by_unit(scale.bias**2, self.width)
         # The derivative of the root at zero is infinite: dead channels get no gradient instead.
         alive = total > 0
         return torch.where(alive, torch.where(alive, total, torch.ones_like(total)).sqrt(), torch.zeros_like(total))
@@ -118,8 +137,3 @@ def layer_channels(
         for layer in g.writers
         if layer not in left_out
     }
-
-
-def _row_energy(weight: Tensor, index: Tensor) -> Tensor:
-    rows = weight[index]
-    return rows**2 if rows.dim() == 1 else (rows**2).flatten(1).sum(1)
