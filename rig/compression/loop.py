@@ -25,6 +25,7 @@ from rig.compression import export
 from rig.compression.baseline import trained_baseline
 from rig.compression.bench import Bench
 from rig.compression.budget import Budget
+from rig.compression.cutting.channel_group import NORMS
 from rig.compression.cutting.realize import Realized, realized_checked
 from rig.compression.cutting.surgery import built
 from rig.compression.cutting.tracing import FOREIGN_ERRORS
@@ -42,6 +43,7 @@ from rig.store.store import Run
 from rig.workloads.network_file import read_kernels
 
 FINETUNE_RATE = 0.05
+PLAIN_FINETUNE_RATE = 0.01  # without batch-norm, where a teacher at 0.05 throws a network off (experiments/gates)
 WELL_USED = 0.955  # of the active budget: below it there is room worth another round
 CANDIDATE_ROUNDS, CONFIRM_ROUNDS, CONFIRM_ROUNDS_MOST = 5, 6, 15
 FIRST_MARGIN = 0.012  # of the active budget, left free for what prediction and measurement may err
@@ -135,7 +137,7 @@ class Loop:
         else:
             plan = TrainingPlan(
                 self.settings.epochs_finetune,
-                FINETUNE_RATE,
+                finetune_rate(candidate.network),
                 seed=self.settings.seed + 2,
                 ema=self.settings.ema,
                 label_smoothing=self.settings.label_smoothing,
@@ -335,6 +337,12 @@ def _state_of(run: Run) -> dict[str, Any]:
             "leave --resume out; the trained baseline is found again",
         )
     return {**kept, "version": STATE_VERSION}
+
+
+def finetune_rate(network: nn.Module) -> float:
+    """The rate of learning of fine-tuning."""
+    normed = any(isinstance(module, NORMS) for module in network.modules())
+    return FINETUNE_RATE if normed else PLAIN_FINETUNE_RATE
 
 
 def _without(found: Found, put_back: Mapping[str, str]) -> Found:

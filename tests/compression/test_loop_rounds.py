@@ -213,3 +213,9 @@ def test_a_second_fine_tune_has_its_own_record(tmp_path):
     assert [stage["onnx_difference"] for stage in place.stages] == [1.0, 2.0]
     spent = outcome.timings(place.stages)
     assert spent == {"fine-tune": pytest.approx(sum(stage["seconds"] for stage in place.stages))}
+
+
+def test_networks_without_batch_norm_are_fine_tuned_more_gently():
+    plain = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU())
+    assert loops.finetune_rate(plain) == loops.PLAIN_FINETUNE_RATE < loops.FINETUNE_RATE
+    assert loops.finetune_rate(nn.Sequential(plain, nn.BatchNorm2d(4))) == loops.FINETUNE_RATE
