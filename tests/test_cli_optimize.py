@@ -320,8 +320,9 @@ def test_a_network_without_batch_norm_shrinks_by_gates_that_are_folded_before_ex
     path = tmp_path / "plain_vgg.py"
     path.write_text(PLAIN_VGG)
     words = ("--device", "virtual-pi4", "--task", str(path), "--target-flops", "50%", "--rounds", "1")
-    epochs = ("--epochs-baseline", "1", "--epochs-shrink", "4", "--epochs-finetune", "1", "--prune-every", "1")
-    done = rig(environment, "optimize", *words, *epochs, "--json")
+    ways = ("--without-norm", "gates", "--prune-every", "1")
+    epochs = ("--epochs-baseline", "1", "--epochs-shrink", "4", "--epochs-finetune", "1")
+    done = rig(environment, "optimize", *words, *epochs, *ways, "--json")
     assert done.returncode in (0, 5, 6), done.stderr
     result = json.loads(done.stdout)
     rows = {row["name"]: row for row in result["layers"]}

@@ -54,7 +54,7 @@ class Settings(NamedTuple):
     scratch in place of a search, layer → channels; retrain: train the final network from scratch too; importance: what
     the allocator scores channels by (``importance.IMPORTANCES``); ema, label_smoothing: of fine-tuning; prune_every:
     epochs of shrinking after which dead channels leave the network (0: at its end); without_norm: what shrinks where
-    there is no batch-norm, gates or filters.
+    there is no batch-norm, filters or gates.
     """
 
     limits: tuple[Limit, ...]
@@ -73,7 +73,7 @@ class Settings(NamedTuple):
     ema: float = 0.0
     label_smoothing: float = 0.0
     prune_every: int = 0
-    without_norm: str = "gates"
+    without_norm: str = "filters"
 
     @property
     def epochs(self) -> int:

@@ -1,4 +1,4 @@
-"""MorphNet on networks without batch-norm: gates where they can be put, filters elsewhere, the same contract."""
+"""MorphNet on networks without batch-norm: by filters, or by gates where they can be put; the same contract."""
 
 from __future__ import annotations
 
@@ -105,7 +105,8 @@ def resumed(workplace, folder, task, way, prune_every):
 
 def test_a_layer_of_a_class_of_its_own_keeps_its_filters_as_scales(task, tmp_path):
     network, mixed_task, survey, budget = started(task, mixed)
-    found = morphnet.MorphNet().search(case.workplace_in(tmp_path, mixed_task, 2), network, survey, budget)
+    place = case.workplace_in(tmp_path, mixed_task, 2, without_norm="gates")
+    found = morphnet.MorphNet().search(place, network, survey, budget)
     assert found.scales == {"conv1": "gates", "conv2": "gates", "conv3": "filters"}
 
 
@@ -113,7 +114,8 @@ def test_a_run_from_before_there_were_gates_goes_on_without_them(plain, tmp_path
     network, task, survey, budget = plain
     earlier = case.workplace_in(tmp_path, task, 2, without_norm="filters")
     morphnet.MorphNet().search(earlier, network, survey, budget)
-    found = morphnet.MorphNet().search(case.workplace_in(tmp_path, task, 2), network, survey, budget)
+    again = case.workplace_in(tmp_path, task, 2, without_norm="gates")
+    found = morphnet.MorphNet().search(again, network, survey, budget)
     assert set(found.scales.values()) == {"filters"}
 
 

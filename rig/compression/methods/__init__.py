@@ -24,7 +24,7 @@ METHODS = {
 }
 USUAL = "morphnet"
 SCORES = ("taylor", "bn-taylor", "magnitude")  # of channels, for ``allocate``: the names in ``importance.IMPORTANCES``
-WITHOUT_NORM = ("gates", "filters")  # what ``morphnet`` shrinks where there is no batch-norm
+WITHOUT_NORM = ("filters", "gates")  # what ``morphnet`` shrinks where there is no batch-norm, the usual first
 
 
 def make_method(name: str) -> Method:
