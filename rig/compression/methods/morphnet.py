@@ -13,8 +13,8 @@ Gordon et al., CVPR 2018 (arXiv 1711.06798). Differences:
 - Whole residual blocks go at the end, where that is cheaper than narrowing (``rig.compression.choosing.blocks``).
 - The paper carries dead channels to the end; with ``prune_every`` they leave the network while it is trained
   (PruneTrain, Lym et al., SC 2019), so that later epochs cost less (``rig.compression.training.removing``).
-- The paper needs batch-norms, its code has group lasso for layers without. Here such layers get a gate a channel while
-  they shrink (``rig.compression.cutting.gates``), where their class is PyTorch's own; else their filters shrink.
+- The paper needs batch-norms; its code has group lasso for layers without, which is done here too, or, where that is
+  asked for, such layers get a gate a channel while they shrink (``rig.compression.cutting.gates``).
 """
 
 from __future__ import annotations
