@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from power_models.tables import Array, NetworkTables
+from power_models.tables import Array, NetworkTables, TablesLeft
 
 Gradient = Callable[[Array], Array]  # totals (4,) → derivative of the limited quantity by each total (4,)
 
@@ -59,7 +59,7 @@ class CostRegularizer:
     network; gradient: derivative of the resource by the four totals.
     """
 
-    def __init__(self, groups: Sequence[ScaledGroup], tables: NetworkTables, gradient: Gradient) -> None:
+    def __init__(self, groups: Sequence[ScaledGroup], tables: NetworkTables | TablesLeft, gradient: Gradient) -> None:
         self.groups = [g for g in groups if g.name in tables.largest]
         self.tables = tables
         self.gradient = gradient

@@ -36,6 +36,7 @@ __all__ = [
     "Price",
     "SizedKernel",
     "TableError",
+    "TablesLeft",
     "WidthTable",
     "parameters",
     "resized",
@@ -146,6 +147,10 @@ class NetworkTables:
             found[group] = np.maximum(np.asarray(change) / span, 0.0)
         return found
 
+    def left(self, without: frozenset[int], widths: Mapping[str, int]) -> TablesLeft:
+        """The same tables for a network that has no longer the kernels ``without``; ``widths``: of every group."""
+        return TablesLeft(self, without, widths)
+
     def relaxed(self, widths: Mapping[str, Tensor], quantity: int = 0) -> Tensor:
         """Total of one quantity at real-valued widths, a scalar tensor that carries secant gradients."""
         total = torch.tensor(float(self.overhead[quantity]))
@@ -163,6 +168,25 @@ class NetworkTables:
                 return block
         stairs = Counter(table.stairs[1] for table in self._tables.values() if table.stairs[1] > 1)
         return stairs.most_common(1)[0][0] if stairs else 8
+
+
+class TablesLeft:
+    """Tables of a network that lost kernels with its blocks: groups that only these had need no width any more."""
+
+    def __init__(self, tables: NetworkTables, without: frozenset[int], widths: Mapping[str, int]) -> None:
+        self.block = tables.block
+        self.largest = dict(tables.largest)
+        self._tables = tables
+        self._without = without
+        self._widths = dict(widths)
+
+    def totals(self, widths: Mapping[str, int], without: frozenset[int] = frozenset()) -> Array:
+        """As ``NetworkTables.totals``."""
+        return self._tables.totals({**self._widths, **widths}, self._without | without)
+
+    def marginals(self, widths: Mapping[str, int], without: frozenset[int] = frozenset()) -> dict[str, Array]:
+        """As ``NetworkTables.marginals``; nothing for a group that went."""
+        return self._tables.marginals({**self._widths, **widths}, self._without | without)
 
 
 def _rise_at(table: WidthTable, block: int) -> float | None:

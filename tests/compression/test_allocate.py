@@ -13,7 +13,8 @@ from rig.compression.budget import resolve
 from rig.compression.choosing import allocation
 from rig.compression.choosing.milp import NoChoiceError
 from rig.compression.cutting.realize import realized
-from rig.compression.methods.allocate import Allocate, NoAllocationError
+from rig.compression.methods.allocate import Allocate
+from rig.compression.methods.allocating import NoAllocationError
 from rig.compression.methods.base import Workplace
 from rig.compression.survey import Settings, Survey
 from rig.compression.tasks import Task

@@ -24,7 +24,8 @@ def stages_of(workplace):
 
 def test_rounds_shrink_to_the_budget_and_grow_in_between(task, survey, network, tmp_path):
     budget = case.budget_of(survey, "latency")
-    workplace = case.workplace_in(tmp_path, task, 32, morph_rounds=2)
+    asked = {"morph_rounds": 2, "ablation": Ablation(remove_blocks=False)}
+    workplace = case.workplace_in(tmp_path, task, 32, **asked)
     found = morphnet.MorphNet().search(workplace, network, survey, budget)
     stages = stages_of(workplace)
     assert list(stages) == ["shrink", "expand 1", "shrink 2", "removal"]
@@ -38,8 +39,32 @@ def test_rounds_shrink_to_the_budget_and_grow_in_between(task, survey, network, 
     assert steps == sorted(steps)
     assert steps[-1] == 2 * 64
     # A second search takes up both rounds where they were left.
-    again = morphnet.MorphNet().search(case.workplace_in(tmp_path, task, 32, morph_rounds=2), network, survey, budget)
+    again = morphnet.MorphNet().search(case.workplace_in(tmp_path, task, 32, **asked), network, survey, budget)
     assert again.alive == found.alive
+
+
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_blocks_that_the_budget_has_no_room_for_go_before_channels_shrink(rounds, task, survey, network, tmp_path):
+    budget = case.budget_of(survey, "latency", "30%")
+    workplace = case.workplace_in(tmp_path, task, 8, morph_rounds=rounds)
+    method = morphnet.MorphNet()
+    found = method.search(workplace, network, survey, budget)
+    first = workplace.state["blocks_first"]["removed"]
+    assert first
+    assert set(first) <= set(found.removed)
+    blocks = {block.name: block for block in survey.template.blocks}
+    gone = {layer for name in first for layer in blocks[name].layers}
+    assert not gone & {name for name, _ in found.network.named_modules()}
+    # Shrinking began from what is left, which the record and the controller know.
+    without = survey.tables.left(survey.template.removed_kernels(first), survey.template.seed_widths())
+    assert found.history[0]["target_cost"] <= budget.usage(without.totals({})) < budget.usage(survey.predicted)
+    choice = method.choose(found, survey, budget)
+    used = survey.tables.totals(choice.widths, found.template.removed_kernels(choice.removed))
+    assert budget.usage(used) <= 1.0
+    again = case.workplace_in(tmp_path, task, 8, morph_rounds=rounds)
+    again.state.update(workplace.state)
+    repeated = method.search(again, network, survey, budget)
+    assert (repeated.removed, repeated.alive) == (found.removed, found.alive)
 
 
 def test_what_grows_beyond_the_seed_leaves_the_function_as_it_was(task, survey, network, tmp_path):
@@ -56,7 +81,8 @@ def test_what_grows_beyond_the_seed_leaves_the_function_as_it_was(task, survey, 
     template = survey.template._replace(groups=groups)
     workplace = case.workplace_in(tmp_path, task)
     left = morphnet.Shrunk(shrunk, template, alive, [])
-    wide = morphnet._grown(workplace, left, survey, case.budget_of(survey, "params", "80%"), 1)
+    begun = morphnet.Start(shrunk, template, [])
+    wide = morphnet._grown(workplace, begun, left, survey, case.budget_of(survey, "params", "80%"), 1)
     widths = workplace.state["grown"]["1"]
     assert widths["layer1.0.conv1"] > 16
     assert widths["layer2.0.conv1"] < 32

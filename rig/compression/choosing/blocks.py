@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -44,12 +44,14 @@ def remove_blocks(
     budget: Budget,
     alive: Mapping[str, int],
     importance: Mapping[str, Tensor],
+    gone: Sequence[str] = (),
 ) -> tuple[list[str], list[BlockTrial]]:
-    """Names of the blocks to remove, and the record of all trials.
+    """Names of the blocks to remove, those that are ``gone`` already first, and the record of all trials.
 
     A block whose inner channels are all dead goes in any case: nothing flows through it.
     """
-    removed = [b.name for b in template.blocks if any(alive.get(g) == 0 for g in b.inner)]
+    dead = [b.name for b in template.blocks if any(alive.get(g) == 0 for g in b.inner)]
+    removed = [*gone, *(name for name in dead if name not in gone)]
     steer = list(itertools.islice(iter(task.loaders("val")), STEERING_BATCHES))
     floor = _score(model, task, steer)[1] - MAX_ACCURACY_DROP
     trials: list[BlockTrial] = []

@@ -1,0 +1,146 @@
+"""One exact choice of widths and blocks for a network as it stands: what methods with an allocation in them share.
+
+    network ──► scores of channels and blocks in units of the loss (importance, steering) ──► the least loss that holds
+                the budget, exactly (allocation, milp)
+
+A network may have lost blocks already; its template names their groups still, which then have no say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rig.compression.budget import Budget
+from rig.compression.choosing.allocation import Allocation, Allocator, Scores, limit_rows
+from rig.compression.choosing.importance import BATCHES, IMPORTANCES
+from rig.compression.choosing.milp import TIME_LIMIT_S, NoChoiceError
+from rig.compression.choosing.steering import measured_scores
+from rig.compression.cutting.groups import find_groups
+from rig.compression.cutting.template import Template
+from rig.compression.methods.base import Workplace
+from rig.compression.survey import PACEABLE, Survey
+from rig.errors import BadInputError, RigError
+
+
+class NoAllocationError(RigError):
+    """The solver's time was over before it had a choice, or a proof that there is none."""
+
+    code = "no-allocation"
+
+
+def template_of(before: Template, network: nn.Module, example: Tensor) -> Template:
+    """The template with the groups of a narrower network; what went with a block, or was put back, stays so."""
+    groups = {g.name: g for g in before.groups}
+    for group in find_groups(network, example, like=before.groups):
+        group.put_back = group.put_back or groups[group.name].put_back
+        groups[group.name] = group
+    return before._replace(groups=list(groups.values()))
+
+
+def there(template: Template, removed: Sequence[str]) -> Template:
+    """The template without the groups that went with their blocks."""
+    gone = {name for b in template.blocks if b.name in removed for name in b.inner}
+    return template._replace(groups=[g for g in template.groups if g.name not in gone])
+
+
+def scored(
+    workplace: Workplace,
+    network: nn.Module,
+    template: Template,
+    removed: Sequence[str],
+    refused: Collection[str],
+    number: int,
+) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    """Scores of channels, and the record of blocks; the same whenever asked.
+
+    removed: blocks that ``network`` has no longer; refused: blocks that surgery put back; number: of the choice in its
+    run, which draws the batches.
+    """
+    kind = workplace.settings.importance
+    if kind not in IMPORTANCES:
+        raise BadInputError(f"unknown importance {kind!r}", f"known: {', '.join(IMPORTANCES)}")
+    settings = workplace.settings
+    torch.manual_seed(settings.seed + 1000 * number)
+    here = there(template, removed)
+    own = IMPORTANCES[kind](network, workplace.task, here.groups, BATCHES)
+    offered = [b for b in here.blocks if settings.ablation.remove_blocks and b.name not in refused]
+    here = here._replace(blocks=offered)
+    scores, trials = measured_scores(network, workplace.task, here, removed, own)
+    return {**scores, **nothing(template, scores)}, trials
+
+
+def nothing(template: Template, known: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Scores of zero for the prunable groups that are not known: those that went with their blocks."""
+    return {g.name: torch.zeros(g.width) for g in template.groups if g.prunable and g.name not in known}
+
+
+def block_losses(trials: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """What each block's removal adds to the loss, of those that were tried."""
+    return {trial["block"]: float(trial["loss_added"]) for trial in trials if "loss_added" in trial}
+
+
+def allocator_of(
+    template: Template,
+    removed: Sequence[str],
+    survey: Survey,
+    budget: Budget,
+    scores: Mapping[str, Tensor],
+    blocks: Mapping[str, float],
+) -> Allocator:
+    """The problem: the groups and blocks that are left, at their scores, under the budget."""
+    tables = survey.tables
+    frame_s = None
+    rates = [b.fps for b in budget.bounds if b.quantity == "power" and b.fps]
+    if rates:
+        # The frame's time as the device keeps it, in the seconds that the tables predict.
+        frame_s = PACEABLE / max(rates) * float(survey.predicted[0] / survey.measured[0])
+    seed = survey.template.seed_widths()
+    widths = there(template, removed).seed_widths()
+    staying = {g.name for g in template.groups if g.put_back or not g.prunable}
+    channels = {
+        name: values.detach().numpy().astype(np.float64)
+        for name, values in scores.items()
+        if name in widths and name not in staying
+    }
+    left = [b for b in template.blocks if b.name not in removed]
+    rows = limit_rows(budget, survey.predicted, frame_s)
+    without = template.removed_kernels(removed)
+    return Allocator(tables, widths, seed, left, without, Scores(channels, blocks), rows)
+
+
+def allocated(
+    template: Template,
+    removed: Sequence[str],
+    survey: Survey,
+    budget: Budget,
+    scores: Mapping[str, Tensor],
+    blocks: Mapping[str, float],
+) -> Allocation:
+    """The best allocation within the budget; the nearest to it, where it is proven that there is none."""
+    allocator = allocator_of(template, removed, survey, budget, scores, blocks)
+    try:
+        return allocator.choose()
+    except NoChoiceError as error:
+        if not error.proven:
+            raise _undecided() from error
+    return least(allocator)
+
+
+def least(allocator: Allocator) -> Allocation:
+    """What is reachable."""
+    try:
+        return allocator.least()
+    except NoChoiceError as error:
+        raise _undecided() from error
+
+
+def _undecided() -> NoAllocationError:
+    return NoAllocationError(
+        f"no widths and blocks within the limits were found in {TIME_LIMIT_S:g} s, nor proof that there are none",
+        "give looser or fewer limits, or --method morphnet, which needs no solver; or try again when the host is idle",
+    )
