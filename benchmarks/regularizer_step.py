@@ -22,7 +22,7 @@ from rig.compression.cutting.groups import find_groups
 from rig.compression.cutting.template import make_template
 from rig.compression.export import to_onnx
 from rig.compression.methods.controller import StrengthController
-from rig.compression.methods.morphnet import Shrinker
+from rig.compression.methods.shrinker import Shrinker
 from rig.compression.networks import build
 from rig.units import parse_limit
 

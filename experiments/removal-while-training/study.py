@@ -44,7 +44,8 @@ from rig.compression.cutting.surgery import bare_network
 from rig.compression.cutting.template import Template, make_template
 from rig.compression.export import to_onnx
 from rig.compression.methods.controller import StrengthController
-from rig.compression.methods.morphnet import SHRINK_RATE, Shrinker
+from rig.compression.methods.morphnet import SHRINK_RATE
+from rig.compression.methods.shrinker import Shrinker
 from rig.compression.tasks import Task, load_task
 from rig.compression.training import Trained, TrainingPlan, train
 from rig.compression.training.removing import Removing

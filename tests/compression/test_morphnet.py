@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from power_models.regularizer import CostRegularizer
 from rig.compression.cutting.groups import find_groups
 from rig.compression.cutting.surgery import function_difference
 from rig.compression.methods import morphnet
 from rig.compression.methods.controller import StrengthController
+from rig.compression.methods.shrinker import Shrinker
 from rig.compression.survey import Ablation
 
 pytestmark = pytest.mark.usefixtures("one_precision")
@@ -97,8 +99,8 @@ def test_what_grows_beyond_the_seed_leaves_the_function_as_it_was(task, survey, 
 def test_nothing_is_condemned_while_what_is_new_learns(survey, network):
     groups = find_groups(copy.deepcopy(network), torch.zeros(1, *case.INPUT))
     budget = case.budget_of(survey, "latency")
-    regularizer = morphnet.CostRegularizer(groups, survey.tables, budget.gradient)
-    shrinker = morphnet.Shrinker(regularizer, budget, StrengthController(2.0, 1.0), grace=0.5)
+    regularizer = CostRegularizer(groups, survey.tables, budget.gradient)
+    shrinker = Shrinker(regularizer, budget, StrengthController(2.0, 1.0), grace=0.5)
     for step in range(1, 50):
         shrinker.after_step(step, 100, 0.1, 1.0)
         assert not any(marked.any() for marked in regularizer.condemned.values())

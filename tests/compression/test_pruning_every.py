@@ -12,11 +12,13 @@ import pytest
 import torch
 from training_cases import values
 
+from power_models.regularizer import CostRegularizer
 from rig.compression import outcome
 from rig.compression.cutting.groups import find_groups
 from rig.compression.cutting.removal import cut_of, narrowed
 from rig.compression.methods import morphnet
 from rig.compression.methods.controller import StrengthController
+from rig.compression.methods.shrinker import Shrinker
 from rig.compression.training import load_state
 from rig.compression.training.removing import Removing
 from rig.plotting.figure import Paragraph
@@ -92,12 +94,12 @@ def test_a_cut_changes_neither_the_record_nor_who_is_condemned(survey, network):
             scale.weight[:4] = 0.0
             scale.bias[:4] = 0.0
     budget = case.budget_of(survey, "latency")
-    regularizer = morphnet.CostRegularizer(groups, survey.tables, budget.gradient)
+    regularizer = CostRegularizer(groups, survey.tables, budget.gradient)
     generator = torch.Generator().manual_seed(0)
     for group in groups:
         if group.prunable:
             regularizer.resistance[group.name] = torch.rand(group.width, generator=generator) * (group.norms() > 0)
-    shrinker = morphnet.Shrinker(regularizer, budget, StrengthController(2.0, 1.0), gradient_on=False)
+    shrinker = Shrinker(regularizer, budget, StrengthController(2.0, 1.0), gradient_on=False)
     removing = Removing(shrinker, whole, torch.zeros(1, *case.INPUT))
     before = {group.name: ratio for group, ratio in regularizer._ratios(1.0)}
     shrinker.after_step(1, 1, 0.1, 1.0)

@@ -13,7 +13,7 @@ from training_cases import INPUT, small_task, values
 from power_models.regularizer import CostRegularizer
 from rig.compression.cutting.groups import find_groups
 from rig.compression.methods.controller import StrengthController
-from rig.compression.methods.morphnet import Shrinker
+from rig.compression.methods.shrinker import Shrinker
 from rig.compression.training import TrainingPlan, load_state, train
 from rig.compression.training.removing import Removing
 

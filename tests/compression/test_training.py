@@ -9,7 +9,7 @@ from rig.compression import tasks
 from rig.compression.budget import resolve
 from rig.compression.cutting.groups import find_groups
 from rig.compression.methods.controller import StrengthController
-from rig.compression.methods.morphnet import Shrinker
+from rig.compression.methods.shrinker import Shrinker
 from rig.compression.training import DivergedError, TrainingPlan, fastest_precision, learning_rate_at, load_state, train
 from rig.errors import ModelError
 from rig.units import parse_limit

@@ -19,7 +19,7 @@ BY_CHANNEL = ("resistance", "condemned", "dead", "sentenced")  # attributes of t
 
 
 class Shrinks(Protocol):
-    """A step hook with a regularizer: ``methods.morphnet.Shrinker``."""
+    """A step hook with a regularizer: ``methods.shrinker.Shrinker``."""
 
     regularizer: CostRegularizer
 
