@@ -41,11 +41,13 @@ def _loop_part(variant: str, device: str, measured: str, rows: list[dict[str, An
         for row in rows
     ]
     lines.append(table(["seed", "compressed by", "MACs left", f"{what} left, measured", "test accuracy"], cells))
+    lines += _spread(rows, measured, what)
     found = loop.compare(rows, measured)
     if found is None:
         lines.append("\nToo few pieces to compare: two of each resource in each of two seeds are needed.")
         return "\n".join(lines)
     points, cost = found["points"], found["cost"]
+    told = points["lo"] > 0 or points["hi"] < 0
     lines.append(
         f"\nBy {own} in place of FLOPs, {found['seeds']} seeds, {found['pieces']} networks: "
         f"{points['value']:+.2f} points [{points['lo']:+.2f}, {points['hi']:+.2f}] at equal measured {what}; "
@@ -54,5 +56,18 @@ def _loop_part(variant: str, device: str, measured: str, rows: list[dict[str, An
             if cost is not None
             else f"at equal accuracy the factor on {what} cannot be told (accuracy hardly follows cost here)."
         )
+        + ("" if told else " The two are not told apart: in this regime the professor is not refuted.")
     )
     return "\n".join(lines)
+
+
+def _spread(rows: list[dict[str, Any]], measured: str, what: str) -> list[str]:
+    """What one FLOPs limit comes out at in the device's own cost, from seed to seed."""
+    found = []
+    for share in sorted({row["share"] for row in rows if row["resource"] == "flops"}):
+        costs = [row[measured]["value"] for row in rows if (row["resource"], row["share"]) == ("flops", share)]
+        if len(costs) > 1:
+            found.append(
+                f"{share} % of the FLOPs came out at {100 * min(costs):.0f} to {100 * max(costs):.0f} % of the {what}"
+            )
+    return ["\n" + "; ".join(found) + "."] if found else []
