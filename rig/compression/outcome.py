@@ -69,6 +69,7 @@ def result(loop: Loop, outcome: Outcome) -> dict[str, Any]:
             *_warnings(loop, outcome.budget, before, after, trial),
             *not_retrained(outcome),
             *not_removed(loop.workplace.stages),
+            *_unpriced(loop, paths),
         ],
         "timings": timings(loop.workplace.stages),
     }
@@ -223,8 +224,10 @@ def _layers(loop: Loop, survey: Survey, found: Found, choice: Choice) -> list[di
 
 
 def _kernels(loop: Loop, path: Path) -> list[dict[str, Any]]:
-    """Each distinct kernel of a network as the cost model prices it; ``calls`` of it together."""
-    nodes = _nodes(loop, path)
+    """Each distinct kernel of a network that the cost model prices; ``calls`` of it together."""
+    nodes = [node for node in _nodes(loop, path) if _has_price(loop, node)]
+    if not nodes:
+        return []
     costs = loop.cost_model.predict([n.spec for n in nodes], [n.name for n in nodes])
     basis = "simulated" if loop.profile.simulated else "measured"
     rows: dict[Any, dict[str, Any]] = {}
@@ -251,12 +254,29 @@ def _kernels(loop: Loop, path: Path) -> list[dict[str, Any]]:
     return list(rows.values())
 
 
+def _has_price(loop: Loop, node: KernelNode) -> bool:
+    """Whether the cost model knows the kind: what is cut may bring another one (a change of layout between blocks)."""
+    return (node.spec.kind, node.spec.dtype) in set(loop.cost_model.known_kinds)
+
+
+def _unpriced(loop: Loop, paths: tuple[Path, Path]) -> list[dict[str, Any]]:
+    """A warning that names the kernels without a price, which no table of the result holds."""
+    names = [node.name for path in paths for node in _nodes(loop, path) if not _has_price(loop, node)]
+    if not names:
+        return []
+    said = f"the cost model has no price for {', '.join(dict.fromkeys(names))}: of a kind that was never measured"
+    fix = f"what is said of the whole is measured; for their share: rig calibrate --device {loop.profile.name}"
+    return [warning("unpriced-kernels", said, fix)]
+
+
 def _validation(loop: Loop, trial: Trial, paths: tuple[Path, Path]) -> list[dict[str, Any]]:
     """Networks of this run, predicted against measured, behind what the calibration held out."""
     rows = list(loop.held_out)
     basis = "simulated" if loop.profile.simulated else "measured"
     for name, path in zip(("baseline", "result"), paths, strict=True):
         nodes = _nodes(loop, path)
+        if not all(_has_price(loop, node) for node in nodes):
+            continue
         cost = price_network(loop.cost_model, [n.spec for n in nodes], [n.name for n in nodes])
         pairs = (("latency_s", cost.latency_s), ("energy_active_j", cost.energy_j))
         for quantity, (value, low, high) in pairs:

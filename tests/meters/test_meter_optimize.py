@@ -106,6 +106,9 @@ def test_a_network_is_compressed_by_the_meters_watts(isolated: Path, monkeypatch
     before, after = result["baseline"], result["result"]
     assert IDLE_W < before["idle_power_w"]["value"] < before["power_w"]["value"] < IDLE_W + 1.5 * BUSY_W
     assert after["energy_j"]["value"] < before["energy_j"]["value"]
+    # Without a block a change of layout may come in that this small calibration never had: named, and not priced.
+    known = {kernel["kind"] for kernel in result["kernels"]["before"]}
+    assert {kernel["kind"] for kernel in result["kernels"]["after"]} <= known
     run = Store().open_run(result["run_id"])
     records = list(run.measurements(arrays=False))
     assert {record["sensor"]["name"] for record in records} == {"meter-acme"}
