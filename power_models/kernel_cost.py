@@ -223,6 +223,10 @@ class KernelCostModel:
             found.append(family if family in self.families else pool_of(family))
         return found
 
+    def knows(self, spec: KernelSpec) -> bool:
+        """Whether a kernel's kind and data type were measured, so that it has a price."""
+        return (spec.kind, spec.dtype) in self.known_kinds
+
     def _check_priced(self, kernels: Sequence[KernelSpec], names: Sequence[str] | None) -> None:
         known = set(self.known_kinds)
         for i, spec in enumerate(kernels):

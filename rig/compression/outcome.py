@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,7 @@ def result(loop: Loop, outcome: Outcome) -> dict[str, Any]:
     after = _network(loop, trial, "result", candidate.network, paths[1])
     tightest = max(trial.usages.values(), key=lambda q: q.value or 0.0)
     networks = {"baseline": outcome.baseline, "result": candidate.network}
+    nodes = tuple(_nodes(loop, path) for path in paths)
     scores = {name: row["accuracy_test"]["value"] for name, row in (("baseline", before), ("result", after))}
     keep_answers(loop.run, loop.task, networks, scores)
     choice = candidate.choice
@@ -61,15 +62,15 @@ def result(loop: Loop, outcome: Outcome) -> dict[str, Any]:
         "blocks": blocks(loop, found, choice),
         "layers": _layers(loop, outcome.survey, found, choice),
         "widths": found.template.layer_widths(choice.widths, choice.removed),
-        "kernels": {"before": _kernels(loop, paths[0]), "after": _kernels(loop, paths[1])},
-        "validation": _validation(loop, trial, paths),
+        "kernels": {"before": _kernels(loop, nodes[0]), "after": _kernels(loop, nodes[1])},
+        "validation": _validation(loop, trial, nodes),
         "measurements": sorted(loop.run.measurement_ids()),
         "paced_line": loop.state.get("paced_line"),
         "warnings": [
             *_warnings(loop, outcome.budget, before, after, trial),
             *not_retrained(outcome),
             *not_removed(loop.workplace.stages),
-            *_unpriced(loop, paths),
+            *_unpriced(loop, nodes),
         ],
         "timings": timings(loop.workplace.stages),
     }
@@ -223,9 +224,9 @@ def _layers(loop: Loop, survey: Survey, found: Found, choice: Choice) -> list[di
     return sorted(rows, key=lambda row: order.get(str(row["name"]), len(order)))
 
 
-def _kernels(loop: Loop, path: Path) -> list[dict[str, Any]]:
+def _kernels(loop: Loop, network: Sequence[KernelNode]) -> list[dict[str, Any]]:
     """Each distinct kernel of a network that the cost model prices; ``calls`` of it together."""
-    nodes = [node for node in _nodes(loop, path) if _has_price(loop, node)]
+    nodes = [node for node in network if loop.cost_model.knows(node.spec)]
     if not nodes:
         return []
     costs = loop.cost_model.predict([n.spec for n in nodes], [n.name for n in nodes])
@@ -254,14 +255,12 @@ def _kernels(loop: Loop, path: Path) -> list[dict[str, Any]]:
     return list(rows.values())
 
 
-def _has_price(loop: Loop, node: KernelNode) -> bool:
-    """Whether the cost model knows the kind: what is cut may bring another one (a change of layout between blocks)."""
-    return (node.spec.kind, node.spec.dtype) in set(loop.cost_model.known_kinds)
+def _unpriced(loop: Loop, networks: Sequence[Sequence[KernelNode]]) -> list[dict[str, Any]]:
+    """A warning that names the kernels without a price, which no table of the result holds.
 
-
-def _unpriced(loop: Loop, paths: tuple[Path, Path]) -> list[dict[str, Any]]:
-    """A warning that names the kernels without a price, which no table of the result holds."""
-    names = [node.name for path in paths for node in _nodes(loop, path) if not _has_price(loop, node)]
+    What is cut may bring a kind that the seed network did not have: a change of layout between blocks.
+    """
+    names = [node.name for nodes in networks for node in nodes if not loop.cost_model.knows(node.spec)]
     if not names:
         return []
     said = f"the cost model has no price for {', '.join(dict.fromkeys(names))}: of a kind that was never measured"
@@ -269,13 +268,12 @@ def _unpriced(loop: Loop, paths: tuple[Path, Path]) -> list[dict[str, Any]]:
     return [warning("unpriced-kernels", said, fix)]
 
 
-def _validation(loop: Loop, trial: Trial, paths: tuple[Path, Path]) -> list[dict[str, Any]]:
+def _validation(loop: Loop, trial: Trial, networks: Sequence[Sequence[KernelNode]]) -> list[dict[str, Any]]:
     """Networks of this run, predicted against measured, behind what the calibration held out."""
     rows = list(loop.held_out)
     basis = "simulated" if loop.profile.simulated else "measured"
-    for name, path in zip(("baseline", "result"), paths, strict=True):
-        nodes = _nodes(loop, path)
-        if not all(_has_price(loop, node) for node in nodes):
+    for name, nodes in zip(("baseline", "result"), networks, strict=True):
+        if not all(loop.cost_model.knows(node.spec) for node in nodes):
             continue
         cost = price_network(loop.cost_model, [n.spec for n in nodes], [n.name for n in nodes])
         pairs = (("latency_s", cost.latency_s), ("energy_active_j", cost.energy_j))
