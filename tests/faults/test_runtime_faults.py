@@ -13,6 +13,7 @@ import pytest
 
 from device_agents.records import KernelSpec
 from rig.collect.collector import collect
+from rig.collect.plan import job_of
 from rig.configuration import configuration_of
 from rig.connection.session import Session, Subject
 from rig.errors import DeviceSetupError, ModelError, TransientDeviceError
@@ -117,6 +118,7 @@ def test_a_spooled_result_of_another_version_is_not_taken_for_the_campaigns(isol
     lines = (run.path / "measurements.jsonl").read_text().splitlines(keepends=True)
     (run.path / "measurements.jsonl").write_text("".join(lines[:-1]))
     run = Store().open_run(run.id)
+    (lost,) = complete - run.measurement_ids()
     orders.write_text("version 1.2.3")
     with Session(profile, "test") as session:
         session.ack = lambda ids: None  # type: ignore[method-assign]  # killed before it could say so
@@ -126,8 +128,14 @@ def test_a_spooled_result_of_another_version_is_not_taken_for_the_campaigns(isol
     with Session(profile, "test") as session:
         collect(session, run, [KERNEL], plan, runtime="onnxruntime")
         assert session.pending() == []
-    assert run.measurement_ids() == complete
-    assert {record["runtime_version"] for record in run.measurements(arrays=False)} == {_version(run)}
+    records = list(run.measurements(arrays=False))
+    assert {record["runtime_version"] for record in records} == {_version(run)}
+    ids = [record["id"] for record in records]
+    assert len(ids) == len(set(ids))
+    assert lost in ids, "it was measured again, by the version of the campaign"
+    # The same jobs, how often each was repeated aside: that is for a busy machine to say.
+    assert {job_of(identity)[0] for identity in ids} == {job_of(identity)[0] for identity in complete}
+    assert [event["event"] for event in run.events()].count("refused") >= 1
 
 
 def test_a_python_that_is_too_old_says_so(isolated: Path) -> None:
