@@ -170,6 +170,20 @@ class CostRegularizer:
         self._note_going()
 
     @torch.no_grad()
+    def idle_strength(self) -> float:
+        """The strength below which ``condemn`` leaves no channel condemned, and so makes no difference any more.
+
+        0 where that is not known yet.
+        """
+        if not self._watched:
+            return 0.0
+        most = 0.0  # over 1: the least strength that makes a difference
+        for group, ratio in self._ratios(1.0):
+            going = self.condemned[group.name]
+            most = max(most, float(torch.where(going, ratio / PARDON, ratio).max()))
+        return 1.0 / most if most > 0 else 0.0
+
+    @torch.no_grad()
     def proximal_step(self, rate: float) -> None:
         """Shrink the condemned channels by ``rate`` of the norm they had when condemned; what crosses zero is dead."""
         for group in self.groups:

@@ -138,6 +138,30 @@ def test_zero_strength_changes_nothing(regularized):
     assert all(torch.equal(a, b) for a, b in zip(before.values(), net.state_dict().values(), strict=True))
 
 
+def test_below_the_idle_strength_nothing_is_condemned_and_above_it_something_is(regularized):
+    net, regularizer = regularized
+    assert regularizer.idle_strength() == 0.0  # nothing was watched yet
+    generator = torch.Generator().manual_seed(3)
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.weight.grad = 0.1 + torch.rand(module.weight.shape, generator=generator)
+    regularizer.watch()
+
+    def condemned(strength):
+        regularizer.condemn(strength)
+        return sum(int(marks.sum()) for marks in regularizer.condemned.values())
+
+    idle = regularizer.idle_strength()
+    assert idle > 0
+    assert condemned(0.99 * idle) == 0
+    assert condemned(1.01 * idle) > 0
+    assert condemned(3.0 * idle) > 1
+    least = regularizer.idle_strength()  # what is going is pardoned later than it was condemned
+    assert least < idle
+    assert condemned(1.01 * least) > 0
+    assert condemned(0.99 * least) == 0
+
+
 def test_who_dies_does_not_depend_on_how_scale_is_shared_with_the_next_layer(network, tables):
     # γ and β of some channels times a, the next layer's weights by 1/a: the same function, so the same channels.
     nets = copy.deepcopy(network), copy.deepcopy(network)

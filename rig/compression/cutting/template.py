@@ -36,6 +36,10 @@ class Template(NamedTuple):
     blocks: list[ResidualBlock]
     refused: tuple[tuple[str, str], ...] = ()
 
+    def with_groups(self, groups: Sequence[ChannelGroup]) -> Template:
+        """The template with ``groups`` in place of its own of those names; others, gone with their blocks, stay."""
+        return self._replace(groups=list({g.name: g for g in (*self.groups, *groups)}.values()))
+
     def seed_widths(self) -> dict[str, int]:
         """The widths of the network that the groups were found in, in units (``channel_group``)."""
         return {g.name: g.width for g in self.groups}

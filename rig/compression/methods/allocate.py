@@ -30,7 +30,7 @@ from rig.compression.budget import Budget
 from rig.compression.choosing.allocation import Allocation
 from rig.compression.cutting.realize import realized_checked
 from rig.compression.cutting.template import Template
-from rig.compression.methods.allocating import allocated, allocator_of, block_losses, least, scored, template_of
+from rig.compression.methods.allocating import Worth, allocated, allocator_of, block_losses, least, scored, template_of
 from rig.compression.methods.base import RESOURCES, Choice, Found, Workplace
 from rig.compression.survey import Survey
 from rig.compression.training import TrainingPlan
@@ -77,10 +77,8 @@ class Allocate:
 
     def choose(self, found: Found, survey: Survey, budget: Budget) -> Choice:
         """The widths and blocks of least loss whose predicted cost holds the budget, or those nearest to it."""
-        allocation = allocated(
-            found.template, found.removed, survey, budget, found.importance, block_losses(found.trials)
-        )
-        return _choice(allocation, found.removed)
+        worth = Worth(found.template, found.removed, found.importance, block_losses(found.trials))
+        return _choice(allocated(worth, survey, budget), found.removed)
 
 
 METHOD = Allocate
@@ -93,7 +91,8 @@ def _step(workplace: Workplace, stage: Stage, survey: Survey, budget: Budget, nu
     scores, trials = scored(workplace, *stage, number)
     decisions = workplace.state.setdefault("allocate", {})
     if str(number) not in decisions:
-        allocation = allocated(stage.template, stage.removed, survey, budget, scores, block_losses(trials))
+        worth = Worth(stage.template, stage.removed, scores, block_losses(trials))
+        allocation = allocated(worth, survey, budget)
         choice = _choice(allocation, stage.removed)
         decisions[str(number)] = {
             "widths": choice.widths,
@@ -142,7 +141,7 @@ def _require_reachable(stage: Stage, survey: Survey, budget: Budget) -> None:
     """Raise InfeasibleTargetError where no widths and blocks hold all limits at once."""
     equal = {g.name: torch.ones(g.width) for g in stage.template.groups if g.prunable}
     blocks = {b.name: 1.0 for b in stage.template.blocks}
-    allocator = allocator_of(stage.template, [], survey, budget, equal, blocks)
+    allocator = allocator_of(Worth(stage.template, [], equal, blocks), survey, budget)
     if (allocator.narrowest().used <= 1.0).all():
         return
     nearest = least(allocator)

@@ -9,7 +9,7 @@ A network may have lost blocks already; its template names their groups still, w
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -33,13 +33,26 @@ class NoAllocationError(RigError):
     code = "no-allocation"
 
 
+class Worth(NamedTuple):
+    """What the parts of a network as it stands are worth, in units of the loss.
+
+    template: its groups; removed: blocks that it has no longer; channels: by group, (width,) each; blocks: what the
+    removal of each block adds.
+    """
+
+    template: Template
+    removed: Sequence[str]
+    channels: Mapping[str, Tensor]
+    blocks: Mapping[str, float]
+
+
 def template_of(before: Template, network: nn.Module, example: Tensor) -> Template:
     """The template with the groups of a narrower network; what went with a block, or was put back, stays so."""
-    groups = {g.name: g for g in before.groups}
-    for group in find_groups(network, example, like=before.groups):
-        group.put_back = group.put_back or groups[group.name].put_back
-        groups[group.name] = group
-    return before._replace(groups=list(groups.values()))
+    known = {g.name: g for g in before.groups}
+    found = find_groups(network, example, like=before.groups)
+    for group in found:
+        group.put_back = group.put_back or known[group.name].put_back
+    return before.with_groups(found)
 
 
 def there(template: Template, removed: Sequence[str]) -> Template:
@@ -84,16 +97,9 @@ def block_losses(trials: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return {trial["block"]: float(trial["loss_added"]) for trial in trials if "loss_added" in trial}
 
 
-def allocator_of(
-    template: Template,
-    removed: Sequence[str],
-    survey: Survey,
-    budget: Budget,
-    scores: Mapping[str, Tensor],
-    blocks: Mapping[str, float],
-) -> Allocator:
-    """The problem: the groups and blocks that are left, at their scores, under the budget."""
-    tables = survey.tables
+def allocator_of(worth: Worth, survey: Survey, budget: Budget) -> Allocator:
+    """The problem: the groups and blocks that are left, at their worth, under the budget."""
+    template, removed = worth.template, worth.removed
     frame_s = None
     rates = [b.fps for b in budget.bounds if b.quantity == "power" and b.fps]
     if rates:
@@ -104,25 +110,18 @@ def allocator_of(
     staying = {g.name for g in template.groups if g.put_back or not g.prunable}
     channels = {
         name: values.detach().numpy().astype(np.float64)
-        for name, values in scores.items()
+        for name, values in worth.channels.items()
         if name in widths and name not in staying
     }
     left = [b for b in template.blocks if b.name not in removed]
     rows = limit_rows(budget, survey.predicted, frame_s)
     without = template.removed_kernels(removed)
-    return Allocator(tables, widths, seed, left, without, Scores(channels, blocks), rows)
+    return Allocator(survey.tables, widths, seed, left, without, Scores(channels, worth.blocks), rows)
 
 
-def allocated(
-    template: Template,
-    removed: Sequence[str],
-    survey: Survey,
-    budget: Budget,
-    scores: Mapping[str, Tensor],
-    blocks: Mapping[str, float],
-) -> Allocation:
+def allocated(worth: Worth, survey: Survey, budget: Budget) -> Allocation:
     """The best allocation within the budget; the nearest to it, where it is proven that there is none."""
-    allocator = allocator_of(template, removed, survey, budget, scores, blocks)
+    allocator = allocator_of(worth, survey, budget)
     try:
         return allocator.choose()
     except NoChoiceError as error:

@@ -1,9 +1,13 @@
 """The controller that drives the regularizer's strength, so that the true cost follows a line down to the target.
 
 PI control of log strength in velocity form: each look adds ``Kp·(e − e_before) + Ki·e`` to the logarithm, so that the
-sum is the strength itself and nothing else can wind up; it is bounded, and so is its change a look (Åström and
-Hägglund, Advanced PID Control, 2006, chapter 3). Costs of hardware are stairs: nothing can come nearer to the line
-from below than one step of them, so a cost less than one step under the line is on it (the dead band).
+sum is the strength itself; it is bounded, and so is its change a look (Åström and Hägglund, Advanced PID Control, 2006,
+chapter 3). Below the strength at which the first channel would go nothing happens, so that the strength would wind up
+there while the cost is under the line, and press too late once the line has come down: it does not fall below that
+(anti-windup at the actuator's own limit). Errors are shares of the way that is to be gone, so that a short way is gone
+as surely as a long one. A channel takes its time to shrink: what the cost will be then is held against the line of
+then. Costs of hardware are stairs: nothing can come nearer to the line from below than one step of them, so a cost less
+than one step under the line is on it (the dead band).
 """
 
 from __future__ import annotations
@@ -11,17 +15,38 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
+SHORTEST = 0.01  # of the start: a way shorter than this is taken to be so long
+FIRST = 1 / 150  # share of the training that the first look stands for
+SLACK = 0.15  # of the logarithm: so far the strength may fall below where it makes a difference
+
 
 class Gains(NamedTuple):
-    """PI gains on the logarithm of the strength; ``rate`` bounds its change per update, ``ramp`` is the share of the
-    steps over which the wanted cost falls from 1 to the target."""
+    """PI gains on the logarithm of the strength, per share of the way.
 
-    proportional: float = 6.0
-    integral: float = 0.5
-    rate: float = 0.15
+    ``integral`` and ``rate``, which bounds the change, are those of the whole stretch of training, and count between
+    two looks by what lies between them; ``ramp`` is the share of it over which the wanted cost falls to the target.
+    """
+
+    proportional: float = 3.0
+    integral: float = 40.0
+    rate: float = 25.0
     ramp: float = 0.7
     floor: float = 1e-3
     ceiling: float = 100.0
+
+
+class Seen(NamedTuple):
+    """What a look finds beside the true cost.
+
+    projected: the cost once the channels now shrinking are gone; lead: the share of the steps that they still take, so
+    that the line there is what it is compared with; step: the cost of one step of the stairs, the width of the dead
+    band; idle: the strength up to which nothing happens, at which the first look begins (0 where that is not known).
+    """
+
+    projected: float
+    lead: float = 0.0
+    step: float = 0.0
+    idle: float = 0.0
 
 
 class StrengthController:
@@ -37,38 +62,50 @@ class StrengthController:
         self.gains = gains or Gains()
         self.log_strength = math.log(initial)
         self._previous_error = 0.0
+        self._previous_share: float | None = None
 
     def wanted(self, share: float) -> float:
         """The wanted cost at this share (0 to 1) of the steps."""
         fallen = min(1.0, share / self.gains.ramp)
         return self.start + (self.target - self.start) * fallen
 
-    def update(self, cost: float, share: float, projected: float | None = None, step: float = 0.0) -> float:
-        """Strength for the next steps, given the true cost now and the share of the steps done.
-
-        ``projected``: the cost once the channels now shrinking are gone; the error is taken from it where it is given.
-        ``step``: the cost of one step of the stairs, the width of the dead band under the line.
-        """
-        error = self._error(cost if projected is None else projected, share, step)
-        change = self.gains.proportional * (error - self._previous_error) + self.gains.integral * error
+    def update(self, cost: float, share: float, seen: Seen | None = None) -> float:
+        """Strength for the next steps, given the true cost now, the share of the steps done, and what else is seen."""
+        seen = seen or Seen(cost)
+        passed = FIRST
+        if self._previous_share is not None:
+            passed = max(0.0, share - self._previous_share)
+        elif seen.idle > 0:
+            self.log_strength = math.log(seen.idle)
+        self._previous_share = share
+        error = self._error(seen.projected, share + seen.lead, seen.step)
+        change = self.gains.proportional * (error - self._previous_error) + self.gains.integral * passed * error
         self._previous_error = error
-        change = max(-self.gains.rate, min(self.gains.rate, change))
+        most = self.gains.rate * passed
         low, high = math.log(self.gains.floor), math.log(self.gains.ceiling)
-        self.log_strength = max(low, min(high, self.log_strength + change))
+        if seen.idle > 0:
+            low = max(low, min(high, math.log(seen.idle)) - SLACK)
+        self.log_strength = max(low, min(high, self.log_strength + max(-most, min(most, change))))
         return 0.0 if cost <= self.target else math.exp(self.log_strength)
 
     def _error(self, cost: float, share: float, step: float) -> float:
-        """How far the cost is above the line, in shares of the start; what lies in the dead band is none."""
+        """How far the cost is above the line, in shares of the whole way; what lies in the dead band is none."""
         above = cost - self.wanted(share)
         if above < 0:
             above = min(0.0, above + step)
-        return above / self.start
+        return above / max(self.start - self.target, SHORTEST * self.start)
 
     def state(self) -> dict[str, Any]:
         """Plain data for a checkpoint."""
-        return {"log_strength": float(self.log_strength), "previous_error": float(self._previous_error)}
+        return {
+            "log_strength": float(self.log_strength),
+            "previous_error": float(self._previous_error),
+            "previous_share": self._previous_share,
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take back ``state``."""
         self.log_strength = float(state["log_strength"])
         self._previous_error = float(state["previous_error"])
+        share = state.get("previous_share")
+        self._previous_share = None if share is None else float(share)

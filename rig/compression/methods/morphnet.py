@@ -42,6 +42,7 @@ from rig.compression.cutting.surgery import Narrowing, bare_network, narrow
 from rig.compression.cutting.template import Template
 from rig.compression.methods.allocating import (
     NoAllocationError,
+    Worth,
     allocated,
     block_losses,
     nothing,
@@ -105,7 +106,7 @@ class MorphNet:
         state = workplace.state
         _note_removal(workplace, network, template, list(state["removed"]))
         scales = {g.name: g.scaled_by for g in template.groups if g.prunable}
-        whole = _whole(survey.template, template)
+        whole = survey.template.with_groups(template.groups)
         alive = whole.seed_widths() | {name: int(width) for name, width in state["alive"].items()}
         importance |= nothing(whole, importance)
         return Found(network, whole, importance, alive, list(state["removed"]), history, list(state["trials"]), scales)
@@ -155,16 +156,11 @@ def _blocks_to_go(
     template = template_of(survey.template, network, workplace.example)
     scores, trials = scored(workplace, network, template, [], (), 0)
     try:
-        removed = allocated(template, [], survey, budget, scores, block_losses(trials)).removed
+        removed = allocated(Worth(template, [], scores, block_losses(trials)), survey, budget).removed
     except NoAllocationError as error:
         workplace.progress.stage(f"blocks: all stay while the network shrinks: {error.message}")
         removed = []
     return sorted(removed), trials
-
-
-def _whole(seed: Template, left: Template) -> Template:
-    """The template with the groups that went with their blocks too, as they are in the seed network."""
-    return left._replace(groups=list({g.name: g for g in (*seed.groups, *left.groups)}.values()))
 
 
 def _shrink(workplace: Workplace, begun: Start, survey: Survey, budget: Budget, number: int) -> Shrunk:
@@ -229,7 +225,7 @@ def _grown(
     workplace: Workplace, begun: Start, shrunk: Shrunk, survey: Survey, budget: Budget, number: int
 ) -> nn.Module:
     """The shrunk network without its dead channels, expanded to OVERSHOOT of the budget; the function stays."""
-    template = _whole(survey.template, shrunk.template)
+    template = survey.template.with_groups(shrunk.template.groups)
     alive = template.seed_widths() | shrunk.alive
     importance = taylor(shrunk.network, workplace.task, shrunk.template.groups)
     importance |= nothing(template, importance)

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from power_models.regularizer import CostRegularizer
+from power_models.regularizer import MAX_STEP, CostRegularizer
 from rig.compression.budget import Budget
-from rig.compression.methods.controller import StrengthController
+from rig.compression.methods.controller import Seen, StrengthController
 
 LOOKS = 150  # at the true cost, over the whole stretch of training
 PACE = 10.0  # a channel that must go is gone within a tenth of the training
@@ -44,15 +44,17 @@ class Shrinker:
             self.regularizer.watch()
         share = (step / total - self.grace) / (1.0 - self.grace)
         if share >= 0 and (step % max(1, total // LOOKS) == 0 or step == total):
-            self._look(step, share, loss)
+            self._look(total, step, share, loss)
         if self.gradient_on:
             self.regularizer.proximal_step(PACE / total)
 
-    def _look(self, step: int, share: float, loss: float) -> None:
+    def _look(self, total: int, step: int, share: float, loss: float) -> None:
         usage = self.budget.usage(self.regularizer.cost())
         # Channels take a while to die: those on their way count, or the controller would press ever harder meanwhile.
         projected = self.budget.usage(self.regularizer.tables.totals(self.regularizer.projected()))
-        self.strength = self.controller.update(usage, share, projected, self._cost_step())
+        lead = max(1.0 / PACE, 1.0 / (MAX_STEP * total)) / (1.0 - self.grace)
+        seen = Seen(projected, lead, self._cost_step(), self.regularizer.idle_strength())
+        self.strength = self.controller.update(usage, share, seen)
         if self.gradient_on:
             self.regularizer.condemn(self.strength)
         widths = self.regularizer.widths()
