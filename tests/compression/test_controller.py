@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 
 from rig.compression.methods.controller import SLACK, Gains, Seen, StrengthController
@@ -37,11 +38,41 @@ def test_at_the_target_the_controller_lets_go():
 @pytest.mark.parametrize("looks", [15, 150])
 def test_the_strength_changes_by_its_rate_at_most_however_often_it_is_looked(looks):
     controller = StrengthController(2.0, 1.0)
-    before = controller.log_strength
-    for look in range(10):
-        controller.update((1.01, 9.0)[look % 2], look / looks)
-        assert abs(controller.log_strength - before) <= Gains().rate / min(looks, 150) + 1e-12
+    controller.update(1.01, 0.0)
+    for look in range(1, 10):
         before = controller.log_strength
+        controller.update((1.01, 9.0)[look % 2], look / looks)
+        assert abs(controller.log_strength - before) == pytest.approx(Gains().rate / looks)
+
+
+@pytest.mark.parametrize("looks", [15, 150])
+def test_what_an_error_adds_in_time_does_not_depend_on_how_often_it_is_looked(looks):
+    controller = StrengthController(2.0, 1.0)
+    controller.update(2.0, 0.0)
+    before = controller.log_strength
+    for look in range(1, looks + 1):  # a steady error of a hundredth of the way
+        controller.update(controller.wanted(look / looks) + 0.01, look / looks)
+    gained = controller.log_strength - before
+    assert gained == pytest.approx(0.01 * (Gains().integral + Gains().proportional))
+
+
+def test_a_state_of_an_earlier_version_keeps_its_strength():
+    controller = StrengthController(2.0, 1.0)
+    controller.restore({"log_strength": 1.0, "previous_error": 0.0})
+    controller.update(1.5, 0.4, Seen(1.5, idle=0.03))
+    assert controller.log_strength == pytest.approx(1.0, abs=Gains().rate / 150 + 1e-9)
+
+
+def test_a_state_from_before_the_first_look_begins_where_it_would_have_begun():
+    controller = StrengthController(2.0, 1.0)
+    controller.restore(StrengthController(2.0, 1.0).state())
+    controller.update(2.0, 0.0, Seen(2.0, idle=0.03))
+    assert controller.log_strength == pytest.approx(math.log(0.03))
+
+
+def test_at_the_target_already_there_is_no_way_to_go():
+    assert StrengthController(1.0, 1.0).update(1.0, 0.5) == 0.0
+    assert math.isfinite(StrengthController(1.0, 1.0).update(1.5, 0.5))
 
 
 def test_what_was_held_up_for_long_does_not_wind_up():
@@ -98,18 +129,27 @@ def test_it_begins_where_the_first_channel_would_go_and_does_not_fall_far_below(
     assert other.log_strength == pytest.approx(math.log(5.0) - SLACK), "it follows where that moves to"
 
 
-@pytest.mark.parametrize("start", [1.1, 1.4, 2.0, 4.0])
-def test_a_short_way_is_gone_as_surely_as_a_long_one(start):
-    """In steps of a fifth of the way each, the next at twice the strength; the first two come too early."""
-    controller, way, gone = StrengthController(start, 1.0), start - 1.0, 0
-    for look in range(150):
-        cost = start - way * min(gone, 5) / 5
-        strength = controller.update(cost, look / 149, Seen(cost, idle=0.01 * 2.0**gone))
-        if look == 5:
-            gone = 2
-        elif look > 5 and strength > 0.01 * 2.0**gone:
-            gone += 1
-    assert gone == 5
+def way_gone(controller, looks=150, channels=400):
+    """Share of the way to the target that graded channels go: each condemned above its own strength, pardoned below
+    half of it, gone after a tenth of the looks."""
+    goes_at = 0.05 * np.exp(np.linspace(0.0, 3.0, channels))
+    left = np.full(channels, max(1, looks // 10))
+    going = np.zeros(channels, dtype=bool)
+    cost = controller.start
+    for look in range(looks):
+        alive = left > 0
+        cost, projected = (controller.start * float(kept.mean()) for kept in (alive, alive & ~going))
+        idle = float((goes_at * np.where(going, 0.5, 1.0))[alive].min())
+        strength = controller.update(cost, look / looks, Seen(projected, lead=0.1, idle=idle))
+        going = alive & np.where(going, strength > 0.5 * goes_at, strength > goes_at)
+        left = np.where(going, left - 1, np.where(alive, max(1, looks // 10), left))
+    return (controller.start - cost) / (controller.start - controller.target)
+
+
+@pytest.mark.parametrize("looks", [60, 150])
+@pytest.mark.parametrize("start", [1.05, 1.1, 1.4, 2.0, 3.0])
+def test_a_short_way_is_gone_as_surely_as_a_long_one(start, looks):
+    assert 0.95 <= way_gone(StrengthController(start, 1.0), looks) <= 1.12
 
 
 def test_what_is_going_is_held_against_the_line_of_when_it_is_gone():

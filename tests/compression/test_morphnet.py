@@ -110,6 +110,36 @@ def test_nothing_is_condemned_while_what_is_new_learns(survey, network):
     assert shrinker.history[0]["target_cost"] == pytest.approx(2.0)  # the line begins where the grace ends
 
 
+class Listening(StrengthController):
+    """Keeps what it is told, and leaves the channels alone."""
+
+    def update(self, cost, share, seen=None):
+        self.seen = seen
+        super().update(cost, share, seen)
+        return 0.0
+
+
+@pytest.mark.parametrize(("total", "grace", "lead"), [(1000, 0.0, 0.1), (100, 0.0, 0.2), (100, 0.5, 0.4)])
+def test_a_look_tells_the_controller_when_and_from_where_on_it_matters(survey, network, total, grace, lead):
+    network = copy.deepcopy(network)
+    groups = find_groups(network, torch.zeros(1, *case.INPUT))
+    budget = case.budget_of(survey, "latency")
+    regularizer = CostRegularizer(groups, survey.tables, budget.gradient)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.weight.grad = torch.linspace(0.1, 1.0, len(module.weight))
+    controller = Listening(2.0, 1.0)
+    shrinker = Shrinker(regularizer, budget, controller, grace=grace)
+    shrinker.after_step(round(0.6 * total), total, 0.1, 1.0)
+    cost = budget.usage(regularizer.cost())
+    assert controller.seen.lead == pytest.approx(lead)
+    assert controller.seen.projected == pytest.approx(cost)  # nothing is going yet
+    assert 0 < controller.seen.step < cost / 2
+    assert controller.seen.idle == pytest.approx(regularizer.idle_strength())
+    assert controller.seen.idle > 0
+    assert controller.log_strength == pytest.approx(np.log(controller.seen.idle), abs=0.5)
+
+
 @pytest.mark.parametrize(
     ("ablation", "is_so"),
     [

@@ -1,13 +1,14 @@
 """The controller that drives the regularizer's strength, so that the true cost follows a line down to the target.
 
-PI control of log strength in velocity form: each look adds ``Kp·(e − e_before) + Ki·e`` to the logarithm, so that the
-sum is the strength itself; it is bounded, and so is its change a look (Åström and Hägglund, Advanced PID Control, 2006,
-chapter 3). Below the strength at which the first channel would go nothing happens, so that the strength would wind up
-there while the cost is under the line, and press too late once the line has come down: it does not fall below that
-(anti-windup at the actuator's own limit). Errors are shares of the way that is to be gone, so that a short way is gone
-as surely as a long one. A channel takes its time to shrink: what the cost will be then is held against the line of
-then. Costs of hardware are stairs: nothing can come nearer to the line from below than one step of them, so a cost less
-than one step under the line is on it (the dead band).
+PI control of log strength in velocity form: each look adds ``Kp·(e − e_before) + Ki·e·passed`` to the logarithm, passed
+being the share of the training since the last look, so that the sum is the strength itself; it is bounded, and so is
+what a look adds (Åström and Hägglund, Advanced PID Control, 2006, chapter 3). Below the strength at which the first
+channel would go nothing happens, so that the strength would wind up there while the cost is under the line, and press
+too late once the line has come down: it is lifted to just below that, however far that is (anti-windup at the
+actuator's own limit). Errors are shares of the way that is to be gone, so that a short way is gone as surely as a long
+one. A channel takes its time to shrink: what the cost will be then is held against the line of then. Costs of hardware
+are stairs: nothing can come nearer to the line from below than one step of them, so a cost less than one step under
+the line is on it (the dead band).
 """
 
 from __future__ import annotations
@@ -16,15 +17,16 @@ import math
 from typing import Any, NamedTuple
 
 SHORTEST = 0.01  # of the start: a way shorter than this is taken to be so long
-FIRST = 1 / 150  # share of the training that the first look stands for
+FIRST = 1 / 150  # share that the first look stands for, which has none before it
 SLACK = 0.15  # of the logarithm: so far the strength may fall below where it makes a difference
 
 
 class Gains(NamedTuple):
     """PI gains on the logarithm of the strength, per share of the way.
 
-    ``integral`` and ``rate``, which bounds the change, are those of the whole stretch of training, and count between
-    two looks by what lies between them; ``ramp`` is the share of it over which the wanted cost falls to the target.
+    ``integral`` and ``rate``, which bounds the change, are those of the whole line (the training less its grace), and
+    count between two looks by what lies between them; ``ramp`` is the share of it over which the wanted cost falls to
+    the target.
     """
 
     proportional: float = 3.0
@@ -38,9 +40,10 @@ class Gains(NamedTuple):
 class Seen(NamedTuple):
     """What a look finds beside the true cost.
 
-    projected: the cost once the channels now shrinking are gone; lead: the share of the steps that they still take, so
-    that the line there is what it is compared with; step: the cost of one step of the stairs, the width of the dead
-    band; idle: the strength up to which nothing happens, at which the first look begins (0 where that is not known).
+    projected: the cost once the channels now shrinking are gone; lead: the share, as ``update`` counts it, that a
+    channel condemned now takes to go, so that the line there is what ``projected`` is compared with; step: the cost of
+    one step of the stairs, the width of the dead band; idle: the strength up to which no channel is condemned or stays
+    so, at which the first look begins (0 where that is not known).
     """
 
     projected: float
@@ -63,6 +66,7 @@ class StrengthController:
         self.log_strength = math.log(initial)
         self._previous_error = 0.0
         self._previous_share: float | None = None
+        self._is_new = True
 
     def wanted(self, share: float) -> float:
         """The wanted cost at this share (0 to 1) of the steps."""
@@ -75,7 +79,7 @@ class StrengthController:
         passed = FIRST
         if self._previous_share is not None:
             passed = max(0.0, share - self._previous_share)
-        elif seen.idle > 0:
+        elif self._is_new and seen.idle > 0:
             self.log_strength = math.log(seen.idle)
         self._previous_share = share
         error = self._error(seen.projected, share + seen.lead, seen.step)
@@ -104,8 +108,9 @@ class StrengthController:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take back ``state``."""
+        """Take back ``state``; what an earlier version stored, without a share, keeps its strength."""
         self.log_strength = float(state["log_strength"])
         self._previous_error = float(state["previous_error"])
         share = state.get("previous_share")
         self._previous_share = None if share is None else float(share)
+        self._is_new = "previous_share" in state and share is None

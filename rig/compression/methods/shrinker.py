@@ -53,7 +53,8 @@ class Shrinker:
         # Channels take a while to die: those on their way count, or the controller would press ever harder meanwhile.
         projected = self.budget.usage(self.regularizer.tables.totals(self.regularizer.projected()))
         lead = max(1.0 / PACE, 1.0 / (MAX_STEP * total)) / (1.0 - self.grace)
-        seen = Seen(projected, lead, self._cost_step(), self.regularizer.idle_strength())
+        idle = self.regularizer.idle_strength()
+        seen = Seen(projected, lead=lead, step=self._cost_step(), idle=idle)
         self.strength = self.controller.update(usage, share, seen)
         if self.gradient_on:
             self.regularizer.condemn(self.strength)
