@@ -423,13 +423,14 @@ def test_too_few_pieces_are_not_compared(parts):
 
 def test_the_loop_is_not_claimed_before_it_is_measured_and_marked_simulated_after(parts, tmp_path):
     assert "Not measured yet" in parts.loop_table.loop_table(tmp_path)
+    assert "not measured yet" in parts.loop_table.loop_answer(tmp_path)
     for row in loop_rows(0.5, 2.0, 0.05):
         parts.loop.results_in(tmp_path, "full").keep(row)
         parts.loop.results_in(tmp_path, "full").keep(row)
     assert len(json.loads((tmp_path / "loop-full.json").read_text())) == 18
-    text = parts.loop_table.loop_table(tmp_path)
-    assert "SIMULATED" in text
-    assert "3 seeds, 18 networks" in text
+    for text in (parts.loop_table.loop_table(tmp_path), parts.loop_table.loop_answer(tmp_path)):
+        assert "SIMULATED" in text
+        assert "3 seeds, 18 networks" in text
 
 
 def test_pieces_cover_each_seed_resource_and_budget_once(parts):

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from loop_table import loop_table
+from loop_table import loop_answer, loop_table
 from readme_tables import TABLES
 from shown import FORMATS, MissingFigure
 
@@ -29,6 +29,7 @@ SHORT = {
     "od": "precision/Odroid N2+",
     "pi4v1": "recovered/Raspberry Pi 4, float32, mobilenet-v1-1.0-224-non-quantized",
 }
+OF_THE_LOOP = {"loop": loop_table, "loop answer": loop_answer}  # made of the loop's own results
 PLACEHOLDER = re.compile(r"\{\{(\w+) ([^}]+)\}\}")
 
 
@@ -59,7 +60,7 @@ def render(results: dict[str, Any], template: str, folder: Path) -> str:
     def fill(found: re.Match[str]) -> str:
         what, where = found.group(1), found.group(2).strip()
         if what == "table":
-            return loop_table(folder) if where == "loop" else TABLES[where](results)
+            return OF_THE_LOOP[where](folder) if where in OF_THE_LOOP else TABLES[where](results)
         return FORMATS[what](at(results, where))
 
     return PLACEHOLDER.sub(fill, template)
