@@ -26,7 +26,7 @@ from device_agents.records import Configuration
 from power_models.code_digest import code_digest
 from power_models.composition import CompositionModel
 from power_models.cross_validation import HeldOut, fit_tables, hold_out, pooled
-from power_models.evaluation import Predicted, Row
+from power_models.evaluation import FEWEST, Predicted, Row
 from power_models.measured_tables import MeasuredTable, TableKernel, read_table
 from power_models.table_fit import fit_rows
 from power_models.table_folds import MOST_LEVELS, Fold, level_folds, levels, random_folds
@@ -102,12 +102,14 @@ def do(unit: Unit, references: bool = True) -> dict[str, Any]:
     slow = [i for i, row in enumerate(unit.rows) if isinstance(row, TableKernel) and row.latency_s >= SLOW_S]
     if slow and len(slow) < len(unit.rows):
         found["slow"] = pooled(unit.rows, [_only(one, set(slow)) for one in made])
+    for name, few in _few_of_a_type(unit).items():  # parts that are too small for ``rig evaluate`` to tell
+        found[name] = pooled(unit.rows, [_only(one, few) for one in made])
     methods: dict[str, Any] = {}
     for whole, scores in found.items():
         for method, quantities in scores.items():
             for quantity, parts in quantities.items():
                 own = methods.setdefault(method, {}).setdefault(quantity, {})
-                kept = parts if whole == "all" else {"slow": parts["all"]}
+                kept = parts if whole == "all" else {whole: parts["all"]}
                 own.update({part: _rounded(one._asdict()) for part, one in kept.items()})
     return {
         "table": stem(unit.table.path),
@@ -120,6 +122,14 @@ def do(unit: Unit, references: bool = True) -> dict[str, Any]:
         "fit_s": [round(one.fit_s, 1) for one in made],
         "methods": methods,
     }
+
+
+def _few_of_a_type(unit: Unit) -> dict[str, set[int]]:
+    """The rows of a data type of which fewer than FEWEST are held out, by the name of the part."""
+    by_type: dict[str, set[int]] = {}
+    for place in (int(i) for fold in unit.folds for i in fold.rows):
+        by_type.setdefault(f"dtype={unit.rows[place].dtype}", set()).add(place)
+    return {name: own for name, own in by_type.items() if len(own) < FEWEST}
 
 
 def unknown(table: MeasuredTable) -> Configuration:
