@@ -214,6 +214,19 @@ def checked(batch: Any, split: str, name: str) -> tuple[Tensor, Tensor]:
     return inputs, targets
 
 
+def batches_per_epoch(task: Task, batches: Any = None) -> int:
+    """Batches in a pass over the training data; raises ModelError for none. ``batches``: what the loader gave."""
+    given = task.loaders("train") if batches is None else batches
+    try:
+        count = len(given) if hasattr(given, "__len__") else sum(1 for _ in given)
+    except TypeError as error:
+        said = f"loaders('train') of the task {task.name} gives {type(given).__name__}"
+        raise ModelError(said, "it must give an iterable of batches: see docs/writing-a-task.md") from error
+    if not count:
+        raise ModelError("loaders('train') of the task yields no batch", "check its data folder")
+    return count
+
+
 def _batches(loaders: Callable[[str], Batches], split: str, name: str) -> Iterator[tuple[Tensor, Tensor]]:
     """The batches of a split, each checked; raises ModelError for what is none."""
     given = loaders(split)

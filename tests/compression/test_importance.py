@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from stairs import INPUT, build
 
 from rig.compression.choosing.importance import IMPORTANCES, group_taylor, magnitude
-from rig.compression.choosing.steering import measured_scores
+from rig.compression.choosing.recovery import Recovery
+from rig.compression.choosing.steering import _in_loss, _silent, measured_scores
 from rig.compression.cutting.groups import find_groups
 from rig.compression.tasks import Task
 
@@ -106,21 +107,44 @@ def test_measured_scores_add_up_to_the_loss_that_silencing_adds(own, template) -
     raw = IMPORTANCES["taylor"](network, TASK, groups, 2)
     scores, trials = measured_scores(network, TASK, template._replace(groups=groups), [], raw)
     assert all(torch.equal(values, before[name]) for name, values in network.state_dict().items())
-    base = _loss(network)
+    base = _loss(_settled(network))
     assert {t["block"] for t in trials} == {b.name for b in template.blocks}
     assert all(t["loss"] == pytest.approx(base) for t in trials)
-    group = next(g for g in groups if g.name == "layer2.0.conv1")
-    weak = torch.argsort(raw[group.name], descending=True, stable=True)[group.width // 2 :]
-    silent = copy.deepcopy(network)
-    with torch.no_grad():
-        norm = dict(silent.named_modules())["layer2.0.bn1"]
-        norm.weight[weak] = 0.0
-        norm.bias[weak] = 0.0
-    added = _loss(silent) - base
-    if added > 0:
-        assert float(scores[group.name][weak].sum()) == pytest.approx(added, rel=0.05, abs=1e-4)
-    order = torch.argsort(raw[group.name])
-    assert bool((torch.diff(scores[group.name][order]) >= 0).all())
+    group = next(g for g in groups if g.name == "conv1")
+    order = torch.argsort(raw[group.name], descending=True, stable=True)
+    rising = 0.0
+    for kept in (group.width // 2, group.width // 4, group.width // 8):
+        silent = copy.deepcopy(network)
+        group.on(silent).silence(order[kept:])
+        added = _loss(_settled(silent)) - base
+        if added > rising:  # else noise, which counts as little
+            rising = added
+            assert float(scores[group.name][order[kept:]].sum()) == pytest.approx(added, rel=0.05, abs=1e-3)
+    assert rising > 0.0
+    assert bool((torch.diff(scores[group.name][order]) <= 0).all())
+
+
+def test_scores_follow_the_losses_at_every_point_and_go_on_behind_the_last() -> None:
+    own = torch.tensor([8.0, 4.0, 0.0, 2.0, 2.0, 1.0, 1.0, 1.0, 1.0])  # one is dead
+    assert [sorted(silent.tolist()) for silent in _silent(own)] == [
+        [5, 6, 7, 8],
+        [3, 4, 5, 6, 7, 8],
+        [1, 3, 4, 5, 6, 7, 8],
+    ]
+    worth = _in_loss(own, [0.4, 1.2, 2.8], least=1e-3)
+    assert float(worth[5:].sum()) == pytest.approx(0.4, rel=1e-4)
+    assert float(worth[3:].sum()) == pytest.approx(1.2, rel=1e-4)
+    assert float(worth[1]) == pytest.approx(1.6, rel=1e-4)
+    assert float(worth[0]) == pytest.approx(3.2, rel=1e-4)  # twice as important as the last that was tried
+    assert float(worth[2]) == 0.0
+
+
+def test_a_loss_that_falls_as_more_goes_is_noise_and_counts_as_little() -> None:
+    own = torch.tensor([4.0, 3.0, 2.0, 1.0])
+    worth = _in_loss(own, [0.5, 0.3], least=0.1)
+    assert float(worth[2:].sum()) == pytest.approx(0.5, rel=1e-4)
+    assert float(worth[1]) >= float(worth[2])
+    assert torch.equal(torch.argsort(worth, descending=True), torch.arange(4))
 
 
 @pytest.mark.parametrize("dead", [0.0, 1e-14])
@@ -135,7 +159,8 @@ def test_a_group_whose_weaker_half_is_dead_is_measured_on_what_lives(own, templa
     # Whatever the unit of the raw scores: in that of the loss, which silencing some of a group changes little.
     assert float(scores[name].sum()) == pytest.approx(float(other[name].sum()), rel=1e-3)
     assert 0.0 < float(scores[name].sum()) < 100.0
-    assert float(scores[name][order[0]]) < 1e-6
+    if dead == 0.0:  # else what was measured counts, not the raw score
+        assert float(scores[name][order[0]]) == 0.0
 
 
 def test_a_removed_block_is_looked_at_no_more(own, template) -> None:
@@ -147,6 +172,13 @@ def test_a_removed_block_is_looked_at_no_more(own, template) -> None:
     of_left = {g.name: raw[g.name] for g in left if g.prunable}
     _, trials = measured_scores(narrowed, TASK, template._replace(groups=left), [first.name], of_left)
     assert {t["block"] for t in trials} == {b.name for b in template.blocks[1:]}
+
+
+def _settled(network: torch.nn.Module) -> torch.nn.Module:
+    """A copy with the statistics that ``measured_scores`` gives every network it judges."""
+    copied = copy.deepcopy(network)
+    Recovery(TASK)(copied)
+    return copied
 
 
 def _loss(network: torch.nn.Module) -> float:

@@ -1,14 +1,15 @@
 """Residual blocks: removed where that is cheaper than narrowing to save the same cost.
 
-Both are tried for real on the steering split: the loss without the block against the loss with as much cost taken from
-the least important channels of all groups. Hardware likes the first: kernels vanish whole.
+Both are tried for real on the steering split, batch-norm statistics estimated anew (``recovery``): the loss without
+the block against the loss with as much cost taken from the least important channels of all groups. Hardware likes the
+first: kernels vanish whole.
 """
 
 from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -16,11 +17,13 @@ from torch import Tensor, nn
 
 from power_models.tables import NetworkTables
 from rig.compression.budget import Budget
-from rig.compression.cutting.channel_group import ChannelGroup
+from rig.compression.choosing.recovery import Recovery
 from rig.compression.cutting.surgery import without_blocks
 from rig.compression.cutting.template import Template
 from rig.compression.tasks import Task
+from rig.compression.training.losses import placed
 
+Judge = Callable[[nn.Module], tuple[float, float]]
 STEERING_BATCHES = 4
 MAX_ACCURACY_DROP = 0.005  # of all removals together, before fine-tuning
 
@@ -52,11 +55,11 @@ def remove_blocks(
     """
     dead = [b.name for b in template.blocks if any(alive.get(g) == 0 for g in b.inner)]
     removed = [*gone, *(name for name in dead if name not in gone)]
-    steer = list(itertools.islice(iter(task.loaders("val")), STEERING_BATCHES))
-    floor = _score(model, task, steer)[1] - MAX_ACCURACY_DROP
+    score = _judge(task)
+    floor = score(copy.deepcopy(model))[1] - MAX_ACCURACY_DROP
     trials: list[BlockTrial] = []
     for block in sorted((b for b in template.blocks if b.name not in removed), key=lambda b: b.name):
-        trial = _try(block.name, model, task, template, tables, budget, alive, importance, removed, steer)
+        trial = _try(block.name, model, task, template, tables, budget, alive, importance, removed, score)
         keep_it = trial.loss_without > trial.loss_narrowed or trial.accuracy_without < floor
         trials.append(trial._replace(removed=not keep_it))
         if not keep_it:
@@ -74,17 +77,17 @@ def _try(
     alive: Mapping[str, int],
     importance: Mapping[str, Tensor],
     removed: list[str],
-    steer: list[tuple[Tensor, Tensor]],
+    score: Judge,
 ) -> BlockTrial:
     widths = {**template.seed_widths(), **alive}
     before = budget.usage(tables.totals(widths, template.removed_kernels(removed)))
     without = template.removed_kernels([*removed, name])
     after = budget.usage(tables.totals(widths, without))
-    lost, accuracy = _score(without_blocks(model, task, template, [*removed, name]), task, steer)
+    lost, accuracy = score(without_blocks(model, task, template, [*removed, name]))
     masked = narrowed_by(model, template, tables, budget, widths, importance, template.removed_kernels(removed), after)
     if removed:
         masked = without_blocks(masked, task, template, removed)
-    narrowed, _ = _score(masked, task, steer)
+    narrowed, _ = score(masked)
     return BlockTrial(name, before - after, lost, narrowed, accuracy, False)
 
 
@@ -119,29 +122,25 @@ def narrowed_by(
             break
     for group in template.groups:
         if group.name in silenced:
-            _silence(group.on(trial), silenced[group.name])
+            group.on(trial).silence(torch.tensor(silenced[group.name]))
     return trial
 
 
-def _silence(group: ChannelGroup, channels: list[int]) -> None:
-    """Set what scales these channels of a group to zero: batch-norms, gates, or the filters themselves."""
-    with torch.no_grad():
-        for scale in group.scales:
-            rows = scale.index[torch.isin(scale.root, torch.tensor(channels))]
-            scale.weight[rows] = 0.0
-            if scale.bias is not None:
-                scale.bias[rows] = 0.0
+def _judge(task: Task) -> Judge:
+    """Mean loss and accuracy on the steering batches, the statistics of the network given being estimated anew."""
+    recovery = Recovery(task)
+    batches = [placed(b, recovery.device) for b in itertools.islice(iter(task.loaders("val")), STEERING_BATCHES)]
 
+    def score(network: nn.Module) -> tuple[float, float]:
+        recovery(network)
+        loss = right = seen = 0.0
+        with torch.inference_mode():
+            for inputs, targets in batches:
+                outputs = network(inputs)
+                loss += float(task.loss(outputs, targets)) * len(targets)
+                if outputs.dim() == 2 and targets.dim() == 1:
+                    right += float((outputs.argmax(1) == targets).sum())
+                seen += len(targets)
+        return loss / seen, right / seen
 
-def _score(model: nn.Module, task: Task, batches: list[tuple[Tensor, Tensor]]) -> tuple[float, float]:
-    """Mean loss and accuracy on the steering batches."""
-    model.eval()
-    loss = right = seen = 0.0
-    with torch.inference_mode():
-        for inputs, targets in batches:
-            outputs = model(inputs)
-            loss += float(task.loss(outputs, targets)) * len(targets)
-            if outputs.dim() == 2 and targets.dim() == 1:
-                right += float((outputs.argmax(1) == targets).sum())
-            seen += len(targets)
-    return loss / seen, right / seen
+    return score

@@ -3,16 +3,21 @@
 A score of ``importance`` says which channels of a group matter more, not how much a group matters beside another, or
 beside a whole residual block. That is measured on the steering split (validation images that training never saw):
 
-    each group   the loss with the less important half of its living channels silenced ──► its scores' scale: their sum
-                 over that half is the loss that this added. Channels without a score are dead already and say nothing;
-                 a half that is worth next to nothing is widened until it holds WORTH of the group's scores
+    each group   the loss with the most important half, quarter and eighth of its living channels alone ──► its scores:
+                 summed over what is silent they are the loss that this added, between two points in the ratio of the
+                 scores given. Channels without a score are dead already and say nothing
     each block   the loss of the network without it (removed for real) ──► the loss that this added
 
-Both are losses before any fine-tuning, added to the same network; noise below FLOOR of what is usual counts as FLOOR.
+Several points, because the loss rises far more steeply than the scores when little is left: from one point a group of
+64 looked as if 3 channels cost a fifth of what they do (experiments/recovery). Both are losses once the network has
+recovered a little (``recovery``), added to that of the same network, which got the same; noise below FLOOR of what is
+usual counts as FLOOR.
 """
 
 from __future__ import annotations
 
+import copy
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,45 +25,53 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rig.compression.choosing.recovery import Recovery
 from rig.compression.cutting.channel_group import ChannelGroup
 from rig.compression.cutting.surgery import without_blocks
 from rig.compression.cutting.template import Template
 from rig.compression.tasks import Task
+from rig.compression.training.losses import placed
 
 IMAGES = 512  # of the steering split, at least
 FLOOR = 0.02  # of the median loss added
-SILENCED = 0.5  # of a group's channels with a score
-WORTH = 0.05  # of a group's scores: less than this is noise, from which no scale can be had
+KEPT = (2, 4, 8)  # a group is tried with this part of its channels with a score
 
 
 def measured_scores(
-    model: nn.Module, task: Task, template: Template, removed: Sequence[str], scores: Mapping[str, Tensor]
+    model: nn.Module,
+    task: Task,
+    template: Template,
+    removed: Sequence[str],
+    scores: Mapping[str, Tensor],
+    steps: int = 0,
 ) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
     """Scores in units of the loss, and a record of every block that is still there with the loss it adds to go.
 
-    template: its groups point into ``model``; removed: blocks that are gone already.
+    template: its groups point into ``model``, which stays as it is; removed: blocks that are gone already; steps: of
+    training that each trial recovers in.
     """
-    batches = _steering(task)
-    before = _loss(model, task, batches)
-    added = {
-        group.name: _loss_silenced(model, task, batches, group, scores[group.name]) - before
+    recovery = Recovery(task, steps)
+    batches = steering_batches(task, recovery.device)
+    untouched = copy.deepcopy(model)
+    recovery(untouched)
+    before = mean_loss(untouched, task, batches)
+    curves = {
+        group.name: [
+            mean_loss(_silenced(model, group, silent, recovery), task, batches) - before
+            for silent in _silent(scores[group.name])
+        ]
         for group in template.groups
-        if group.prunable and group.width > 1
+        if group.prunable
     }
     blocks = {}
     for block in template.blocks:
         if block.name not in removed:
             without = without_blocks(model, task, template, [*removed, block.name])
-            blocks[block.name] = _loss(without, task, batches) - before
-    usual = [value for value in [*added.values(), *blocks.values()] if value > 0]
+            recovery(without)
+            blocks[block.name] = mean_loss(without, task, batches) - before
+    usual = [value for value in [*itertools.chain(*curves.values()), *blocks.values()] if value > 0]
     least = FLOOR * float(np.median(usual)) if usual else 1e-9
-    found = {}
-    for group in template.groups:
-        if group.prunable:
-            own = scores[group.name]
-            silenced = float(own[_weaker(own)].sum())
-            scale = max(added.get(group.name, 0.0), least) / silenced if silenced > 0 else 1.0
-            found[group.name] = own * scale
+    found = {name: _in_loss(scores[name], added, least) for name, added in curves.items()}
     trials = [
         {"block": name, "loss": before, "loss_without": before + value, "loss_added": max(value, least)}
         for name, value in blocks.items()
@@ -66,16 +79,23 @@ def measured_scores(
     return found, trials
 
 
-def _steering(task: Task) -> list[tuple[Tensor, Tensor]]:
+def trials_of(template: Template, removed: Sequence[str]) -> int:
+    """How many networks ``measured_scores`` lets recover, at most."""
+    groups = sum(len(_parts(group.width)) for group in template.groups if group.prunable)
+    return 1 + groups + sum(block.name not in removed for block in template.blocks)
+
+
+def steering_batches(task: Task, device: torch.device) -> list[tuple[Tensor, Tensor]]:
+    """The first batches of the steering split, IMAGES of them or a few more."""
     batches: list[tuple[Tensor, Tensor]] = []
-    for inputs, targets in task.loaders("val"):
-        batches.append((inputs, targets))
+    for batch in task.loaders("val"):
+        batches.append(placed(batch, device))
         if sum(len(t) for _, t in batches) >= IMAGES:
             break
     return batches
 
 
-def _loss(model: nn.Module, task: Task, batches: Sequence[tuple[Tensor, Tensor]]) -> float:
+def mean_loss(model: nn.Module, task: Task, batches: Sequence[tuple[Tensor, Tensor]]) -> float:
     """Mean loss of a network in inference mode."""
     model.eval()
     with torch.inference_mode():
@@ -83,34 +103,54 @@ def _loss(model: nn.Module, task: Task, batches: Sequence[tuple[Tensor, Tensor]]
     return total / sum(len(targets) for _, targets in batches)
 
 
-def _weaker(scores: Tensor) -> Tensor:
-    """Indices of the less important half of what has a score, or more; of ties the higher index goes first."""
-    order = torch.argsort(scores, descending=True, stable=True).flip(0)
-    living = order[scores[order] > 0]
+def _parts(width: int) -> list[int]:
+    """How many of so many channels are kept in each trial, falling."""
+    return sorted({width // part for part in KEPT if width // part}, reverse=True)
+
+
+def _order(scores: Tensor) -> Tensor:
+    """Channels with a score, the most important first; of ties the lower index."""
+    order = torch.argsort(scores, descending=True, stable=True)
+    return order[scores[order] > 0]
+
+
+def _silent(scores: Tensor) -> list[Tensor]:
+    """The channels (indices) that are silenced in each trial of a group, ever more of them."""
+    living = _order(scores)
+    return [living[kept:] for kept in _parts(len(living))]
+
+
+def _in_loss(scores: Tensor, added: Sequence[float], least: float) -> Tensor:
+    """Scores (width,) whose sums over what was silent are the losses added; never falling with importance.
+
+    The channels that every trial kept go on at the rate of the last ones that were tried.
+    """
+    living = _order(scores)
     if not len(living):
-        return living
-    sums = scores[living].double().cumsum(0)
-    enough = 1 + int((sums < WORTH * sums[-1]).sum())
-    return living[: max(int(SILENCED * len(living)), enough)]
+        return torch.zeros_like(scores)
+    ends = [*_parts(len(living)), 0]
+    rises = np.diff(np.maximum.accumulate([0.0, *added]))
+    found = torch.zeros(len(living), dtype=torch.float64)
+    own = scores[living].double()
+    rate, upper = 1.0, len(living)
+    for lower, rise in itertools.zip_longest(ends, rises):
+        part = own[lower:upper]
+        if rise is not None and len(part):
+            floor = least * float(part.sum() / own.sum())
+            rate = max(float(rise), floor) / float(part.sum())
+        found[lower:upper] = rate * part
+        upper = lower
+    rising = torch.cummax(found.flip(0), 0).values.flip(0)
+    rank = torch.arange(len(living), 0, -1, dtype=torch.float64) / len(living)
+    worth = torch.zeros(len(scores), dtype=torch.float64)
+    worth[living] = rising * (1.0 + 1e-6 * rank)  # of what is worth alike the more important one still leads
+    return worth.to(scores.dtype)
 
 
-def _loss_silenced(
-    model: nn.Module, task: Task, batches: Sequence[tuple[Tensor, Tensor]], group: ChannelGroup, scores: Tensor
-) -> float:
-    """The loss while the less important channels of a group give nothing; the network is left as it was."""
-    quiet = torch.zeros(group.width, dtype=torch.bool)
-    quiet[_weaker(scores)] = True
-    kept: list[tuple[Tensor, Tensor]] = []
-    with torch.no_grad():
-        for scale in group.scales:
-            rows = scale.index[quiet[scale.root]]
-            for values in (scale.weight, scale.bias):
-                if values is not None:
-                    kept.append((values, values.detach().clone()))
-                    values[rows] = 0.0
-    try:
-        return _loss(model, task, batches)
-    finally:
-        with torch.no_grad():
-            for values, before in kept:
-                values.copy_(before)
+def _silenced(model: nn.Module, group: ChannelGroup, silent: Tensor, recovery: Recovery) -> nn.Module:
+    """A copy in which these channels of a group give nothing, once it has recovered from that."""
+    trial = copy.deepcopy(model)
+    here = group.on(trial)
+    here.silence(silent)
+    recovery(trial, lambda: here.silence(silent))
+    return trial

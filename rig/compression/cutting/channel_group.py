@@ -118,6 +118,17 @@ class ChannelGroup:
         alive = total > 0
         return torch.where(alive, torch.where(alive, total, torch.ones_like(total)).sqrt(), torch.zeros_like(total))
 
+    @torch.no_grad()
+    def silence(self, units: Tensor) -> None:
+        """Set the scales and shifts of these units (indices) to zero, so that they give nothing."""
+        quiet = torch.zeros(self.width, dtype=torch.bool)
+        quiet[units] = True
+        for scale in self.scales:
+            rows = scale.index[quiet[scale.root]]
+            scale.weight[rows] = 0.0
+            if scale.bias is not None:
+                scale.bias[rows] = 0.0
+
     def on(self, network: nn.Module) -> ChannelGroup:
         """The same group with its members in ``network``, a copy of the one that it was found in."""
         modules = dict(network.named_modules())

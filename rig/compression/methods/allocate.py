@@ -67,7 +67,7 @@ class Allocate:
         steps = max(1, min(MOST_STEPS, round(workplace.settings.epochs_shrink)))
         for number in range(1, steps + 1):
             stage = _step(workplace, stage, survey, _loosened(budget, survey, number, steps), number, steps)
-        scores, trials = scored(workplace, *stage, steps + 1)
+        scores, trials, _ = scored(workplace, *stage, steps + 1)
         for trial in trials:
             trial["removed"] = False
         removed = [{"block": name, "removed": True} for name in stage.removed]
@@ -88,7 +88,7 @@ def _step(workplace: Workplace, stage: Stage, survey: Survey, budget: Budget, nu
     """Score, choose, cut, train: one step."""
     name = f"allocate {number} of {steps}"
     workplace.progress.stage(f"{name}: importance of channels and blocks")
-    scores, trials = scored(workplace, *stage, number)
+    scores, trials, tried_epochs = scored(workplace, *stage, number)
     decisions = workplace.state.setdefault("allocate", {})
     if str(number) not in decisions:
         worth = Worth(stage.template, stage.removed, scores, block_losses(trials))
@@ -116,8 +116,14 @@ def _step(workplace: Workplace, stage: Stage, survey: Survey, budget: Budget, nu
         workplace.progress.stage(f"{name}: {layer} stays as it is: {why}")
     network, choice = built.network, built.choice
     settings = workplace.settings
+    if number == steps:
+        tried_epochs *= 2.0  # the last choice has its trials too, no more than this one, and no training after it
     plan = TrainingPlan(
-        settings.epochs_shrink / steps, RATE, warmup_share=0.1, final_share=0.1, seed=settings.seed + 10 * number + 1
+        settings.epochs_shrink / steps - tried_epochs,
+        RATE,
+        warmup_share=0.1,
+        final_share=0.1,
+        seed=settings.seed + 10 * number + 1,
     )
     workplace.train(name, network, plan, workplace.checkpoint(f"allocate-{number}"))
     facts = {key: decided[key] for key in ("loss", "bound", "used", "exact")}

@@ -19,12 +19,19 @@ from rig.compression.budget import Budget
 from rig.compression.choosing.allocation import Allocation, Allocator, Scores, limit_rows
 from rig.compression.choosing.importance import BATCHES, IMPORTANCES
 from rig.compression.choosing.milp import TIME_LIMIT_S, NoChoiceError
-from rig.compression.choosing.steering import measured_scores
+from rig.compression.choosing.recovery import STEPS as RECOVERY_STEPS
+from rig.compression.choosing.steering import measured_scores, trials_of
 from rig.compression.cutting.groups import find_groups
 from rig.compression.cutting.template import Template
 from rig.compression.methods.base import Workplace
 from rig.compression.survey import PACEABLE, Survey
+from rig.compression.tasks import batches_per_epoch
 from rig.errors import BadInputError, RigError
+
+TRIAL_SHARE = 0.15  # of the search's epochs: what the trials of one choice may be trained for, all of them together
+# Of what a trial adds to the loss, the part that is left after much longer training, for a block beside a group's
+# channels: what stands around a block learns to do its part, fewer channels stay fewer (experiments/recovery).
+BLOCKS_KEEP = 0.25
 
 
 class NoAllocationError(RigError):
@@ -44,6 +51,14 @@ class Worth(NamedTuple):
     removed: Sequence[str]
     channels: Mapping[str, Tensor]
     blocks: Mapping[str, float]
+
+
+class Scored(NamedTuple):
+    """Scores of channels (width,) by group, the record of the blocks that were tried, the epochs of training spent."""
+
+    channels: dict[str, Tensor]
+    trials: list[dict[str, Any]]
+    epochs: float
 
 
 def template_of(before: Template, network: nn.Module, example: Tensor) -> Template:
@@ -68,8 +83,8 @@ def scored(
     removed: Sequence[str],
     refused: Collection[str],
     number: int,
-) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-    """Scores of channels, and the record of blocks; the same whenever asked.
+) -> Scored:
+    """What channels and blocks are worth; the same whenever asked.
 
     removed: blocks that ``network`` has no longer; refused: blocks that surgery put back; number: of the choice in its
     run, which draws the batches.
@@ -83,8 +98,10 @@ def scored(
     own = IMPORTANCES[kind](network, workplace.task, here.groups, BATCHES)
     offered = [b for b in here.blocks if settings.ablation.remove_blocks and b.name not in refused]
     here = here._replace(blocks=offered)
-    scores, trials = measured_scores(network, workplace.task, here, removed, own)
-    return {**scores, **nothing(template, scores)}, trials
+    per_epoch, tried = batches_per_epoch(workplace.task), trials_of(here, removed)
+    steps = min(RECOVERY_STEPS, int(TRIAL_SHARE * settings.epochs_shrink * per_epoch / tried))
+    scores, trials = measured_scores(network, workplace.task, here, removed, own, steps)
+    return Scored({**scores, **nothing(template, scores)}, trials, steps * tried / per_epoch)
 
 
 def nothing(template: Template, known: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -93,8 +110,8 @@ def nothing(template: Template, known: Mapping[str, Tensor]) -> dict[str, Tensor
 
 
 def block_losses(trials: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """What each block's removal adds to the loss, of those that were tried."""
-    return {trial["block"]: float(trial["loss_added"]) for trial in trials if "loss_added" in trial}
+    """What is left, once trained, of what each block's removal added to the loss, of those that were tried."""
+    return {trial["block"]: BLOCKS_KEEP * float(trial["loss_added"]) for trial in trials if "loss_added" in trial}
 
 
 def allocator_of(worth: Worth, survey: Survey, budget: Budget) -> Allocator:

@@ -127,8 +127,8 @@ def _without_blocks(workplace: Workplace, network: nn.Module, survey: Survey, bu
     """The trained network without the blocks that the budget has no room for; decided once in a run."""
     template = survey.template
     if "blocks_first" not in workplace.state:
-        removed, trials = _blocks_to_go(workplace, network, survey, budget)
-        workplace.state["blocks_first"] = {"removed": removed, "trials": trials}
+        removed, trials, epochs = _blocks_to_go(workplace, network, survey, budget)
+        workplace.state["blocks_first"] = {"removed": removed, "trials": trials, "epochs": epochs}
         workplace.save_state()
     removed = list(workplace.state["blocks_first"]["removed"])
     if removed:
@@ -146,21 +146,22 @@ def _without_blocks(workplace: Workplace, network: nn.Module, survey: Survey, bu
 
 def _blocks_to_go(
     workplace: Workplace, network: nn.Module, survey: Survey, budget: Budget
-) -> tuple[list[str], list[dict[str, Any]]]:
-    """The blocks that the exact choice of widths and blocks takes out, and what each one's removal adds to the loss."""
+) -> tuple[list[str], list[dict[str, Any]], float]:
+    """The blocks that the exact choice of widths and blocks takes out, what each one's removal adds to the loss, and
+    the epochs of training that finding it out took."""
     if not survey.template.blocks or not workplace.settings.ablation.remove_blocks:
-        return [], []
+        return [], [], 0.0
     if workplace.checkpoint("shrink").exists():
-        return [], []  # a run that was begun when blocks went at the end only
+        return [], [], 0.0  # a run that was begun when blocks went at the end only
     workplace.progress.stage("blocks: which of them the budget has room for")
     template = template_of(survey.template, network, workplace.example)
-    scores, trials = scored(workplace, network, template, [], (), 0)
+    scores, trials, epochs = scored(workplace, network, template, [], (), 0)
     try:
         removed = allocated(Worth(template, [], scores, block_losses(trials)), survey, budget).removed
     except NoAllocationError as error:
         workplace.progress.stage(f"blocks: all stay while the network shrinks: {error.message}")
         removed = []
-    return sorted(removed), trials
+    return sorted(removed), trials, epochs
 
 
 def _shrink(workplace: Workplace, begun: Start, survey: Survey, budget: Budget, number: int) -> Shrunk:
@@ -173,8 +174,9 @@ def _shrink(workplace: Workplace, begun: Start, survey: Survey, budget: Budget, 
     start = budget.usage(tables.totals(template.seed_widths()))
     grace = GRACE if number > 1 else 0.0
     shrinker = Shrinker(regularizer, budget, StrengthController(start, 1.0), settings.ablation.gradient_on, grace)
+    tried_epochs = float(workplace.state["blocks_first"].get("epochs", 0.0))  # a run begun earlier spent none
     plan = TrainingPlan(
-        settings.epochs_shrink / settings.morph_rounds,
+        (settings.epochs_shrink - tried_epochs) / settings.morph_rounds,
         SHRINK_RATE,
         warmup_share=0.1,
         final_share=0.1,

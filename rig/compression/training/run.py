@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from rig.compression import distributed
-from rig.compression.tasks import Task, checked
+from rig.compression.tasks import Task, batches_per_epoch, checked
 from rig.compression.training import precision, synced_norms
 from rig.compression.training.checkpoint import load_state, save_atomically
 from rig.compression.training.failures import DivergedError, NotFinite
@@ -62,7 +62,7 @@ class TrainingRun:
         self._kept: dict[str, Any] = {}
         self._random: Tensor | None = None  # the loader's own, where there are several ranks
         self._batches = self.task.loaders("train")
-        self.per_epoch = _length(self._batches, self.task)
+        self.per_epoch = batches_per_epoch(self.task, self._batches)
         self.total = max(1, round(self.plan.epochs * self.per_epoch))
 
     def go(self) -> Trained:
@@ -287,17 +287,6 @@ class TrainingRun:
                 "--resume goes on from the last checkpoint with half the learning rate again; in a new run try another "
                 "--seed, or scale down the inputs or the loss of the task",
             )
-
-
-def _length(batches: Any, task: Task) -> int:
-    try:
-        count = len(batches) if hasattr(batches, "__len__") else sum(1 for _ in batches)
-    except TypeError as error:
-        given = f"loaders('train') of the task {task.name} gives {type(batches).__name__}"
-        raise ModelError(given, "it must give an iterable of batches: see docs/writing-a-task.md") from error
-    if not count:
-        raise ModelError("loaders('train') of the task yields no batch", "check its data folder")
-    return count
 
 
 def _count(network: nn.Module) -> int:

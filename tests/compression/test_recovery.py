@@ -1,0 +1,71 @@
+"""What is judged gets the same chance to recover: statistics, a few steps, nothing that was silenced comes back."""
+
+import copy
+
+import compression_case as case
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from rig.compression.choosing.recovery import STATISTICS_BATCHES, Recovery
+from rig.compression.cutting.groups import find_groups
+
+LAYER = "layer2.0.conv1"
+
+
+def _loss(network: nn.Module, task) -> float:
+    with torch.inference_mode():
+        return sum(float(F.cross_entropy(network(x), y)) for x, y in task.loaders("val"))
+
+
+def _silenced(network: nn.Module):
+    """A copy without half of the channels of a layer, and what silenced them."""
+    trial = copy.deepcopy(network)
+    group = next(g for g in find_groups(trial, torch.zeros(1, *case.INPUT)) if LAYER in g.writers)
+    quiet = torch.arange(group.width // 2)
+    group.silence(quiet)
+    return trial, lambda: group.silence(quiet), group, quiet
+
+
+def test_statistics_are_those_of_the_batches_it_draws(network, task) -> None:
+    torch.manual_seed(3)
+    recovery = Recovery(task)
+    trial = copy.deepcopy(network)
+    recovery(trial)
+    torch.manual_seed(3)
+    batches = [inputs for inputs, _ in task.loaders("train")][:STATISTICS_BATCHES]
+    with torch.no_grad():
+        means = torch.stack([network.conv1(x).mean((0, 2, 3)) for x in batches]).mean(0)
+    assert torch.allclose(trial.bn1.running_mean, means, atol=1e-5)
+    assert torch.equal(trial.conv1.weight, network.conv1.weight)
+    assert not trial.training
+
+
+def test_training_takes_back_what_silencing_cost_and_leaves_it_silent(network, task) -> None:
+    at_once, *_ = _silenced(network)
+    Recovery(task)(at_once)
+    trial, hold, group, quiet = _silenced(network)
+    held = []
+    Recovery(task, steps=4)(trial, lambda: held.append(hold()))
+    assert _loss(trial, task) < _loss(at_once, task)
+    assert bool((group.norms()[quiet] == 0).all())
+    assert len(held) == 4
+
+
+def test_every_network_gets_the_same_batches(network, task) -> None:
+    recovery = Recovery(task, steps=4)
+    first, second = copy.deepcopy(network), copy.deepcopy(network)
+    recovery(first)
+    recovery(second)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+def test_a_network_that_training_throws_off_keeps_what_the_statistics_gave(network, task) -> None:
+    exploding = task._replace(loss=lambda outputs, targets: F.cross_entropy(outputs, targets) * 1e30)
+    trial, expected = copy.deepcopy(network), copy.deepcopy(network)
+    torch.manual_seed(1)
+    Recovery(exploding, steps=5)(trial)
+    torch.manual_seed(1)
+    Recovery(task)(expected)
+    assert all(torch.equal(a, b) for a, b in zip(trial.parameters(), expected.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(trial.buffers(), expected.buffers(), strict=True))
