@@ -68,9 +68,9 @@ def test_the_search_ends_above_the_target_and_the_choice_within_it(searched) -> 
     assert used(found, survey, budget, choice) <= 1.0
     assert set(choice.widths) == set(survey.template.seed_widths())
     assert set(found.removed) <= set(choice.removed)
-    looser = budget.scaled({"latency": 1.2})
+    looser = budget.scaled({"latency": 1.001 * before})  # what the device says can be made up for
     wider = Allocate().choose(found, survey, looser)
-    assert used(found, survey, budget, choice) < used(found, survey, budget, wider) <= 1.2
+    assert used(found, survey, budget, choice) < used(found, survey, budget, wider) == pytest.approx(before, rel=0.05)
 
 
 def _gone(found) -> frozenset[int]:

@@ -8,7 +8,7 @@ import compression_case as case
 import pytest
 
 from rig.commands.optimize import _widths
-from rig.compression.loop import _require_prunable, _state_of
+from rig.compression.loop import STATE_VERSION, _require_prunable, _state_of
 from rig.compression.methods.base import check_task, scored
 from rig.compression.methods.given import Given, groups_of
 from rig.errors import BadInputError, ModelError
@@ -46,8 +46,8 @@ def test_a_network_of_which_nothing_may_go_is_refused_with_the_reasons(task, tem
 
 def test_a_run_of_an_earlier_version_is_not_resumed(tmp_path):
     run = Store(tmp_path).new_run("optimize", "virtual-pi4")
-    assert _state_of(run) == {"version": 2}
-    run.write_json("state.json", {"version": 2, "removed": ["layer1.0"]})
+    assert _state_of(run) == {"version": STATE_VERSION}
+    run.write_json("state.json", {"version": STATE_VERSION, "removed": ["layer1.0"]})
     assert _state_of(run)["removed"] == ["layer1.0"]
     run.write_json("state.json", {"removed": []})
     with pytest.raises(BadInputError, match="begun by an earlier version") as error:

@@ -1,7 +1,7 @@
 """Allocation: widths and residual blocks chosen exactly under the device's measured cost, in several steps.
 
-    trained ──► scores in units of the loss ──► least loss at a budget ──► cut for real, trained ──► … ──► scores
-                (importance, steering)          (allocation, milp)         budgets fall in equal ratios
+    trained ──► first blocks ──► scores in units of the loss ──► least loss at a budget ──► cut for real, trained ──► …
+                                 (importance, steering)          (allocation, milp)         budgets fall in equal ratios
 
 Shen et al., NeurIPS 2022 (HALP: latency-constrained pruning as a knapsack, the budget lowered in exponential steps);
 He et al. 2018 (AMC), Yang et al. 2018 (NetAdapt) and Yang et al. 2019 (ECC) as peers. Differences from HALP:
@@ -10,7 +10,7 @@ He et al. 2018 (AMC), Yang et al. 2018 (NetAdapt) and Yang et al. 2019 (ECC) as 
   step and groups channels by the latency step; here both groups of a kernel are decided at once, exactly, and a
   group's options are the widths that pay.
 - Whole residual blocks may go, in the same problem: their kernels vanish, and what they are worth is measured on the
-  same scale as the channels (``steering``).
+  same scale as the channels (``steering``). Those that the whole budget has no room for go first (``blocks_first``).
 - Several limits hold at once: power at a frame rate or flat out, energy, latency, FLOPs, parameters; a frame rate that
   a power limit names is kept too.
 - What is cut is cut for real between the steps, so that their training gets cheaper. The last choice is left to
@@ -32,12 +32,13 @@ from rig.compression.cutting.realize import realized_checked
 from rig.compression.cutting.template import Template
 from rig.compression.methods.allocating import Worth, allocated, allocator_of, block_losses, least, scored, template_of
 from rig.compression.methods.base import RESOURCES, Choice, Found, Workplace
+from rig.compression.methods.blocks_first import Begun, without_blocks_first
 from rig.compression.survey import Survey
 from rig.compression.training import TrainingPlan
 from rig.errors import InfeasibleTargetError
 
 RATE = 0.05  # of learning, between the steps
-MOST_STEPS = 4  # of training; one more choice follows the last
+MOST_STEPS = 2  # of training; one more choice follows the last
 
 
 class Stage(NamedTuple):
@@ -52,6 +53,14 @@ class Stage(NamedTuple):
     refused: tuple[str, ...] = ()
 
 
+class Part(NamedTuple):
+    """Which step of how many; spent: epochs of the search that were gone before the first."""
+
+    number: int
+    steps: int
+    spent: float
+
+
 class Allocate:
     """The method; ``search`` cuts and trains in steps, ``choose`` decides the last cut."""
 
@@ -62,11 +71,14 @@ class Allocate:
     def search(self, workplace: Workplace, baseline: nn.Module, survey: Survey, budget: Budget) -> Found:
         """Cut a copy of the baseline in steps; raises InfeasibleTargetError before training where limits clash."""
         network = copy.deepcopy(baseline)
-        stage = Stage(network, template_of(survey.template, network, workplace.example), [])
-        _require_reachable(stage, survey, budget)
+        _require_reachable(template_of(survey.template, network, workplace.example), survey, budget)
+        begun = without_blocks_first(workplace, network, survey, budget)
+        template = template_of(survey.template, begun.network, workplace.example)
+        stage = Stage(begun.network, template, begun.removed, begun.refused)
         steps = max(1, min(MOST_STEPS, round(workplace.settings.epochs_shrink)))
         for number in range(1, steps + 1):
-            stage = _step(workplace, stage, survey, _loosened(budget, survey, number, steps), number, steps)
+            part = Part(number, steps, begun.epochs)
+            stage = _step(workplace, stage, survey, _loosened(budget, survey, begun, part), part)
         scores, trials, _ = scored(workplace, *stage, steps + 1)
         for trial in trials:
             trial["removed"] = False
@@ -84,8 +96,9 @@ class Allocate:
 METHOD = Allocate
 
 
-def _step(workplace: Workplace, stage: Stage, survey: Survey, budget: Budget, number: int, steps: int) -> Stage:
+def _step(workplace: Workplace, stage: Stage, survey: Survey, budget: Budget, part: Part) -> Stage:
     """Score, choose, cut, train: one step."""
+    number, steps, _ = part
     name = f"allocate {number} of {steps}"
     workplace.progress.stage(f"{name}: importance of channels and blocks")
     scores, trials, tried_epochs = scored(workplace, *stage, number)
@@ -119,7 +132,7 @@ def _step(workplace: Workplace, stage: Stage, survey: Survey, budget: Budget, nu
     if number == steps:
         tried_epochs *= 2.0  # the last choice has its trials too, no more than this one, and no training after it
     plan = TrainingPlan(
-        settings.epochs_shrink / steps - tried_epochs,
+        (settings.epochs_shrink - part.spent) / steps - tried_epochs,
         RATE,
         warmup_share=0.1,
         final_share=0.1,
@@ -132,10 +145,11 @@ def _step(workplace: Workplace, stage: Stage, survey: Survey, budget: Budget, nu
     return Stage(network, template_of(stage.template, network, workplace.example), choice.removed, refused)
 
 
-def _loosened(budget: Budget, survey: Survey, number: int, steps: int) -> Budget:
-    """The budget of a step: from the seed network's cost to the target in equal ratios, the target being the last."""
-    share = 1.0 - number / (steps + 1)
-    start = {b.name: b.used(b.value(survey.predicted)) for b in budget.bounds}
+def _loosened(budget: Budget, survey: Survey, begun: Begun, part: Part) -> Budget:
+    """The budget of a step: from the cost without the first blocks towards the target in equal ratios."""
+    share = 1.0 - part.number / (part.steps + 1)
+    totals = survey.tables.totals(survey.template.seed_widths(), survey.template.removed_kernels(begun.removed))
+    start = {b.name: b.used(b.value(totals)) for b in budget.bounds}
     return budget.scaled({name: max(1.0, used) ** share for name, used in start.items()})
 
 
@@ -143,17 +157,17 @@ def _choice(allocation: Allocation, removed: Sequence[str]) -> Choice:
     return Choice(dict(allocation.widths), [*removed, *allocation.removed])
 
 
-def _require_reachable(stage: Stage, survey: Survey, budget: Budget) -> None:
+def _require_reachable(template: Template, survey: Survey, budget: Budget) -> None:
     """Raise InfeasibleTargetError where no widths and blocks hold all limits at once."""
-    equal = {g.name: torch.ones(g.width) for g in stage.template.groups if g.prunable}
-    blocks = {b.name: 1.0 for b in stage.template.blocks}
-    allocator = allocator_of(Worth(stage.template, [], equal, blocks), survey, budget)
+    equal = {g.name: torch.ones(g.width) for g in template.groups if g.prunable}
+    blocks = {b.name: 1.0 for b in template.blocks}
+    allocator = allocator_of(Worth(template, [], equal, blocks), survey, budget)
     if (allocator.narrowest().used <= 1.0).all():
         return
     nearest = least(allocator)
     if (nearest.used <= 1.0).all():
         return
-    totals = survey.tables.totals(nearest.widths, stage.template.removed_kernels(nearest.removed))
+    totals = survey.tables.totals(nearest.widths, template.removed_kernels(nearest.removed))
     said = ", ".join(f"{b.quantity} {b.value(totals):.4g} {b.unit} (limit {b.limit:.4g})" for b in budget.bounds)
     raise InfeasibleTargetError(
         f"no widths and blocks of this network hold all limits at once; the nearest reach {said}, predicted",

@@ -29,9 +29,6 @@ from rig.compression.tasks import batches_per_epoch
 from rig.errors import BadInputError, RigError
 
 TRIAL_SHARE = 0.15  # of the search's epochs: what the trials of one choice may be trained for, all of them together
-# Of what a trial adds to the loss, the part that is left after much longer training, for a block beside a group's
-# channels: what stands around a block learns to do its part, fewer channels stay fewer (experiments/recovery).
-BLOCKS_KEEP = 0.25
 
 
 class NoAllocationError(RigError):
@@ -110,8 +107,8 @@ def nothing(template: Template, known: Mapping[str, Tensor]) -> dict[str, Tensor
 
 
 def block_losses(trials: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """What is left, once trained, of what each block's removal added to the loss, of those that were tried."""
-    return {trial["block"]: BLOCKS_KEEP * float(trial["loss_added"]) for trial in trials if "loss_added" in trial}
+    """What each block's removal adds to the loss, of those that were tried."""
+    return {trial["block"]: float(trial["loss_added"]) for trial in trials if "loss_added" in trial}
 
 
 def allocator_of(worth: Worth, survey: Survey, budget: Budget) -> Allocator:

@@ -10,10 +10,7 @@ Gordon et al., CVPR 2018 (arXiv 1711.06798). Differences:
   Here the rounds before the last expand to OVERSHOOT of the budget and every round shrinks to the budget itself.
   What grows, beyond the seed network too, is built by the task's ``model(widths)`` with outgoing weights of zero, so
   that the function stays; what was dead before makes room for it.
-- Whole residual blocks: which of them the budget has no room for is decided before shrinking, by the exact choice of
-  widths and blocks for the trained network (``allocating``; its widths are not used), so that the training that follows
-  makes up for them. Channels alone cannot save a kernel's fixed cost: to 45 % of the joules of ResNet-20 on a simulated
-  board they left one channel in a whole stage. After shrinking, more may go where that costs next to nothing
+- Whole residual blocks go before shrinking (``blocks_first``). After it more may go where that costs next to nothing
   (``rig.compression.choosing.blocks``).
 - The paper carries dead channels to the end; with ``prune_every`` they leave the network while it is trained
   (PruneTrain, Lym et al., SC 2019), so that later epochs cost less (``rig.compression.training.removing``).
@@ -27,7 +24,6 @@ import copy
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from power_models.regularizer import CostRegularizer, Gradient
@@ -37,20 +33,13 @@ from rig.compression.choosing.importance import taylor
 from rig.compression.choosing.widths import WidthChooser
 from rig.compression.cutting.gates import with_gates
 from rig.compression.cutting.groups import find_groups
-from rig.compression.cutting.realize import kept_channels, realized_checked
+from rig.compression.cutting.realize import kept_channels
 from rig.compression.cutting.surgery import Narrowing, bare_network, narrow
 from rig.compression.cutting.template import Template
-from rig.compression.methods.allocating import (
-    NoAllocationError,
-    Worth,
-    allocated,
-    block_losses,
-    nothing,
-    scored,
-    template_of,
-    there,
-)
+from rig.compression.methods.allocating import nothing, template_of, there
 from rig.compression.methods.base import RESOURCES, Choice, Found, Workplace
+from rig.compression.methods.blocks_first import KEY as BLOCKS_FIRST
+from rig.compression.methods.blocks_first import without_blocks_first
 from rig.compression.methods.controller import StrengthController
 from rig.compression.methods.shrinker import Shrinker
 from rig.compression.survey import Survey
@@ -63,11 +52,13 @@ GRACE = 0.2  # of a later round's steps, in which nothing is condemned: what is 
 
 
 class Start(NamedTuple):
-    """What shrinking begins with: a network, the template of its groups, the blocks that it has no longer."""
+    """What shrinking begins with: a network, the template of its groups, the blocks that it has no longer, and the
+    epochs that were spent on finding those."""
 
     network: nn.Module
     template: Template
     removed: list[str]
+    epochs: float
 
 
 class Shrunk(NamedTuple):
@@ -92,7 +83,7 @@ class MorphNet:
     def search(self, workplace: Workplace, baseline: nn.Module, survey: Survey, budget: Budget) -> Found:
         """Shrink a copy of the baseline, less some blocks, until its predicted cost is at the budget."""
         self.expand = workplace.settings.ablation.expand
-        start = _without_blocks(workplace, copy.deepcopy(baseline), survey, budget)
+        start = _start(workplace, copy.deepcopy(baseline), survey, budget)
         history: list[dict[str, Any]] = []
         rounds = workplace.settings.morph_rounds
         for number in range(1, rounds + 1):
@@ -123,45 +114,13 @@ METHOD = MorphNet
 # --- the parts of the search ----------------------------------------------------------------------------------------
 
 
-def _without_blocks(workplace: Workplace, network: nn.Module, survey: Survey, budget: Budget) -> Start:
-    """The trained network without the blocks that the budget has no room for; decided once in a run."""
+def _start(workplace: Workplace, network: nn.Module, survey: Survey, budget: Budget) -> Start:
+    """The trained network without the blocks that go first, and the template of what is left."""
+    begun = without_blocks_first(workplace, network, survey, budget)
     template = survey.template
-    if "blocks_first" not in workplace.state:
-        removed, trials, epochs = _blocks_to_go(workplace, network, survey, budget)
-        workplace.state["blocks_first"] = {"removed": removed, "trials": trials, "epochs": epochs}
-        workplace.save_state()
-    removed = list(workplace.state["blocks_first"]["removed"])
-    if removed:
-        even = {g.name: torch.ones(g.width) for g in template.groups if g.prunable}
-        choice = Choice(template.seed_widths(), removed)
-        here = template_of(template, network, workplace.example)
-        built = realized_checked(network, here, even, choice, workplace.task)
-        for layer, why in built.refused.items():
-            workplace.progress.stage(f"blocks: {layer} stays as it is: {why}")
-        network, removed = built.network, built.choice.removed
-        template = there(template_of(template, network, workplace.example), removed)
-        workplace.note("blocks", network, removed=removed)
-    return Start(network, template, removed)
-
-
-def _blocks_to_go(
-    workplace: Workplace, network: nn.Module, survey: Survey, budget: Budget
-) -> tuple[list[str], list[dict[str, Any]], float]:
-    """The blocks that the exact choice of widths and blocks takes out, what each one's removal adds to the loss, and
-    the epochs of training that finding it out took."""
-    if not survey.template.blocks or not workplace.settings.ablation.remove_blocks:
-        return [], [], 0.0
-    if workplace.checkpoint("shrink").exists():
-        return [], [], 0.0  # a run that was begun when blocks went at the end only
-    workplace.progress.stage("blocks: which of them the budget has room for")
-    template = template_of(survey.template, network, workplace.example)
-    scores, trials, epochs = scored(workplace, network, template, [], (), 0)
-    try:
-        removed = allocated(Worth(template, [], scores, block_losses(trials)), survey, budget).removed
-    except NoAllocationError as error:
-        workplace.progress.stage(f"blocks: all stay while the network shrinks: {error.message}")
-        removed = []
-    return sorted(removed), trials, epochs
+    if begun.removed:
+        template = there(template_of(template, begun.network, workplace.example), begun.removed)
+    return Start(begun.network, template, begun.removed, begun.epochs)
 
 
 def _shrink(workplace: Workplace, begun: Start, survey: Survey, budget: Budget, number: int) -> Shrunk:
@@ -174,9 +133,8 @@ def _shrink(workplace: Workplace, begun: Start, survey: Survey, budget: Budget, 
     start = budget.usage(tables.totals(template.seed_widths()))
     grace = GRACE if number > 1 else 0.0
     shrinker = Shrinker(regularizer, budget, StrengthController(start, 1.0), settings.ablation.gradient_on, grace)
-    tried_epochs = float(workplace.state["blocks_first"].get("epochs", 0.0))  # a run begun earlier spent none
     plan = TrainingPlan(
-        (settings.epochs_shrink - tried_epochs) / settings.morph_rounds,
+        (settings.epochs_shrink - begun.epochs) / settings.morph_rounds,
         SHRINK_RATE,
         warmup_share=0.1,
         final_share=0.1,
@@ -197,15 +155,9 @@ def _shrink(workplace: Workplace, begun: Start, survey: Survey, budget: Budget, 
 
 
 def _scaled(workplace: Workplace, network: nn.Module, before: Template) -> tuple[nn.Module, Template]:
-    """The network as it shrinks, with gates where it has no batch-norms, and the template of its groups.
-
-    A run that was begun before there were gates goes on without them.
-    """
+    """The network as it shrinks, with gates where it has no batch-norms, and the template of its groups."""
     groups = find_groups(network, workplace.example, like=before.groups)
-    begun = workplace.checkpoint("shrink").exists()
-    kind = workplace.state.setdefault("without_norm", "filters" if begun else workplace.settings.without_norm)
-    workplace.save_state()
-    if kind == "gates" and any(g.prunable and g.scaled_by == "filters" for g in groups):
+    if workplace.settings.without_norm == "gates" and any(g.prunable and g.scaled_by == "filters" for g in groups):
         network = with_gates(network, groups)
         groups = [g.on(network) for g in groups]
     return network, before._replace(groups=groups)
@@ -278,7 +230,7 @@ def _remove_more(
         removed, trials = blocks.remove_blocks(
             shrunk.network, workplace.task, shrunk.template, survey.tables, budget, alive, importance, begun.removed
         )
-    before = workplace.state["blocks_first"]["trials"]
+    before = workplace.state[BLOCKS_FIRST]["trials"]
     tried = [*before, *(t._asdict() for t in trials)]
     workplace.state.update(removed=removed, trials=tried, alive=shrunk.alive)
     workplace.save_state()
