@@ -85,12 +85,12 @@ def trials_of(template: Template, removed: Sequence[str]) -> int:
     return 1 + groups + sum(block.name not in removed for block in template.blocks)
 
 
-def steering_batches(task: Task, device: torch.device) -> list[tuple[Tensor, Tensor]]:
-    """The first batches of the steering split, IMAGES of them or a few more."""
+def steering_batches(task: Task, device: torch.device, images: int = IMAGES) -> list[tuple[Tensor, Tensor]]:
+    """The first batches of the steering split, so many images or a few more."""
     batches: list[tuple[Tensor, Tensor]] = []
     for batch in task.loaders("val"):
         batches.append(placed(batch, device))
-        if sum(len(t) for _, t in batches) >= IMAGES:
+        if sum(len(t) for _, t in batches) >= images:
             break
     return batches
 

@@ -1,25 +1,32 @@
 """Residual blocks go before anything else: those that the budget has no room for, of the trained network.
 
-    trained ──► what channels and blocks are worth ──► exact choice of widths and blocks at the whole budget
-                                                         │ (its widths are not used)
-                                                         ▼
-                                     the network without those blocks, every width as it was
+    trained ──► what channels and blocks are worth ──► exact choices of widths and blocks at the whole budget, blocks
+                counting more or less ──► all trained for a few steps ──► the one with the least loss
+                                                                            │ (its widths are not used)
+                                                                            ▼
+                                                     the trained network without its blocks, every width as it was
 
-The training that follows makes up for them, and not for narrower groups, so that what a block's trial adds to the loss
-counts BLOCKS_KEEP here (experiments/recovery). Channels alone cannot save a kernel's fixed cost: to 45 % of the joules
-of ResNet-20 on a simulated board they left one channel in a whole stage. And blocks decided one after the other, each
-where the last ones are gone and little was trained since, stay longer than they are worth: to 30 % of those joules the
-first stage kept one of its blocks, and the second stage lost all of its own.
+The training that follows makes up for blocks, and not for narrower groups (experiments/recovery): how much a block's
+trial counts beside a group's cannot be told beforehand, nor what several blocks add together, which is more than their
+sum. So several exact choices are made, blocks counting WEIGHTS of what their trials say, once with all blocks to choose
+from and once with those alone that keep the resolution, and the device's budget is the same for all; then training
+tells. Channels alone cannot save a kernel's fixed cost: to 45 % of the joules of ResNet-20 on a simulated board they
+left one channel in a whole stage. And blocks decided one after the other, each where the last ones are gone and little
+was trained since, stay longer than they are worth.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from rig.compression.budget import Budget
+from rig.compression.choosing.recovery import Recovery
+from rig.compression.choosing.steering import mean_loss, steering_batches
 from rig.compression.cutting.realize import realized_checked
 from rig.compression.methods.allocating import (
     NoAllocationError,
@@ -31,9 +38,13 @@ from rig.compression.methods.allocating import (
 )
 from rig.compression.methods.base import Choice, Workplace
 from rig.compression.survey import Survey
+from rig.compression.tasks import batches_per_epoch
 
 KEY = "blocks_first"  # of the run's decisions
-BLOCKS_KEEP = 0.25  # of the loss that a block's trial adds: what training leaves of it, beside a group's
+WEIGHTS = (1 / 16, 1 / 4, 1.0)  # of the loss that a block's trial adds
+RACE_STEPS = 100  # of training, of each choice, at most
+RACE_SHARE = 0.3  # of the search's epochs: what all choices may be trained for together
+RACE_IMAGES = 2048  # of the steering split
 
 
 class Begun(NamedTuple):
@@ -62,6 +73,7 @@ def without_blocks_first(workplace: Workplace, network: nn.Module, survey: Surve
     template = template_of(survey.template, network, workplace.example)
     even = {g.name: torch.ones(g.width) for g in template.groups if g.prunable}
     choice = Choice(template.seed_widths(), begun.removed)
+    torch.manual_seed(workplace.settings.seed)  # a resumed run drew less before it came here
     built = realized_checked(network, template, even, choice, workplace.task)
     for layer, why in built.refused.items():
         workplace.progress.stage(f"blocks: {layer} stays as it is: {why}")
@@ -73,14 +85,62 @@ def without_blocks_first(workplace: Workplace, network: nn.Module, survey: Surve
 def _decided(workplace: Workplace, network: nn.Module, survey: Survey, budget: Budget) -> dict[str, Any]:
     """The blocks that go, what was tried, and the epochs of training that it took."""
     if not survey.template.blocks or not workplace.settings.ablation.remove_blocks:
-        return {"removed": [], "trials": [], "epochs": 0.0}
+        return {"removed": [], "trials": [], "epochs": 0.0, "race": []}
     workplace.progress.stage("blocks: which of them the budget has room for")
     template = template_of(survey.template, network, workplace.example)
     scores, trials, epochs = scored(workplace, network, template, [], (), 0)
+    worth = Worth(template, [], scores, block_losses(trials))
     try:
-        blocks = {name: BLOCKS_KEEP * added for name, added in block_losses(trials).items()}
-        removed = allocated(Worth(template, [], scores, blocks), survey, budget).removed
+        choices = list(_choices(worth, survey, budget))
     except NoAllocationError as error:
         workplace.progress.stage(f"blocks: all stay while the network shrinks: {error.message}")
-        removed = []
-    return {"removed": sorted(removed), "trials": trials, "epochs": epochs}
+        return {"removed": [], "trials": trials, "epochs": epochs, "race": []}
+    race, spent = _race(workplace, network, worth, choices)
+    first = min(race, key=lambda entry: entry["loss"])
+    return {"removed": first["removed"], "trials": trials, "epochs": epochs + spent, "race": race}
+
+
+def _choices(worth: Worth, survey: Survey, budget: Budget) -> Iterator[Choice]:
+    """The exact choices that differ in their blocks; the nearest to the budget alone where none holds it."""
+    nearest, seen = None, set()
+    for blocks in (worth.blocks, _keeping_resolution(worth)):
+        for weight in WEIGHTS:
+            weighted = {name: weight * added for name, added in blocks.items()}
+            found = allocated(worth._replace(blocks=weighted), survey, budget)
+            removed = sorted(found.removed)
+            over = float(found.used.max())
+            if nearest is None or over < nearest[0]:
+                nearest = over, Choice(dict(found.widths), removed)
+            if over <= 1.0 and tuple(removed) not in seen:
+                seen.add(tuple(removed))
+                yield Choice(dict(found.widths), removed)
+    if not seen and nearest is not None:
+        yield nearest[1]
+
+
+def _keeping_resolution(worth: Worth) -> dict[str, float]:
+    """What the blocks without a stride add: where the others stay, no stage is left with a bare shortcut."""
+    kernels = worth.template.kernels
+    strided = {b.name for b in worth.template.blocks if any(kernels[k].spec.stride > 1 for k in b.kernels)}
+    return {name: added for name, added in worth.blocks.items() if name not in strided}
+
+
+def _race(
+    workplace: Workplace, network: nn.Module, worth: Worth, choices: Sequence[Choice]
+) -> tuple[list[dict[str, Any]], float]:
+    """Blocks and loss of each choice once it was built and trained for a little, and the epochs that took."""
+    if len(choices) == 1:
+        return [{"removed": list(choices[0].removed), "loss": 0.0}], 0.0
+    task = workplace.task
+    per_epoch = batches_per_epoch(task)
+    steps = min(RACE_STEPS, int(RACE_SHARE * workplace.settings.epochs_shrink * per_epoch / len(choices)))
+    recovery = Recovery(task, steps)
+    batches = steering_batches(task, recovery.device, RACE_IMAGES)
+    found = []
+    for number, choice in enumerate(choices, 1):
+        workplace.progress.update(f"blocks: choice {number} of {len(choices)}, {steps} steps of training")
+        built = realized_checked(network, worth.template, worth.channels, choice, task)
+        recovery(built.network)
+        loss = mean_loss(built.network, task, batches)
+        found.append({"removed": list(choice.removed), "loss": loss if math.isfinite(loss) else math.inf})
+    return found, steps * len(choices) / per_epoch
