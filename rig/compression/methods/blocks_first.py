@@ -77,7 +77,7 @@ def without_blocks_first(workplace: Workplace, network: nn.Module, survey: Surve
     built = realized_checked(network, template, even, choice, workplace.task)
     for layer, why in built.refused.items():
         workplace.progress.stage(f"blocks: {layer} stays as it is: {why}")
-    workplace.note("blocks", built.network, removed=built.choice.removed)
+    workplace.note("blocks", built.network, removed=built.choice.removed, race=decided["race"])
     refused = tuple(b.name for b in template.blocks if b.name in built.refused)
     return begun._replace(network=built.network, removed=built.choice.removed, refused=refused)
 
@@ -96,7 +96,7 @@ def _decided(workplace: Workplace, network: nn.Module, survey: Survey, budget: B
         workplace.progress.stage(f"blocks: all stay while the network shrinks: {error.message}")
         return {"removed": [], "trials": trials, "epochs": epochs, "race": []}
     race, spent = _race(workplace, network, worth, choices)
-    first = min(race, key=lambda entry: entry["loss"])
+    first = min(race, key=lambda entry: math.inf if entry["loss"] is None else entry["loss"])
     return {"removed": first["removed"], "trials": trials, "epochs": epochs + spent, "race": race}
 
 
@@ -128,7 +128,8 @@ def _keeping_resolution(worth: Worth) -> dict[str, float]:
 def _race(
     workplace: Workplace, network: nn.Module, worth: Worth, choices: Sequence[Choice]
 ) -> tuple[list[dict[str, Any]], float]:
-    """Blocks and loss of each choice once it was built and trained for a little, and the epochs that took."""
+    """Blocks and loss of each choice once it was built and trained for a little (None where that threw it off), and
+    the epochs that took."""
     if len(choices) == 1:
         return [{"removed": list(choices[0].removed), "loss": 0.0}], 0.0
     task = workplace.task
@@ -142,5 +143,5 @@ def _race(
         built = realized_checked(network, worth.template, worth.channels, choice, task)
         recovery(built.network)
         loss = mean_loss(built.network, task, batches)
-        found.append({"removed": list(choice.removed), "loss": loss if math.isfinite(loss) else math.inf})
+        found.append({"removed": list(choice.removed), "loss": loss if math.isfinite(loss) else None})
     return found, steps * len(choices) / per_epoch
