@@ -23,12 +23,12 @@ def worth(task, survey, network, tmp_path_factory) -> Worth:
 
 def test_choices_differ_in_their_blocks_and_hold_the_budget(worth, survey) -> None:
     budget = case.budget_of(survey, "latency", "20%")
-    choices = list(blocks_first._choices(worth, survey, budget))
+    choices = blocks_first._choices(worth, survey, budget)
     assert len(choices) > 1
     assert len({tuple(choice.removed) for choice in choices}) == len(choices)
     for choice in choices:
         totals = survey.tables.totals(choice.widths, survey.template.removed_kernels(choice.removed))
-        assert budget.usage(totals) <= 1.0
+        assert blocks_first.WELL_USED <= budget.usage(totals) <= 1.0
     assert any(STRIDED.isdisjoint(choice.removed) for choice in choices)
 
 
@@ -46,7 +46,7 @@ def test_the_nearest_choice_is_left_where_none_holds_the_budget(worth, survey) -
 @pytest.mark.parametrize("best", [0, 1])
 def test_the_choice_with_the_least_loss_wins(best, worth, task, survey, network, tmp_path, monkeypatch) -> None:
     choices = [Choice(survey.template.seed_widths(), removed) for removed in ([], ["layer1.0"])]
-    monkeypatch.setattr(blocks_first, "_choices", lambda *args: iter(choices))
+    monkeypatch.setattr(blocks_first, "_choices", lambda *args: choices)
     losses = iter([1.0, 2.0] if best == 0 else [float("nan"), 2.0])  # what training threw off never wins
     monkeypatch.setattr(blocks_first, "mean_loss", lambda *args: next(losses))
     workplace = case.workplace_in(tmp_path, task, 8)

@@ -55,7 +55,14 @@ def test_what_it_chooses_can_be_built_and_holds_the_budget(variant, limit, task,
         if name not in gone:
             assert 1 <= choice.widths[name] <= survey.tables.largest[name]
     used = budget.usage(survey.tables.totals(choice.widths, found.template.removed_kernels(choice.removed)))
-    assert 0.85 <= used <= 1.0  # one step of the narrowest stage is a tenth of what is left without its blocks
+    assert used <= 1.0
+    if used < 0.85:  # a step of the stem is a third of this little network's budget: then nothing wider may fit
+        assert method.name == "allocate"
+        without = found.template.removed_kernels(choice.removed)
+        for name, group in groups.items():
+            if name not in gone and choice.widths[name] < group.width:
+                wider = {**choice.widths, name: choice.widths[name] + 1}
+                assert budget.usage(survey.tables.totals(wider, without)) > 1.0
     built = realized(found.network, found.template, found.importance, choice, task)
     assert torch.isfinite(built(torch.randn(2, *task.input_shape))).all()
     rebuilt = task.model(found.template.layer_widths(choice.widths, choice.removed))

@@ -10,7 +10,8 @@ He et al. 2018 (AMC), Yang et al. 2018 (NetAdapt) and Yang et al. 2019 (ECC) as 
   step and groups channels by the latency step; here both groups of a kernel are decided at once, exactly, and a
   group's options are the widths that pay.
 - Whole residual blocks may go, in the same problem: their kernels vanish, and what they are worth is measured on the
-  same scale as the channels (``steering``). Those that the whole budget has no room for go first (``blocks_first``).
+  same scale as the channels (``steering``). Those that the whole budget has no room for go first (``blocks_first``),
+  later ones only where widths alone cannot hold a budget.
 - Several limits hold at once: power at a frame rate or flat out, energy, latency, FLOPs, parameters; a frame rate that
   a power limit names is kept too.
 - What is cut is cut for real between the steps, so that their training gets cheaper. The last choice is left to
@@ -30,7 +31,15 @@ from rig.compression.budget import Budget
 from rig.compression.choosing.allocation import Allocation
 from rig.compression.cutting.realize import realized_checked
 from rig.compression.cutting.template import Template
-from rig.compression.methods.allocating import Worth, allocated, allocator_of, block_losses, least, scored, template_of
+from rig.compression.methods.allocating import (
+    Worth,
+    allocated_in_blocks,
+    allocator_of,
+    block_losses,
+    least,
+    scored,
+    template_of,
+)
 from rig.compression.methods.base import RESOURCES, Choice, Found, Workplace
 from rig.compression.methods.blocks_first import Begun, without_blocks_first
 from rig.compression.survey import Survey
@@ -90,7 +99,7 @@ class Allocate:
     def choose(self, found: Found, survey: Survey, budget: Budget) -> Choice:
         """The widths and blocks of least loss whose predicted cost holds the budget, or those nearest to it."""
         worth = Worth(found.template, found.removed, found.importance, block_losses(found.trials))
-        return _choice(allocated(worth, survey, budget), found.removed)
+        return _choice(allocated_in_blocks(worth, survey, budget), found.removed)
 
 
 METHOD = Allocate
@@ -105,7 +114,7 @@ def _step(workplace: Workplace, stage: Stage, survey: Survey, budget: Budget, pa
     decisions = workplace.state.setdefault("allocate", {})
     if str(number) not in decisions:
         worth = Worth(stage.template, stage.removed, scores, block_losses(trials))
-        allocation = allocated(worth, survey, budget)
+        allocation = allocated_in_blocks(worth, survey, budget)
         choice = _choice(allocation, stage.removed)
         decisions[str(number)] = {
             "widths": choice.widths,

@@ -144,6 +144,17 @@ def allocated(worth: Worth, survey: Survey, budget: Budget) -> Allocation:
     return least(allocator)
 
 
+def allocated_in_blocks(worth: Worth, survey: Survey, budget: Budget) -> Allocation:
+    """The best widths with every block that is left; blocks too only where widths alone cannot hold the budget.
+
+    A block that goes late leaves room that groups which were cut already cannot take.
+    """
+    found = allocated(worth._replace(blocks={}), survey, budget)
+    if not worth.blocks or (found.used <= 1.0).all():
+        return found
+    return allocated(worth, survey, budget)
+
+
 def least(allocator: Allocator) -> Allocation:
     """What is reachable."""
     try:

@@ -18,13 +18,14 @@ was trained since, stay longer than they are worth.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from rig.compression.budget import Budget
+from rig.compression.choosing.allocation import Allocation
 from rig.compression.choosing.recovery import Recovery
 from rig.compression.choosing.steering import mean_loss, steering_batches
 from rig.compression.cutting.realize import realized_checked
@@ -42,6 +43,7 @@ from rig.compression.tasks import batches_per_epoch
 
 KEY = "blocks_first"  # of the run's decisions
 WEIGHTS = (1 / 16, 1 / 4, 1.0)  # of the loss that a block's trial adds
+WELL_USED = 0.9  # of the budget: blocks that leave more of it unused went for nothing
 RACE_STEPS = 100  # of training, of each choice, at most
 RACE_SHARE = 0.3  # of the search's epochs: what all choices may be trained for together
 RACE_IMAGES = 2048  # of the steering split
@@ -91,7 +93,7 @@ def _decided(workplace: Workplace, network: nn.Module, survey: Survey, budget: B
     scores, trials, epochs = scored(workplace, network, template, [], (), 0)
     worth = Worth(template, [], scores, block_losses(trials))
     try:
-        choices = list(_choices(worth, survey, budget))
+        choices = _choices(worth, survey, budget)
     except NoAllocationError as error:
         workplace.progress.stage(f"blocks: all stay while the network shrinks: {error.message}")
         return {"removed": [], "trials": trials, "epochs": epochs, "race": []}
@@ -100,22 +102,25 @@ def _decided(workplace: Workplace, network: nn.Module, survey: Survey, budget: B
     return {"removed": first["removed"], "trials": trials, "epochs": epochs + spent, "race": race}
 
 
-def _choices(worth: Worth, survey: Survey, budget: Budget) -> Iterator[Choice]:
-    """The exact choices that differ in their blocks; the nearest to the budget alone where none holds it."""
-    nearest, seen = None, set()
+def _choices(worth: Worth, survey: Survey, budget: Budget) -> list[Choice]:
+    """The exact choices that differ in their blocks and use the budget; the nearest to it alone where none does."""
+    found: dict[tuple[str, ...], Allocation] = {}
     for blocks in (worth.blocks, _keeping_resolution(worth)):
         for weight in WEIGHTS:
             weighted = {name: weight * added for name, added in blocks.items()}
-            found = allocated(worth._replace(blocks=weighted), survey, budget)
-            removed = sorted(found.removed)
-            over = float(found.used.max())
-            if nearest is None or over < nearest[0]:
-                nearest = over, Choice(dict(found.widths), removed)
-            if over <= 1.0 and tuple(removed) not in seen:
-                seen.add(tuple(removed))
-                yield Choice(dict(found.widths), removed)
-    if not seen and nearest is not None:
-        yield nearest[1]
+            one = allocated(worth._replace(blocks=weighted), survey, budget)
+            found.setdefault(tuple(sorted(one.removed)), one)
+    using = {removed: one for removed, one in found.items() if WELL_USED <= one.used.max() <= 1.0}
+    if not using:
+        nearest = min(found, key=lambda removed: _off(found[removed]))
+        using = {nearest: found[nearest]}
+    return [Choice(dict(one.widths), list(removed)) for removed, one in using.items()]
+
+
+def _off(allocation: Allocation) -> tuple[bool, float]:
+    """How far an allocation is from the budget; one that is over it after all that are not."""
+    used = float(allocation.used.max())
+    return used > 1.0, abs(1.0 - used)
 
 
 def _keeping_resolution(worth: Worth) -> dict[str, float]:
