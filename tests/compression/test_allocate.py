@@ -51,8 +51,8 @@ def budget_of(survey, *limits, fps=None):
 @pytest.fixture(scope="module")
 def searched(network, template, tables, tmp_path_factory):
     survey = survey_of(template, tables)
-    budget = budget_of(survey, ("latency", "40%"))
-    workplace = work(tmp_path_factory.mktemp("allocate"))
+    budget = budget_of(survey, ("latency", "45%"))
+    workplace = work(tmp_path_factory.mktemp("allocate"), epochs_shrink=4)
     return workplace, survey, budget, Allocate().search(workplace, network, survey, budget)
 
 
@@ -102,7 +102,7 @@ def test_channels_are_gone_for_real_between_the_steps(searched) -> None:
 
 def test_a_repeat_gives_the_same_widths_and_a_stopped_run_goes_on_as_it_would_have(searched, network, tmp_path) -> None:
     workplace, survey, budget, found = searched
-    again = Allocate().search(work(tmp_path), network, survey, budget)
+    again = Allocate().search(work(tmp_path, epochs_shrink=4), network, survey, budget)
     assert again.alive == found.alive
     assert again.removed == found.removed
     assert Allocate().choose(again, survey, budget) == Allocate().choose(found, survey, budget)

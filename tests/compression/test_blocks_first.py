@@ -61,7 +61,7 @@ def test_the_choice_with_the_least_loss_wins(best, worth, task, survey, network,
 
 def test_one_choice_needs_no_race(worth, task, network, tmp_path) -> None:
     race, epochs = blocks_first._race(case.workplace_in(tmp_path, task), network, worth, [Choice({}, ["layer1.0"])])
-    assert (race, epochs) == ([{"removed": ["layer1.0"], "loss": 0.0}], 0.0)
+    assert (race, epochs) == ([{"removed": ["layer1.0"], "loss": None}], 0.0)
 
 
 def test_a_decision_is_kept_and_the_trained_network_stays_as_it_was(

@@ -1,14 +1,20 @@
 """What is judged gets the same chance to recover: statistics, a few steps, nothing that was silenced comes back."""
 
 import copy
+import itertools
+import math
 
 import compression_case as case
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from rig.compression.choosing.importance import IMPORTANCES
 from rig.compression.choosing.recovery import STATISTICS_BATCHES, Recovery
+from rig.compression.choosing.steering import measured_scores
 from rig.compression.cutting.groups import find_groups
+from rig.errors import ModelError
 
 LAYER = "layer2.0.conv1"
 
@@ -52,6 +58,16 @@ def test_training_takes_back_what_silencing_cost_and_leaves_it_silent(network, t
     assert len(held) == 4
 
 
+def test_little_data_is_gone_through_again(task) -> None:
+    assert len(list(task.loaders("train"))) == 4
+    assert len(Recovery(task, steps=10).batches) == 10
+
+
+def test_data_without_a_batch_is_said(task) -> None:
+    with pytest.raises(ModelError, match="yields no batch"):
+        Recovery(task._replace(loaders=lambda split: []))
+
+
 def test_every_network_gets_the_same_batches(network, task) -> None:
     recovery = Recovery(task, steps=4)
     first, second = copy.deepcopy(network), copy.deepcopy(network)
@@ -60,12 +76,34 @@ def test_every_network_gets_the_same_batches(network, task) -> None:
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
 
 
-def test_a_network_that_training_throws_off_keeps_what_the_statistics_gave(network, task) -> None:
-    exploding = task._replace(loss=lambda outputs, targets: F.cross_entropy(outputs, targets) * 1e30)
+@pytest.mark.parametrize("steps", [1, 4])
+def test_a_network_that_training_throws_off_keeps_what_the_statistics_gave(steps, network, task) -> None:
+    exploding = task._replace(loss=lambda outputs, targets: F.cross_entropy(outputs, targets) * 1e38)
     trial, expected = copy.deepcopy(network), copy.deepcopy(network)
     torch.manual_seed(1)
-    Recovery(exploding, steps=5)(trial)
+    Recovery(exploding, steps)(trial)
     torch.manual_seed(1)
     Recovery(task)(expected)
     assert all(torch.equal(a, b) for a, b in zip(trial.parameters(), expected.parameters(), strict=True))
     assert all(torch.equal(a, b) for a, b in zip(trial.buffers(), expected.buffers(), strict=True))
+
+
+def test_trials_that_are_not_finite_count_as_the_worst(network, task, survey) -> None:
+    groups = find_groups(network, torch.zeros(1, *case.INPUT))
+    raw = IMPORTANCES["magnitude"](network, task, groups, 0)
+    thrown = itertools.cycle([1.0, float("nan"), 1.5])  # the first is of the untouched network
+
+    def loss(outputs, targets):
+        return F.cross_entropy(outputs, targets) * next(thrown) if not torch.is_grad_enabled() else outputs.sum() * 0.0
+
+    broken = task._replace(loss=loss, loaders=lambda split: list(task.loaders(split))[:1])
+    scores, trials = measured_scores(network, broken, survey.template._replace(groups=groups), [], raw)
+    assert all(bool(torch.isfinite(values).all()) for values in scores.values())
+    assert all(math.isfinite(trial["loss_added"]) for trial in trials)
+
+
+def test_a_loss_that_is_never_finite_is_said(network, task, survey) -> None:
+    groups = find_groups(network, torch.zeros(1, *case.INPUT))
+    broken = task._replace(loss=lambda outputs, targets: outputs.sum() * float("nan"))
+    with pytest.raises(ModelError, match="on the steering split"):
+        measured_scores(network, broken, survey.template._replace(groups=groups), [], {})

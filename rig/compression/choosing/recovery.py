@@ -19,14 +19,15 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rig.compression import distributed
 from rig.compression.cutting.channel_group import NORMS
 from rig.compression.cutting.surgery import reestimate_norms
 from rig.compression.tasks import Task, checked
 from rig.compression.training import TrainingPlan
-from rig.compression.training.losses import loss_of, make_optimizer, placed
+from rig.compression.training.losses import finite_gradients, loss_of, make_optimizer, placed
+from rig.errors import ModelError
 
 STEPS = 5  # of training; from 5 to 10 the order of what is lost hardly changes any more
 STATISTICS_BATCHES = 5
@@ -43,8 +44,13 @@ class Recovery:
         self.task = task
         self.steps = steps
         self.device = distributed.device()
-        wanted = itertools.islice(iter(task.loaders("train")), max(STATISTICS_BATCHES, steps))
-        self.batches = [placed(checked(batch, "train", task.name), self.device) for batch in wanted]
+        self.batches: list[tuple[Tensor, Tensor]] = []
+        while not self.batches or len(self.batches) < steps:  # a pass over little data may be too short
+            wanted = itertools.islice(iter(task.loaders("train")), max(STATISTICS_BATCHES, steps) - len(self.batches))
+            drawn = [checked(batch, "train", task.name) for batch in wanted]
+            if not drawn:
+                raise ModelError("loaders('train') of the task yields no batch", "check its data folder")
+            self.batches += drawn
 
     def __call__(self, network: nn.Module, hold: Callable[[], None] | None = None) -> None:
         """Let a network recover, in place, and leave it in evaluation mode on the device that trains.
@@ -53,20 +59,23 @@ class Recovery:
         to where the statistics alone had brought it.
         """
         network.to(self.device)
-        reestimate_norms(network, [inputs for inputs, _ in self.batches[:STATISTICS_BATCHES]])
+        statistics = itertools.islice(self.batches, STATISTICS_BATCHES)
+        reestimate_norms(network, (placed(batch, self.device)[0] for batch in statistics))
         before = {name: values.clone() for name, values in network.state_dict().items()}
         normed = any(isinstance(module, NORMS) for module in network.modules())
         plan = TrainingPlan(1.0, RATE if normed else PLAIN_RATE)
         optimizer = make_optimizer(network.train(), plan)
         for batch in self.batches[: self.steps]:
-            loss = loss_of(network, self.task, plan, batch, torch.float32)
-            if not math.isfinite(float(loss.detach())):
+            loss = loss_of(network, self.task, plan, placed(batch, self.device), torch.float32)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            if not math.isfinite(float(loss.detach())) or not finite_gradients(network):
                 network.load_state_dict(before)
                 break
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
             optimizer.step()
             if hold is not None:
                 hold()
+        if not all(bool(torch.isfinite(values).all()) for values in network.state_dict().values()):
+            network.load_state_dict(before)
         network.zero_grad(set_to_none=True)
         network.eval()

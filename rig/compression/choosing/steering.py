@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,6 +32,7 @@ from rig.compression.cutting.surgery import without_blocks
 from rig.compression.cutting.template import Template
 from rig.compression.tasks import Task
 from rig.compression.training.losses import placed
+from rig.errors import ModelError
 
 IMAGES = 512  # of the steering split, at least
 FLOOR = 0.02  # of the median loss added
@@ -55,6 +57,11 @@ def measured_scores(
     untouched = copy.deepcopy(model)
     recovery(untouched)
     before = mean_loss(untouched, task, batches)
+    if not math.isfinite(before):
+        raise ModelError(
+            f"loss(outputs, targets) of the task {task.name} is {before} on the steering split",
+            "look for a division by nothing in the loss, or for inputs that are not finite",
+        )
     curves = {
         group.name: [
             mean_loss(_silenced(model, group, silent, recovery), task, batches) - before
@@ -69,6 +76,9 @@ def measured_scores(
             without = without_blocks(model, task, template, [*removed, block.name])
             recovery(without)
             blocks[block.name] = mean_loss(without, task, batches) - before
+    worst = max((v for v in [*itertools.chain(*curves.values()), *blocks.values()] if math.isfinite(v)), default=0.0)
+    curves = {name: [v if math.isfinite(v) else worst for v in added] for name, added in curves.items()}
+    blocks = {name: v if math.isfinite(v) else worst for name, v in blocks.items()}
     usual = [value for value in [*itertools.chain(*curves.values()), *blocks.values()] if value > 0]
     least = FLOOR * float(np.median(usual)) if usual else 1e-9
     found = {name: _in_loss(scores[name], added, least) for name, added in curves.items()}
@@ -121,7 +131,7 @@ def _silent(scores: Tensor) -> list[Tensor]:
 
 
 def _in_loss(scores: Tensor, added: Sequence[float], least: float) -> Tensor:
-    """Scores (width,) whose sums over what was silent are the losses added; never falling with importance.
+    """Scores (width,) whose sums over what was silent are the losses added, or more: they never fall with importance.
 
     The channels that every trial kept go on at the rate of the last ones that were tried.
     """

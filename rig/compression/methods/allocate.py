@@ -47,7 +47,9 @@ from rig.compression.training import TrainingPlan
 from rig.errors import InfeasibleTargetError
 
 RATE = 0.05  # of learning, between the steps
-MOST_STEPS = 2  # of training; one more choice follows the last
+MOST_STEPS = 4  # of training; one more choice follows the last
+LEAST_EPOCHS = 1.0  # of training in a step, or there are fewer of them
+LATER_SHARE = 0.1  # of the search's epochs: what the trials of each choice after the first blocks may take
 
 
 class Stage(NamedTuple):
@@ -63,11 +65,11 @@ class Stage(NamedTuple):
 
 
 class Part(NamedTuple):
-    """Which step of how many; spent: epochs of the search that were gone before the first."""
+    """Which step of how many; epochs: that it may take, its trials among them."""
 
     number: int
     steps: int
-    spent: float
+    epochs: float
 
 
 class Allocate:
@@ -84,14 +86,17 @@ class Allocate:
         begun = without_blocks_first(workplace, network, survey, budget)
         template = template_of(survey.template, begun.network, workplace.example)
         stage = Stage(begun.network, template, begun.removed, begun.refused)
-        steps = max(1, min(MOST_STEPS, round(workplace.settings.epochs_shrink)))
+        epochs = workplace.settings.epochs_shrink
+        left = epochs * (1.0 - LATER_SHARE) - begun.epochs  # the last choice has its trials too
+        steps = max(1, min(MOST_STEPS, int(left / (LEAST_EPOCHS + LATER_SHARE * epochs))))
         for number in range(1, steps + 1):
-            part = Part(number, steps, begun.epochs)
+            part = Part(number, steps, left / steps)
             stage = _step(workplace, stage, survey, _loosened(budget, survey, begun, part), part)
-        scores, trials, _ = scored(workplace, *stage, steps + 1)
+        scores, trials, _ = scored(workplace, *stage, steps + 1, LATER_SHARE)
         for trial in trials:
             trial["removed"] = False
-        removed = [{"block": name, "removed": True} for name in stage.removed]
+        first = {trial["block"]: trial for trial in begun.trials}
+        removed = [{"block": name, **first.get(name, {}), "removed": True} for name in stage.removed]
         return Found(
             stage.network, stage.template, scores, stage.template.seed_widths(), stage.removed, [], [*removed, *trials]
         )
@@ -110,7 +115,7 @@ def _step(workplace: Workplace, stage: Stage, survey: Survey, budget: Budget, pa
     number, steps, _ = part
     name = f"allocate {number} of {steps}"
     workplace.progress.stage(f"{name}: importance of channels and blocks")
-    scores, trials, tried_epochs = scored(workplace, *stage, number)
+    scores, trials, tried_epochs = scored(workplace, *stage, number, LATER_SHARE)
     decisions = workplace.state.setdefault("allocate", {})
     if str(number) not in decisions:
         worth = Worth(stage.template, stage.removed, scores, block_losses(trials))
@@ -138,10 +143,8 @@ def _step(workplace: Workplace, stage: Stage, survey: Survey, budget: Budget, pa
         workplace.progress.stage(f"{name}: {layer} stays as it is: {why}")
     network, choice = built.network, built.choice
     settings = workplace.settings
-    if number == steps:
-        tried_epochs *= 2.0  # the last choice has its trials too, no more than this one, and no training after it
     plan = TrainingPlan(
-        (settings.epochs_shrink - part.spent) / steps - tried_epochs,
+        part.epochs - tried_epochs,
         RATE,
         warmup_share=0.1,
         final_share=0.1,

@@ -8,6 +8,7 @@ A network may have lost blocks already; its template names their groups still, w
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -23,12 +24,11 @@ from rig.compression.choosing.recovery import STEPS as RECOVERY_STEPS
 from rig.compression.choosing.steering import measured_scores, trials_of
 from rig.compression.cutting.groups import find_groups
 from rig.compression.cutting.template import Template
+from rig.compression.methods import TRIAL_SHARE
 from rig.compression.methods.base import Workplace
 from rig.compression.survey import PACEABLE, Survey
 from rig.compression.tasks import batches_per_epoch
 from rig.errors import BadInputError, RigError
-
-TRIAL_SHARE = 0.15  # of the search's epochs: what the trials of one choice may be trained for, all of them together
 
 
 class NoAllocationError(RigError):
@@ -80,11 +80,12 @@ def scored(
     removed: Sequence[str],
     refused: Collection[str],
     number: int,
+    share: float = TRIAL_SHARE,
 ) -> Scored:
-    """What channels and blocks are worth; the same whenever asked.
+    """What channels and blocks are worth; the same whenever asked, as far as training on the device at hand repeats.
 
     removed: blocks that ``network`` has no longer; refused: blocks that surgery put back; number: of the choice in its
-    run, which draws the batches.
+    run, which draws the batches; share: of the search's epochs that the trials may be trained for.
     """
     kind = workplace.settings.importance
     if kind not in IMPORTANCES:
@@ -96,7 +97,7 @@ def scored(
     offered = [b for b in here.blocks if settings.ablation.remove_blocks and b.name not in refused]
     here = here._replace(blocks=offered)
     per_epoch, tried = batches_per_epoch(workplace.task), trials_of(here, removed)
-    steps = min(RECOVERY_STEPS, int(TRIAL_SHARE * settings.epochs_shrink * per_epoch / tried))
+    steps = min(RECOVERY_STEPS, int(share * settings.epochs_shrink * per_epoch / tried))
     scores, trials = measured_scores(network, workplace.task, here, removed, own, steps)
     return Scored({**scores, **nothing(template, scores)}, trials, steps * tried / per_epoch)
 
@@ -149,9 +150,12 @@ def allocated_in_blocks(worth: Worth, survey: Survey, budget: Budget) -> Allocat
 
     A block that goes late leaves room that groups which were cut already cannot take.
     """
-    found = allocated(worth._replace(blocks={}), survey, budget)
-    if not worth.blocks or (found.used <= 1.0).all():
-        return found
+    if not worth.blocks:
+        return allocated(worth, survey, budget)
+    with contextlib.suppress(NoAllocationError):  # undecided: then blocks may make it easier
+        found = allocated(worth._replace(blocks={}), survey, budget)
+        if (found.used <= 1.0).all():
+            return found
     return allocated(worth, survey, budget)
 
 

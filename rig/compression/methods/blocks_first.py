@@ -29,6 +29,7 @@ from rig.compression.choosing.allocation import Allocation
 from rig.compression.choosing.recovery import Recovery
 from rig.compression.choosing.steering import mean_loss, steering_batches
 from rig.compression.cutting.realize import realized_checked
+from rig.compression.methods import RACE_SHARE
 from rig.compression.methods.allocating import (
     NoAllocationError,
     Worth,
@@ -42,10 +43,9 @@ from rig.compression.survey import Survey
 from rig.compression.tasks import batches_per_epoch
 
 KEY = "blocks_first"  # of the run's decisions
-WEIGHTS = (1 / 16, 1 / 4, 1.0)  # of the loss that a block's trial adds
+WEIGHTS = (1.0, 1 / 4, 1 / 16)  # of the loss that a block's trial adds; the first wins where no race is run
 WELL_USED = 0.9  # of the budget: blocks that leave more of it unused went for nothing
-RACE_STEPS = 100  # of training, of each choice, at most
-RACE_SHARE = 0.3  # of the search's epochs: what all choices may be trained for together
+RACE_STEPS, LEAST_STEPS = 100, 4  # of training, of each choice: at most, and for a race at all
 RACE_IMAGES = 2048  # of the steering split
 
 
@@ -71,6 +71,8 @@ def without_blocks_first(workplace: Workplace, network: nn.Module, survey: Surve
     decided = workplace.state[KEY]
     begun = Begun(network, list(decided["removed"]), (), decided["trials"], float(decided["epochs"]))
     if not begun.removed:
+        if decided["race"]:
+            workplace.note("blocks", network, removed=[], race=decided["race"])
         return begun
     template = template_of(survey.template, network, workplace.example)
     even = {g.name: torch.ones(g.width) for g in template.groups if g.prunable}
@@ -104,12 +106,24 @@ def _decided(workplace: Workplace, network: nn.Module, survey: Survey, budget: B
 
 def _choices(worth: Worth, survey: Survey, budget: Budget) -> list[Choice]:
     """The exact choices that differ in their blocks and use the budget; the nearest to it alone where none does."""
-    found: dict[tuple[str, ...], Allocation] = {}
+    sets: dict[tuple[str, ...], None] = {}
+    undecided: NoAllocationError | None = None
     for blocks in (worth.blocks, _keeping_resolution(worth)):
         for weight in WEIGHTS:
             weighted = {name: weight * added for name, added in blocks.items()}
-            one = allocated(worth._replace(blocks=weighted), survey, budget)
-            found.setdefault(tuple(sorted(one.removed)), one)
+            try:
+                sets[tuple(sorted(allocated(worth._replace(blocks=weighted), survey, budget).removed))] = None
+            except NoAllocationError as error:
+                undecided = error
+    # The weights are for the blocks alone: the widths are chosen anew, by what channels are worth.
+    found: dict[tuple[str, ...], Allocation] = {}
+    for removed in sets:
+        try:
+            found[removed] = allocated(worth._replace(removed=removed, blocks={}), survey, budget)
+        except NoAllocationError as error:
+            undecided = error
+    if not found and undecided is not None:
+        raise undecided
     using = {removed: one for removed, one in found.items() if WELL_USED <= one.used.max() <= 1.0}
     if not using:
         nearest = min(found, key=lambda removed: _off(found[removed]))
@@ -133,20 +147,24 @@ def _keeping_resolution(worth: Worth) -> dict[str, float]:
 def _race(
     workplace: Workplace, network: nn.Module, worth: Worth, choices: Sequence[Choice]
 ) -> tuple[list[dict[str, Any]], float]:
-    """Blocks and loss of each choice once it was built and trained for a little (None where that threw it off), and
-    the epochs that took."""
-    if len(choices) == 1:
-        return [{"removed": list(choices[0].removed), "loss": 0.0}], 0.0
+    """Blocks and loss of each choice once it was built and trained for a little, and the epochs that took.
+
+    No loss where training threw it off, or surgery put something back, or there was nothing to race.
+    """
     task = workplace.task
     per_epoch = batches_per_epoch(task)
     steps = min(RACE_STEPS, int(RACE_SHARE * workplace.settings.epochs_shrink * per_epoch / len(choices)))
+    if len(choices) == 1 or steps < LEAST_STEPS:
+        return [{"removed": list(choices[0].removed), "loss": None}], 0.0
     recovery = Recovery(task, steps)
     batches = steering_batches(task, recovery.device, RACE_IMAGES)
     found = []
     for number, choice in enumerate(choices, 1):
         workplace.progress.update(f"blocks: choice {number} of {len(choices)}, {steps} steps of training")
-        built = realized_checked(network, worth.template, worth.channels, choice, task)
+        template = template_of(worth.template, network, workplace.example)  # what is put back is of this choice alone
+        built = realized_checked(network, template, worth.channels, choice, task)
         recovery(built.network)
         loss = mean_loss(built.network, task, batches)
-        found.append({"removed": list(choice.removed), "loss": loss if math.isfinite(loss) else None})
+        as_chosen = math.isfinite(loss) and not built.refused  # else it is not what the budget was for
+        found.append({"removed": list(choice.removed), "loss": loss if as_chosen else None})
     return found, steps * len(choices) / per_epoch
