@@ -110,14 +110,5 @@ def test_a_layer_of_a_class_of_its_own_keeps_its_filters_as_scales(task, tmp_pat
     assert found.scales == {"conv1": "gates", "conv2": "gates", "conv3": "filters"}
 
 
-def test_a_run_from_before_there_were_gates_goes_on_without_them(plain, tmp_path):
-    network, task, survey, budget = plain
-    earlier = case.workplace_in(tmp_path, task, 2, without_norm="filters")
-    morphnet.MorphNet().search(earlier, network, survey, budget)
-    again = case.workplace_in(tmp_path, task, 2, without_norm="gates")
-    found = morphnet.MorphNet().search(again, network, survey, budget)
-    assert set(found.scales.values()) == {"filters"}
-
-
 def test_the_usual_way_is_one_of_those_that_can_be_asked_for(task, tmp_path):
     assert case.workplace_in(tmp_path, task).settings.without_norm == WITHOUT_NORM[0]
