@@ -25,7 +25,7 @@ import torch
 from torch import nn
 
 from experiments.shared.pieces import Results, Row
-from experiments.shared.tables import table, write_behind
+from experiments.shared.tables import NOT_MEASURED, table, write_behind
 from power_models.kernels import kernel_graph
 from rig.compression.baseline import trained_baseline
 from rig.compression.choosing import steering
@@ -148,7 +148,7 @@ def main() -> None:
         for seed in asked.seeds:
             study(load_task(asked.task, asked.model), seed, asked.epochs, results, Store().root / "baselines")
     else:
-        write_behind(MARK, asked.out, tables(results.rows()))
+        write_behind(MARK, asked.out, tables(results.rows()) or NOT_MEASURED)
 
 
 if __name__ == "__main__":

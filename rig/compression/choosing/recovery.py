@@ -3,10 +3,9 @@
     blocks or channels gone ──► batch-norm statistics estimated anew ──► a few steps of training ──► its loss
 
 What is left sees other inputs than it learned with, and the loss right after a cut says more of that than of what was
-cut: fine-tuning, which follows any cut, takes it back within a few steps (experiments/recovery has the figures: the
-block of a trained ResNet-20 whose removal hurts most at once is the one that hurts least after forty steps). Everything
-that is weighed against each other gets the same chance, from the same batches; so does the network that nothing was
-taken from.
+cut: fine-tuning, which follows any cut, takes it back within a few steps (experiments/recovery measures how much).
+Everything that is weighed against each other gets the same chance, from the same batches; so does the network that
+nothing was taken from.
 
 Li et al., ECCV 2020 (EagleEye, arXiv 2007.02491): candidates are compared after their statistics were estimated anew.
 Difference: the steps of training, without which what the classifier reads seems dearer than it is.

@@ -9,7 +9,7 @@ beside a whole residual block. That is measured on the steering split (validatio
     each block   the loss of the network without it (removed for real) ──► the loss that this added
 
 Several points, because the loss rises far more steeply than the scores when little is left: from one point a group of
-64 looked as if 3 channels cost a fifth of what they do (experiments/recovery). Both are losses once the network has
+64 looked as if 3 channels cost a fifth of what they do. Both are losses once the network has
 recovered a little (``recovery``), added to that of the same network, which got the same; noise below FLOOR of what is
 usual counts as FLOOR.
 """
