@@ -31,6 +31,7 @@ from rig.compression.baseline import trained_baseline
 from rig.compression.choosing import steering
 from rig.compression.choosing.importance import IMPORTANCES
 from rig.compression.choosing.recovery import Recovery
+from rig.compression.cutting.channel_group import ChannelGroup
 from rig.compression.cutting.groups import find_groups
 from rig.compression.cutting.surgery import without_blocks
 from rig.compression.cutting.template import Template, make_template
@@ -57,14 +58,8 @@ def cuts(network: nn.Module, task: Task, template: Template) -> list[tuple[str, 
     def removing(name: str) -> Cut:
         return lambda model: (without_blocks(model, task, template, [name]), None)
 
-    def silencing(group: Any, silent: torch.Tensor) -> Cut:
-        def cut(model: nn.Module) -> tuple[nn.Module, Callable[[], None]]:
-            trial = copy.deepcopy(model)
-            here = group.on(trial)
-            here.silence(silent)
-            return trial, lambda: here.silence(silent)
-
-        return cut
+    def silencing(group: ChannelGroup, silent: torch.Tensor) -> Cut:
+        return lambda model: steering.silenced(model, group, silent)
 
     scores = IMPORTANCES["taylor"](network, task, template.groups, 20)
     found = [(block.name, "block", 0.0, removing(block.name)) for block in template.blocks]

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
+from study_scripts import study_in
 
 from rig.compression.methods import WITHOUT_NORM
 
-FOLDER = Path(__file__).parent.parent.parent / "experiments" / "gates"
-sys.path.insert(0, str(FOLDER))
-try:
-    import study
-finally:
-    sys.path.remove(str(FOLDER))
-    sys.modules.pop("study", None)  # other studies use such names too
+study = study_in("gates")
 
 
 @pytest.mark.slow

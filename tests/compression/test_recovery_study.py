@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
+from study_scripts import study_in
 
 from experiments.shared.pieces import Results
 from rig.compression.tasks import load_task
 
-FOLDER = Path(__file__).parent.parent.parent / "experiments" / "recovery"
-sys.path.insert(0, str(FOLDER))
-try:
-    import study
-finally:
-    sys.path.remove(str(FOLDER))
-    sys.modules.pop("study", None)  # other studies use such names too
+study = study_in("recovery")
 
 
 @pytest.mark.slow

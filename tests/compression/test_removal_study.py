@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from stairs import build, stairs
+from study_scripts import study_in
 from training_cases import INPUT, small_task, values
 
 from power_models.regularizer import CostRegularizer
@@ -17,13 +15,7 @@ from rig.compression.methods.shrinker import Shrinker
 from rig.compression.training import TrainingPlan, load_state, train
 from rig.compression.training.removing import Removing
 
-FOLDER = Path(__file__).parent.parent.parent / "experiments" / "removal-while-training"
-sys.path.insert(0, str(FOLDER))
-try:
-    import study
-finally:
-    sys.path.remove(str(FOLDER))
-    sys.modules.pop("study", None)  # other studies use such names too
+study = study_in("removal-while-training")
 
 
 @pytest.fixture(scope="module")

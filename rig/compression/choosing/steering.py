@@ -19,7 +19,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -64,7 +64,7 @@ def measured_scores(
         )
     curves = {
         group.name: [
-            mean_loss(_silenced(model, group, silent, recovery), task, batches) - before
+            mean_loss(_recovered(model, group, silent, recovery), task, batches) - before
             for silent in _silent(scores[group.name])
         ]
         for group in template.groups
@@ -157,10 +157,16 @@ def _in_loss(scores: Tensor, added: Sequence[float], least: float) -> Tensor:
     return worth.to(scores.dtype)
 
 
-def _silenced(model: nn.Module, group: ChannelGroup, silent: Tensor, recovery: Recovery) -> nn.Module:
-    """A copy in which these channels of a group give nothing, once it has recovered from that."""
+def silenced(model: nn.Module, group: ChannelGroup, silent: Tensor) -> tuple[nn.Module, Callable[[], None]]:
+    """A copy in which these channels of a group give nothing, and what keeps them silent while it is trained."""
     trial = copy.deepcopy(model)
     here = group.on(trial)
     here.silence(silent)
-    recovery(trial, lambda: here.silence(silent))
+    return trial, lambda: here.silence(silent)
+
+
+def _recovered(model: nn.Module, group: ChannelGroup, silent: Tensor, recovery: Recovery) -> nn.Module:
+    """A copy in which these channels of a group give nothing, once it has recovered from that."""
+    trial, hold = silenced(model, group, silent)
+    recovery(trial, hold)
     return trial
