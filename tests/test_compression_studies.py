@@ -275,6 +275,8 @@ def test_tables_show_void_rows_and_speeds_and_mark_what_is_simulated(parts, tmp_
     rows = [row(parts, "morphnet", seed, 0.0) for seed in range(5)]
     rows += [row(parts, "uniform", seed, -1.0, modes={"slower_by": 0.2} if seed == 1 else None) for seed in range(5)]
     rows += [row(parts, "taylor", 0, 0.0, void="costs 35.0 % of the baseline", result_test=None)]
+    rows += [row(parts, "magnitude", 0, -9.0, share=0.35, void="costs 35.0 % of the baseline")]
+    rows += [row(parts, "magnitude", 1, -9.0, share=0.25, void="costs 25.0 % of the baseline")]
     for one in rows:
         parts.peer_pieces.results_in(tmp_path, "full").keep(one)
     (tmp_path / "README.md").write_text(f"words\n\n{parts.peer_table.MARK}\nold\n")
@@ -282,6 +284,9 @@ def test_tables_show_void_rows_and_speeds_and_mark_what_is_simulated(parts, tmp_
     text = (tmp_path / "README.md").read_text()
     assert "costs SIMULATED" in text
     assert "VOID: torch-pruning, global Taylor: seed 0 costs 35.0 %" in text
+    dearer = "seed 0 costs 35.0 % of the baseline; trained as it is it changes by -9.00 points; ours, which cost less"
+    assert f"VOID: torch-pruning, global magnitude: {dearer}, less it: morphnet +9.00\n" in text
+    assert "seed 1 costs 25.0 % of the baseline; trained as it is it changes by -9.00 points\n" in text
     assert "uniform width, from scratch: the host ran the network of 1 seed(s) at two speeds" in text
     assert "| uniform width, from scratch | 5 | 30.0 [30.0, 30.0] | -1.00 [-1.00, -1.00] |" in text
     assert "+1.00 [+1.00, +1.00]" in text

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from equal_cost import Candidate, Look, Priced, find_equal, interval, is_void, off, two_modes
+from equal_cost import Candidate, Look, Priced, dearer, find_equal, interval, is_void, off, two_modes
 from peer_families import HAND_BASES, like_published, pool_of, priced, pruned_ladder, weights_at
 from peer_ground import Ground, ground_of, run_of
 from peer_ours import ours
@@ -133,12 +133,12 @@ def row_of(piece: Piece, progress: Any = None) -> Row:
         else:
             plan = plan_of(piece)
             network = start_of(piece, ground, plan)
-        void = is_void(plan.share, piece.goal, ours=False)
-        if void is None:
+        worthwhile = is_void(plan.share, piece.goal, ours=False) is None or dearer(plan.share, piece.goal)
+        if worthwhile:
             workplace.train(
                 "last training", network, last_training(piece), workplace.checkpoint("last"), teacher=baseline
             )
-        row = checked(piece, ground, run, network, plan, baseline, void)
+        row = checked(piece, ground, run, network, plan, baseline, worthwhile)
     run.update(state="done")
     return {**row, "seconds": sum(one["seconds"] for one in workplace.state.get("trained", {}).values())}
 
@@ -206,15 +206,15 @@ def _flops_pool(method: Any, found: Any, ground: Ground, budget: Any, goal: floa
 
 
 def checked(
-    piece: Piece, ground: Ground, run: Run, network: nn.Module, plan: Plan, baseline: nn.Module, void: str | None
+    piece: Piece, ground: Ground, run: Run, network: nn.Module, plan: Plan, baseline: nn.Module, trained: bool
 ) -> Row:
     """The row: cost of the trained network beside the trained baseline, and accuracies; the test set is used once.
 
-    A network that was not at equal cost before training was not trained, and is void as it stands.
+    A network that was not worth training is void as it stands.
     """
     size, task = ground.size, ground.task
     share, modes, kind = plan.share, None, plan.share.kind
-    if void is None:
+    if trained:
         path = run.path / "artifacts" / "trained.onnx"
         if not path.exists():
             export.save_checked(network, task.input_shape, path)
@@ -222,17 +222,15 @@ def checked(
         before, after = ground.in_turn(ground.bench_of(run), networks, "check", size.rounds[1])
         share = compare(before, after, piece.quantity)
         modes = two_modes(after, before)
-        void = is_void(share, piece.goal, ours=False)
         kind = before[0].kind
     seed_macs = float(ground.survey.measured[2])
     totals = ground.survey.tables.totals(
         plan.candidate.widths, ground.survey.template.removed_kernels(plan.candidate.removed)
     )
-    trained = void is None or (run.path / "artifacts" / "trained.onnx").exists()
     return {
         **piece._asdict(),
         "kind": kind,
-        "void": void,
+        "void": is_void(share, piece.goal, ours=False),
         "share": interval(share),
         "planned": interval(plan.share),
         "aligned": interval(plan.aligned),

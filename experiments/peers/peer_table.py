@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,22 @@ def paired(ours: Sequence[Row], theirs: Sequence[Row]) -> dict[str, Any] | None:
     return mean_interval([change(row) - other[row["seed"]] for row in ours if not row["void"] and row["seed"] in other])
 
 
+def told_void(row: Row, by_peer: Mapping[str, Sequence[Row]]) -> str:
+    """Why a row is void, and what its network reached where it was trained all the same: ours cost less than it."""
+    told = f"seed {row['seed']} {row['void']}"
+    if row["result_test"] is None:
+        return told
+    ahead = [
+        f"{us} {change(own) - change(row):+.2f}"
+        for us in OURS
+        for own in by_peer[us]
+        if own["seed"] == row["seed"] and not own["void"]
+    ]
+    bound = ahead and row["share"]["value"] > row["budget"] / 100.0
+    less = f"; ours, which cost less, less it: {', '.join(ahead)}" if bound else ""
+    return f"{told}; trained as it is it changes by {change(row):+.2f} points{less}"
+
+
 def summary(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """One line for each method of a device, network and budget."""
     rows = [*rows, *best_by_hand(rows)]
@@ -73,7 +89,7 @@ def summary(rows: Sequence[Row]) -> list[dict[str, Any]]:
         lines.append(
             {
                 "peer": peer,
-                "void": [f"seed {row['seed']} {row['void']}" for row in own if row["void"]],
+                "void": [told_void(row, by_peer) for row in own if row["void"]],
                 "seeds": len(valid),
                 "share": mean_interval([row["share"]["value"] for row in valid]),
                 "change": mean_interval([change(row) for row in valid]),

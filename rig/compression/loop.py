@@ -25,7 +25,7 @@ from rig.compression import export
 from rig.compression.baseline import trained_baseline
 from rig.compression.bench import Bench
 from rig.compression.budget import Budget
-from rig.compression.cutting.channel_group import NORMS
+from rig.compression.cutting.channel_group import has_norms
 from rig.compression.cutting.realize import Realized, realized_checked
 from rig.compression.cutting.surgery import built
 from rig.compression.cutting.tracing import FOREIGN_ERRORS
@@ -341,8 +341,7 @@ def _state_of(run: Run) -> dict[str, Any]:
 
 def finetune_rate(network: nn.Module) -> float:
     """The rate of learning of fine-tuning."""
-    normed = any(isinstance(module, NORMS) for module in network.modules())
-    return FINETUNE_RATE if normed else PLAIN_FINETUNE_RATE
+    return FINETUNE_RATE if has_norms(network) else PLAIN_FINETUNE_RATE
 
 
 def _without(found: Found, put_back: Mapping[str, str]) -> Found:

@@ -183,7 +183,7 @@ def _from_file(path: Path) -> Task:
         raise ModelError(f"task file {path} lacks {', '.join(missing)}()", "see docs/writing-a-task.md")
     first = next(_batches(module.loaders, "val", path.stem), None)
     if first is None:
-        raise ModelError(f"task file {path}: loaders('val') yields no batch", "check the split's name and its data")
+        raise no_batch(path.stem, "val")
     count = sum(len(targets) for _, targets in _batches(module.loaders, "test", path.stem))
     return Task(
         name=path.stem,
@@ -223,8 +223,13 @@ def batches_per_epoch(task: Task, batches: Any = None) -> int:
         said = f"loaders('train') of the task {task.name} gives {type(given).__name__}"
         raise ModelError(said, "it must give an iterable of batches: see docs/writing-a-task.md") from error
     if not count:
-        raise ModelError("loaders('train') of the task yields no batch", "check its data folder")
+        raise no_batch(task.name, "train")
     return count
+
+
+def no_batch(name: str, split: str) -> ModelError:
+    """The error that ``loaders(split)`` of the task ``name`` yields nothing."""
+    return ModelError(f"loaders({split!r}) of the task {name} yields no batch", "check the split's name and its data")
 
 
 def _batches(loaders: Callable[[str], Batches], split: str, name: str) -> Iterator[tuple[Tensor, Tensor]]:

@@ -83,7 +83,7 @@ def test_what_grows_beyond_the_seed_leaves_the_function_as_it_was(task, survey, 
     template = survey.template._replace(groups=groups)
     workplace = case.workplace_in(tmp_path, task)
     left = morphnet.Shrunk(shrunk, template, alive, [])
-    begun = morphnet.Start(shrunk, template, [], 0.0)
+    begun = morphnet.Start(shrunk, template, [], [], 0.0)
     wide = morphnet._grown(workplace, begun, left, survey, case.budget_of(survey, "params", "80%"), 1)
     widths = workplace.state["grown"]["1"]
     assert widths["layer1.0.conv1"] > 16

@@ -8,7 +8,6 @@ first: kernels vanish whole.
 from __future__ import annotations
 
 import copy
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -18,13 +17,13 @@ from torch import Tensor, nn
 from power_models.tables import NetworkTables
 from rig.compression.budget import Budget
 from rig.compression.choosing.recovery import Recovery
+from rig.compression.choosing.steering import loss_and_accuracy, steering_batches
 from rig.compression.cutting.surgery import without_blocks
 from rig.compression.cutting.template import Template
 from rig.compression.tasks import Task
-from rig.compression.training.losses import placed
 
 Judge = Callable[[nn.Module], tuple[float, float]]
-STEERING_BATCHES = 4
+IMAGES = 2000  # of the steering split, to judge a block by
 MAX_ACCURACY_DROP = 0.005  # of all removals together, before fine-tuning
 
 
@@ -127,20 +126,12 @@ def narrowed_by(
 
 
 def _judge(task: Task) -> Judge:
-    """Mean loss and accuracy on the steering batches, the statistics of the network given being estimated anew."""
+    """Mean loss and accuracy on steering images, the statistics of the network given being estimated anew."""
     recovery = Recovery(task)
-    batches = [placed(b, recovery.device) for b in itertools.islice(iter(task.loaders("val")), STEERING_BATCHES)]
+    batches = steering_batches(task, recovery.device, IMAGES)
 
     def score(network: nn.Module) -> tuple[float, float]:
         recovery(network)
-        loss = right = seen = 0.0
-        with torch.inference_mode():
-            for inputs, targets in batches:
-                outputs = network(inputs)
-                loss += float(task.loss(outputs, targets)) * len(targets)
-                if outputs.dim() == 2 and targets.dim() == 1:
-                    right += float((outputs.argmax(1) == targets).sum())
-                seen += len(targets)
-        return loss / seen, right / seen
+        return loss_and_accuracy(network, task, batches)
 
     return score

@@ -21,12 +21,11 @@ import torch
 from torch import Tensor, nn
 
 from rig.compression import distributed
-from rig.compression.cutting.channel_group import NORMS
+from rig.compression.cutting.channel_group import has_norms
 from rig.compression.cutting.surgery import reestimate_norms
-from rig.compression.tasks import Task, checked
+from rig.compression.tasks import Task, checked, no_batch
 from rig.compression.training import TrainingPlan
 from rig.compression.training.losses import finite_gradients, loss_of, make_optimizer, placed
-from rig.errors import ModelError
 
 STEPS = 5  # of training; from 5 to 10 the order of what is lost hardly changes any more
 STATISTICS_BATCHES = 5
@@ -48,7 +47,7 @@ class Recovery:
             wanted = itertools.islice(iter(task.loaders("train")), max(STATISTICS_BATCHES, steps) - len(self.batches))
             drawn = [checked(batch, "train", task.name) for batch in wanted]
             if not drawn:
-                raise ModelError("loaders('train') of the task yields no batch", "check its data folder")
+                raise no_batch(task.name, "train")
             self.batches += drawn
 
     def __call__(self, network: nn.Module, hold: Callable[[], None] | None = None) -> None:
@@ -61,8 +60,7 @@ class Recovery:
         statistics = itertools.islice(self.batches, STATISTICS_BATCHES)
         reestimate_norms(network, (placed(batch, self.device)[0] for batch in statistics))
         before = {name: values.clone() for name, values in network.state_dict().items()}
-        normed = any(isinstance(module, NORMS) for module in network.modules())
-        plan = TrainingPlan(1.0, RATE if normed else PLAIN_RATE)
+        plan = TrainingPlan(1.0, RATE if has_norms(network) else PLAIN_RATE)
         optimizer = make_optimizer(network.train(), plan)
         for batch in self.batches[: self.steps]:
             loss = loss_of(network, self.task, plan, placed(batch, self.device), torch.float32)

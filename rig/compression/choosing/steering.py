@@ -107,10 +107,21 @@ def steering_batches(task: Task, device: torch.device, images: int = IMAGES) -> 
 
 def mean_loss(model: nn.Module, task: Task, batches: Sequence[tuple[Tensor, Tensor]]) -> float:
     """Mean loss of a network in inference mode."""
+    return loss_and_accuracy(model, task, batches)[0]
+
+
+def loss_and_accuracy(model: nn.Module, task: Task, batches: Sequence[tuple[Tensor, Tensor]]) -> tuple[float, float]:
+    """Mean loss of a network in inference mode, and the share of right answers (0 where outputs are no classes)."""
+    loss = right = 0.0
     model.eval()
     with torch.inference_mode():
-        total = sum(float(task.loss(model(inputs), targets)) * len(targets) for inputs, targets in batches)
-    return total / sum(len(targets) for _, targets in batches)
+        for inputs, targets in batches:
+            outputs = model(inputs)
+            loss += float(task.loss(outputs, targets)) * len(targets)
+            if outputs.dim() == 2 and targets.dim() == 1:
+                right += float((outputs.argmax(1) == targets).sum())
+    seen = sum(len(targets) for _, targets in batches)
+    return loss / seen, right / seen
 
 
 def _parts(width: int) -> list[int]:

@@ -21,6 +21,11 @@ WIDE_LAYERS = (nn.Conv2d, nn.Linear)
 NORMS = (nn.modules.batchnorm._BatchNorm,)
 
 
+def has_norms(network: nn.Module) -> bool:
+    """Whether a network has batch-norms, which bear far higher rates of learning."""
+    return any(isinstance(module, NORMS) for module in network.modules())
+
+
 class Member(NamedTuple):
     """One side of one layer in a group: channel ``index[i]`` of its axis belongs to unit ``root[i]`` of the group."""
 

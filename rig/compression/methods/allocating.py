@@ -27,7 +27,6 @@ from rig.compression.cutting.template import Template
 from rig.compression.methods import TRIAL_SHARE
 from rig.compression.methods.base import Workplace
 from rig.compression.survey import PACEABLE, Survey
-from rig.compression.tasks import batches_per_epoch
 from rig.errors import BadInputError, RigError
 
 
@@ -96,7 +95,7 @@ def scored(
     own = IMPORTANCES[kind](network, workplace.task, here.groups, BATCHES)
     offered = [b for b in here.blocks if settings.ablation.remove_blocks and b.name not in refused]
     here = here._replace(blocks=offered)
-    per_epoch, tried = batches_per_epoch(workplace.task), trials_of(here, removed)
+    per_epoch, tried = workplace.per_epoch, trials_of(here, removed)
     steps = min(RECOVERY_STEPS, int(share * settings.epochs_shrink * per_epoch / tried))
     scores, trials = measured_scores(network, workplace.task, here, removed, own, steps)
     return Scored({**scores, **nothing(template, scores)}, trials, steps * tried / per_epoch)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
@@ -24,7 +25,7 @@ from rig.compression.budget import Budget
 from rig.compression.cutting.template import Template
 from rig.compression.footprint import PeakMemory
 from rig.compression.survey import Settings, Survey
-from rig.compression.tasks import Task
+from rig.compression.tasks import Task, batches_per_epoch, no_batch
 from rig.compression.training import StepHook, TrainingPlan, train
 from rig.errors import ModelError
 
@@ -102,6 +103,11 @@ class Workplace:
     def example(self) -> Tensor:
         """One input of zeros, to trace networks with."""
         return torch.zeros(1, *self.task.input_shape)
+
+    @cached_property
+    def per_epoch(self) -> int:
+        """Batches in a pass over the training data; a loader without a length is gone through once."""
+        return batches_per_epoch(self.task)
 
     def checkpoint(self, name: str) -> Path:
         """Where the checkpoint of a stretch of training lies."""
@@ -190,7 +196,5 @@ def check_task(task: Task, network: nn.Module) -> None:
     """Raise ModelError where the task cannot be trained on or judged; before anything is trained."""
     for split in ("train", "val"):
         if next(iter(task.loaders(split)), None) is None:
-            raise ModelError(
-                f"loaders({split!r}) of the task {task.name} yields no batch", "check the split's name and its data"
-            )
+            raise no_batch(task.name, split)
     scored(task, network, "val")

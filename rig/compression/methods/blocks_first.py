@@ -40,7 +40,6 @@ from rig.compression.methods.allocating import (
 )
 from rig.compression.methods.base import Choice, Workplace
 from rig.compression.survey import Survey
-from rig.compression.tasks import batches_per_epoch
 
 KEY = "blocks_first"  # of the run's decisions
 WEIGHTS = (1.0, 1 / 4, 1 / 16)  # of the loss that a block's trial adds; the first wins where no race is run
@@ -152,7 +151,7 @@ def _race(
     No loss where training threw it off, or surgery put something back, or there was nothing to race.
     """
     task = workplace.task
-    per_epoch = batches_per_epoch(task)
+    per_epoch = workplace.per_epoch
     steps = min(RACE_STEPS, int(RACE_SHARE * workplace.settings.epochs_shrink * per_epoch / len(choices)))
     if len(choices) == 1 or steps < LEAST_STEPS:
         return [{"removed": list(choices[0].removed), "loss": None}], 0.0

@@ -38,7 +38,6 @@ from rig.compression.cutting.surgery import Narrowing, bare_network, narrow
 from rig.compression.cutting.template import Template
 from rig.compression.methods.allocating import nothing, template_of, there
 from rig.compression.methods.base import RESOURCES, Choice, Found, Workplace
-from rig.compression.methods.blocks_first import KEY as BLOCKS_FIRST
 from rig.compression.methods.blocks_first import without_blocks_first
 from rig.compression.methods.controller import StrengthController
 from rig.compression.methods.shrinker import Shrinker
@@ -52,12 +51,13 @@ GRACE = 0.2  # of a later round's steps, in which nothing is condemned: what is 
 
 
 class Start(NamedTuple):
-    """What shrinking begins with: a network, the template of its groups, the blocks that it has no longer, and the
-    epochs that were spent on finding those."""
+    """What shrinking begins with: a network, the template of its groups, the blocks that it has no longer, the record
+    of those that were tried, and the epochs that this took."""
 
     network: nn.Module
     template: Template
     removed: list[str]
+    trials: list[dict[str, Any]]
     epochs: float
 
 
@@ -120,7 +120,7 @@ def _start(workplace: Workplace, network: nn.Module, survey: Survey, budget: Bud
     template = survey.template
     if begun.removed:
         template = there(template_of(template, begun.network, workplace.example), begun.removed)
-    return Start(begun.network, template, begun.removed, begun.epochs)
+    return Start(begun.network, template, begun.removed, begun.trials, begun.epochs)
 
 
 def _shrink(workplace: Workplace, begun: Start, survey: Survey, budget: Budget, number: int) -> Shrunk:
@@ -230,8 +230,7 @@ def _remove_more(
         removed, trials = blocks.remove_blocks(
             shrunk.network, workplace.task, shrunk.template, survey.tables, budget, alive, importance, begun.removed
         )
-    before = workplace.state[BLOCKS_FIRST]["trials"]
-    tried = [*before, *(t._asdict() for t in trials)]
+    tried = [*begun.trials, *(t._asdict() for t in trials)]
     workplace.state.update(removed=removed, trials=tried, alive=shrunk.alive)
     workplace.save_state()
 
