@@ -53,10 +53,10 @@ VARIANTS = {
     "full": Variant(
         "fashion-mnist",
         (
-            Network("resnet20", True, (6, 3, 7)),
+            Network("resnet20", True, (6, 2, 8)),
             Network("mobilenetv2-0.5", True, (3, 2, 3)),
-            Network("vgg16-0.25", False, (6, 3, 7)),
-            Network("densenet22", False, (6, 3, 7)),
+            Network("vgg16-0.25", False, (6, 2, 8)),
+            Network("densenet22", False, (6, 2, 8)),
         ),
         (50, 30, 15),
         (0, 1, 2, 3, 4),

@@ -76,6 +76,22 @@ def test_every_network_gets_the_same_batches(network, task) -> None:
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
 
 
+def test_an_annealed_recovery_ends_with_small_steps(network, task) -> None:
+    recovery = Recovery(task, steps=8)
+    every = recovery.batches
+
+    def weights_after(steps: int) -> torch.Tensor:
+        trial = copy.deepcopy(network)
+        recovery.batches = every[:steps]
+        recovery(trial)
+        return trial.conv1.weight.detach()
+
+    last_step = {}
+    for recovery.annealed in (False, True):
+        last_step[recovery.annealed] = float((weights_after(8) - weights_after(7)).norm())
+    assert last_step[True] < 0.5 * last_step[False]
+
+
 @pytest.mark.parametrize("steps", [1, 4])
 def test_a_network_that_training_throws_off_keeps_what_the_statistics_gave(steps, network, task) -> None:
     exploding = task._replace(loss=lambda outputs, targets: F.cross_entropy(outputs, targets) * 1e38)

@@ -24,7 +24,7 @@ from rig.compression import distributed
 from rig.compression.cutting.channel_group import has_norms
 from rig.compression.cutting.surgery import reestimate_norms
 from rig.compression.tasks import Task, checked, no_batch
-from rig.compression.training import TrainingPlan
+from rig.compression.training import TrainingPlan, learning_rate_at
 from rig.compression.training.losses import finite_gradients, loss_of, make_optimizer, placed
 
 STEPS = 5  # of training; from 5 to 10 the order of what is lost hardly changes any more
@@ -35,12 +35,14 @@ RATE, PLAIN_RATE = 0.02, 0.005  # of learning, with batch-norms and without
 class Recovery:
     """Batches and steps that every network which is judged gets alike; ``steps`` 0: the statistics alone.
 
-    Draws from torch's global generator once, when it is made.
+    annealed: the rate of learning falls to nothing, as in a training of its own; without it the last steps shake what
+    many steps are judged by. Draws from torch's global generator once, when it is made.
     """
 
-    def __init__(self, task: Task, steps: int = 0) -> None:
+    def __init__(self, task: Task, steps: int = 0, annealed: bool = False) -> None:
         self.task = task
         self.steps = steps
+        self.annealed = annealed
         self.device = distributed.device()
         self.batches: list[tuple[Tensor, Tensor]] = []
         while not self.batches or len(self.batches) < steps:  # a pass over little data may be too short
@@ -62,7 +64,10 @@ class Recovery:
         before = {name: values.clone() for name, values in network.state_dict().items()}
         plan = TrainingPlan(1.0, RATE if has_norms(network) else PLAIN_RATE)
         optimizer = make_optimizer(network.train(), plan)
-        for batch in self.batches[: self.steps]:
+        for step, batch in enumerate(self.batches[: self.steps]):
+            if self.annealed:
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate_at(step, self.steps, plan)
             loss = loss_of(network, self.task, plan, placed(batch, self.device), torch.float32)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
