@@ -37,7 +37,7 @@ from rig.compression.methods import WITHOUT_NORM
 from rig.compression.methods.base import Workplace
 from rig.compression.methods.morphnet import MorphNet
 from rig.compression.survey import Settings, Survey
-from rig.compression.tasks import Task, load_task
+from rig.compression.tasks import Task, batches_per_epoch, load_task
 from rig.compression.training import TrainingPlan, train
 from rig.cost_models import kernel_rules, load_cost_model
 from rig.store.store import Store
@@ -162,7 +162,9 @@ def row_of(task: Task, baseline: nn.Module, seed: int, share: str, way: str, epo
     stage = next(stage for stage in workplace.stages if stage["name"] == "shrink")
     choice = method.choose(found, survey, budget)
     network = realized(found.network, found.template, found.importance, choice, task)
-    plan = TrainingPlan(epochs[2], finetune_rate(network), seed=seed + 2, precision=PRECISION)
+    plan = TrainingPlan(
+        epochs[2], finetune_rate(network, epochs[2] * batches_per_epoch(task)), seed=seed + 2, precision=PRECISION
+    )
     network = train(network, task, plan, teacher=baseline).network
     return {
         "accuracy_baseline": task.evaluate(baseline, "test"),

@@ -27,7 +27,7 @@ from experiments.shared.pieces import Row
 from rig.compression import export
 from rig.compression.budget import resolve
 from rig.compression.cutting.realize import realized
-from rig.compression.loop import FINETUNE_RATE
+from rig.compression.loop import finetune_rate
 from rig.compression.methods import make_method
 from rig.compression.methods.base import Choice, Workplace
 from rig.compression.training import TrainingPlan
@@ -136,22 +136,25 @@ def row_of(piece: Piece, progress: Any = None) -> Row:
         worthwhile = is_void(plan.share, piece.goal, ours=False) is None or dearer(plan.share, piece.goal)
         if worthwhile:
             workplace.train(
-                "last training", network, last_training(piece), workplace.checkpoint("last"), teacher=baseline
+                "last training",
+                network,
+                last_training(piece, network, workplace.per_epoch),
+                workplace.checkpoint("last"),
+                teacher=baseline,
             )
         row = checked(piece, ground, run, network, plan, baseline, worthwhile)
     run.update(state="done")
     return {**row, "seconds": sum(one["seconds"] for one in workplace.state.get("trained", {}).values())}
 
 
-def last_training(piece: Piece) -> TrainingPlan:
+def last_training(piece: Piece, network: nn.Module, per_epoch: int) -> TrainingPlan:
     """The recipe of ``rig optimize``'s fine-tuning, or a whole training, in the epochs that the method has left."""
     whole, (trained, _, finetune) = piece.plan.total_epochs, piece.plan.epochs
     seed = piece.seed + 2
-    if piece.peer in PRUNED:
-        return TrainingPlan(whole - trained, FINETUNE_RATE, seed=seed)
-    if piece.peer == FLOPS:
-        return TrainingPlan(finetune, FINETUNE_RATE, seed=seed)
-    return TrainingPlan(whole, seed=seed)
+    if piece.peer not in (*PRUNED, FLOPS):
+        return TrainingPlan(whole, seed=seed)
+    epochs = finetune if piece.peer == FLOPS else whole - trained
+    return TrainingPlan(epochs, finetune_rate(network, epochs * per_epoch), seed=seed)
 
 
 def start_of(piece: Piece, ground: Ground, plan: Plan) -> nn.Module:

@@ -43,10 +43,11 @@ from rig.compression.cutting.groups import ChannelGroup, find_groups
 from rig.compression.cutting.surgery import bare_network
 from rig.compression.cutting.template import Template, make_template
 from rig.compression.export import to_onnx
+from rig.compression.loop import finetune_rate
 from rig.compression.methods.controller import StrengthController
 from rig.compression.methods.morphnet import SHRINK_RATE
 from rig.compression.methods.shrinker import Shrinker
-from rig.compression.tasks import Task, load_task
+from rig.compression.tasks import Task, batches_per_epoch, load_task
 from rig.compression.training import Trained, TrainingPlan, train
 from rig.compression.training.removing import Removing
 from rig.cost_models import kernel_rules, load_cost_model
@@ -55,7 +56,6 @@ from rig.units import parse_limit
 
 HERE = Path(__file__).parent
 VARIANTS = ("kept", "removed", "start", "published", "published-removed")
-FINETUNE_RATE = 0.05
 PRECISION = "float32"  # the same for all rows: a choice by measurement might fall differently
 TINY = {"task": "digits", "model": "resnet8", "epochs": (2, 3, 1), "seeds": (0,)}
 
@@ -174,7 +174,8 @@ def row_of(setting: Setting, variant: str, seed: int, baseline: tuple[nn.Module,
         clock.seconds, clock.processor_s = spent.seconds, spent.processor_s
         shrunk, groups = shrink(setting, copy.deepcopy(trained), seed, shrinking, removing, clock)
         bare, widths = bare_network(shrunk, setting.task, setting.template._replace(groups=groups), [])
-        plan = TrainingPlan(finetuning, FINETUNE_RATE, seed=seed + 2, precision=PRECISION)
+        rate = finetune_rate(bare, finetuning * batches_per_epoch(setting.task))
+        plan = TrainingPlan(finetuning, rate, seed=seed + 2, precision=PRECISION)
         result = clock.train(bare, setting.task, plan, teacher=trained).network
     else:
         epochs = setting.epochs[0] + shrinking

@@ -43,6 +43,7 @@ from rig.store.store import Run
 from rig.workloads.network_file import read_kernels
 
 FINETUNE_RATE = 0.05
+LONG_RATE, LONG_STEPS = 0.1, 1500  # of fine-tuning that has so many steps: the baseline's own rate ends better then
 PLAIN_FINETUNE_RATE = 0.01  # without batch-norm, where a teacher at 0.05 throws a network off (experiments/gates)
 WELL_USED = 0.955  # of the active budget: below it there is room worth another round
 CANDIDATE_ROUNDS, CONFIRM_ROUNDS, CONFIRM_ROUNDS_MOST = 5, 6, 15
@@ -137,7 +138,7 @@ class Loop:
         else:
             plan = TrainingPlan(
                 self.settings.epochs_finetune,
-                finetune_rate(candidate.network),
+                finetune_rate(candidate.network, self.settings.epochs_finetune * self.workplace.per_epoch),
                 seed=self.settings.seed + 2,
                 ema=self.settings.ema,
                 label_smoothing=self.settings.label_smoothing,
@@ -339,9 +340,15 @@ def _state_of(run: Run) -> dict[str, Any]:
     return {**kept, "version": STATE_VERSION}
 
 
-def finetune_rate(network: nn.Module) -> float:
-    """The rate of learning of fine-tuning."""
-    return FINETUNE_RATE if has_norms(network) else PLAIN_FINETUNE_RATE
+def finetune_rate(network: nn.Module, steps: float) -> float:
+    """The rate of learning of fine-tuning in so many steps.
+
+    Where there is time, training anew at the rate that the weights were trained at ends better than gentle fine-tuning
+    (Renda et al., ICLR 2020, arXiv 2003.02389, rewinding of the learning rate).
+    """
+    if not has_norms(network):
+        return PLAIN_FINETUNE_RATE
+    return LONG_RATE if steps >= LONG_STEPS else FINETUNE_RATE
 
 
 def _without(found: Found, put_back: Mapping[str, str]) -> Found:

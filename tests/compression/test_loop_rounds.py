@@ -215,7 +215,9 @@ def test_a_second_fine_tune_has_its_own_record(tmp_path):
     assert spent == {"fine-tune": pytest.approx(sum(stage["seconds"] for stage in place.stages))}
 
 
-def test_networks_without_batch_norm_are_fine_tuned_more_gently():
+def test_fine_tuning_is_gentle_without_batch_norm_and_where_it_is_short():
     plain = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU())
-    assert loops.finetune_rate(plain) == loops.PLAIN_FINETUNE_RATE < loops.FINETUNE_RATE
-    assert loops.finetune_rate(nn.Sequential(plain, nn.BatchNorm2d(4))) == loops.FINETUNE_RATE
+    normed = nn.Sequential(plain, nn.BatchNorm2d(4))
+    assert loops.finetune_rate(plain, 10 * loops.LONG_STEPS) == loops.PLAIN_FINETUNE_RATE < loops.FINETUNE_RATE
+    assert loops.finetune_rate(normed, loops.LONG_STEPS - 1) == loops.FINETUNE_RATE
+    assert loops.finetune_rate(normed, loops.LONG_STEPS) == loops.LONG_RATE == TrainingPlan(1.0).learning_rate
