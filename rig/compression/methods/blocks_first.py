@@ -1,8 +1,7 @@
 """Residual blocks go before anything else: those that the budget has no room for, of the trained network.
 
     trained ──► what channels and blocks are worth ──► exact choices of widths and blocks at the whole budget, blocks
-                counting more or less ──► all trained for a few steps ──► of those that come back, the most
-                                                                          multiplications
+                counting more or less ──► all trained for a few steps ──► the one with the least loss
                                                                             │ (its widths are not used)
                                                                             ▼
                                                      the trained network without its blocks, every width as it was
@@ -10,11 +9,9 @@
 The training that follows makes up for blocks, and not for narrower groups (experiments/recovery): how much a block's
 trial counts beside a group's cannot be told beforehand, nor what several blocks add together, which is more than their
 sum. So several exact choices are made, blocks counting WEIGHTS of what their trials say, once with all blocks to choose
-from and once with those alone that keep the resolution, and the device's budget is the same for all. A race then tells
-which of them do not come back (a stage left with its bare shortcut, for one), but not who wins: what one lags behind
-another after a hundred steps is gone after thousands, and then what a network can hold decides. Of those that come back
-the one that multiplies most at this cost is taken (White et al., "A deeper look at zero-cost proxies for lightweight
-NAS", ICLR 2022 blog track: FLOPs and parameters are hard to beat as proxies).
+from and once with those alone that keep the resolution, and the device's budget is the same for all; then training
+tells. What it tells in so few steps is what does not come back, such as a stage left with its bare shortcut; neither it
+nor the multiplications that are left rank the others as thousands of steps do (experiments/peers, "So far").
 
 Channels alone cannot save a kernel's fixed cost: to 45 % of the joules of ResNet-20 on a simulated board they left one
 channel in a whole stage. And blocks decided one after the other, each where the last ones are gone and little was
@@ -23,7 +20,6 @@ trained since, stay longer than they are worth.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -52,8 +48,6 @@ KEY = "blocks_first"  # of the run's decisions
 WEIGHTS = (1.0, 1 / 4, 1 / 16)  # of the loss that a block's trial adds; the first wins where no race is run
 WELL_USED = 0.9  # of the budget: blocks that leave more of it unused went for nothing
 RACE_STEPS, LEAST_STEPS = 100, 4  # of training, of each choice: at most, and for a race at all
-COMING_BACK = 1.5  # times what the first of the race lags behind the trained network: beyond it a choice is out
-ALIKE = 0.98  # of the most multiplications: beyond it the loss decides
 RACE_IMAGES = 2048  # of the steering split
 
 
@@ -107,19 +101,9 @@ def _decided(workplace: Workplace, network: nn.Module, survey: Survey, budget: B
     except NoAllocationError as error:
         workplace.progress.stage(f"blocks: all stay while the network shrinks: {error.message}")
         return {"removed": [], "trials": trials, "epochs": epochs, "race": []}
-    race, spent = _race(workplace, network, worth, survey, choices)
-    return {"removed": _winner(race)["removed"], "trials": trials, "epochs": epochs + spent, "race": race}
-
-
-def _winner(race: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Of the choices that come back the one with the most multiplications; of those that are alike, the least loss."""
-    judged = [entry for entry in race if entry["loss"] is not None]
-    if not judged:
-        return race[0]
-    least = min(entry["lag"] for entry in judged)
-    back = [entry for entry in judged if entry["lag"] <= max(COMING_BACK * least, least)]
-    most = max(entry["macs"] for entry in back)
-    return min((entry for entry in back if entry["macs"] >= ALIKE * most), key=lambda entry: float(entry["loss"]))
+    race, spent = _race(workplace, network, worth, choices)
+    first = min(race, key=lambda entry: math.inf if entry["loss"] is None else entry["loss"])
+    return {"removed": first["removed"], "trials": trials, "epochs": epochs + spent, "race": race}
 
 
 def _choices(worth: Worth, survey: Survey, budget: Budget) -> list[Choice]:
@@ -163,10 +147,9 @@ def _keeping_resolution(worth: Worth) -> dict[str, float]:
 
 
 def _race(
-    workplace: Workplace, network: nn.Module, worth: Worth, survey: Survey, choices: Sequence[Choice]
+    workplace: Workplace, network: nn.Module, worth: Worth, choices: Sequence[Choice]
 ) -> tuple[list[dict[str, Any]], float]:
-    """Blocks, multiplications and loss of each choice once it was built and trained for a little, and the epochs that
-    took; ``lag``: how much the loss is above that of the network that nothing was taken from.
+    """Blocks and loss of each choice once it was built and trained for a little, and the epochs that took.
 
     No loss where training threw it off, or surgery put something back, or there was nothing to race.
     """
@@ -177,7 +160,6 @@ def _race(
         return [{"removed": list(choices[0].removed), "loss": None}], 0.0
     recovery = Recovery(task, steps, annealed=True)
     batches = steering_batches(task, recovery.device, RACE_IMAGES)
-    whole = mean_loss(copy.deepcopy(network).to(recovery.device), task, batches)
     found = []
     for number, choice in enumerate(choices, 1):
         workplace.progress.update(f"blocks: choice {number} of {len(choices)}, {steps} steps of training")
@@ -186,8 +168,5 @@ def _race(
         recovery(built.network)
         loss = mean_loss(built.network, task, batches)
         as_chosen = math.isfinite(loss) and not built.refused  # else it is not what the budget was for
-        without = worth.template.removed_kernels(choice.removed)
-        *_, macs, _ = survey.tables.totals(choice.widths, without)
-        entry = {"removed": list(choice.removed), "macs": float(macs), "loss": loss if as_chosen else None}
-        found.append({**entry, "lag": loss - whole if as_chosen else None})
+        found.append({"removed": list(choice.removed), "loss": loss if as_chosen else None})
     return found, steps * len(choices) / per_epoch
