@@ -293,6 +293,35 @@ def test_tables_show_void_rows_and_speeds_and_mark_what_is_simulated(parts, tmp_
     assert "old" not in text
 
 
+@pytest.mark.parametrize(
+    ("fields", "redo", "wanted"),
+    [
+        (None, False, True),
+        ({}, True, False),
+        ({"void": "too dear", "share": 0.35, "result_test": None}, False, True),
+        ({"void": "too dear", "share": 0.35}, True, False),  # a bound: trained as it is
+        ({"void": "too cheap", "share": 0.25, "result_test": None}, False, False),
+        ({"void": "too cheap", "share": 0.25, "result_test": None}, True, True),
+    ],
+)
+def test_what_is_run_again(parts, fields, redo, wanted):
+    piece = parts.peer_pieces.Piece("virtual-pi4", "resnet20", 30, "uniform", 0, "full")
+    known = None if fields is None else row(parts, "uniform", 0, -1.0, **fields)
+    assert parts.peers.to_do(piece, known, redo) == wanted
+
+
+def test_all_fine_tuning_of_a_network_is_at_one_rate(parts):
+    network = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.BatchNorm2d(4))
+    plans = {
+        peer: parts.peer_runs.last_training(
+            parts.peer_pieces.Piece("virtual-pi4", "mobilenetv2-0.5", 30, peer, 0, "full"), network, 429
+        )
+        for peer in ("uniform", "taylor", "morphnet-flops")
+    }
+    assert plans["taylor"].learning_rate == plans["morphnet-flops"].learning_rate < plans["uniform"].learning_rate
+    assert [plans[peer].epochs for peer in plans] == [8, 5, 3]
+
+
 @pytest.mark.parametrize("study", ["peers", "targets", "ablations"])
 def test_each_readme_is_what_its_script_writes(parts, study, tmp_path):
     folder = STUDIES / study

@@ -100,8 +100,8 @@ class Piece(NamedTuple):
 
     @property
     def words(self) -> list[str]:
-        """By which its run is found in the store."""
-        return ["peers", *map(str, self)]
+        """By which its run is found in the store; with other epochs it is another."""
+        return ["peers", *map(str, self), *map(str, self.plan.epochs)]
 
 
 def pieces(

@@ -148,13 +148,16 @@ def row_of(piece: Piece, progress: Any = None) -> Row:
 
 
 def last_training(piece: Piece, network: nn.Module, per_epoch: int) -> TrainingPlan:
-    """The recipe of ``rig optimize``'s fine-tuning, or a whole training, in the epochs that the method has left."""
+    """The recipe of ``rig optimize``'s fine-tuning, or a whole training, in the epochs that the method has left.
+
+    All that is fine-tuned is at the rate of ours, also where it has more epochs.
+    """
     whole, (trained, _, finetune) = piece.plan.total_epochs, piece.plan.epochs
     seed = piece.seed + 2
     if piece.peer not in (*PRUNED, FLOPS):
         return TrainingPlan(whole, seed=seed)
     epochs = finetune if piece.peer == FLOPS else whole - trained
-    return TrainingPlan(epochs, finetune_rate(network, epochs * per_epoch), seed=seed)
+    return TrainingPlan(epochs, finetune_rate(network, finetune * per_epoch), seed=seed)
 
 
 def start_of(piece: Piece, ground: Ground, plan: Plan) -> nn.Module:

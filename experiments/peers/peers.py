@@ -70,6 +70,18 @@ def measure_first(chosen: list[Piece], until_s: float) -> int:
     return failed
 
 
+def to_do(piece: Piece, row: Row | None, redo: bool) -> bool:
+    """Whether a piece is to be run: without a row, void and wanted again, or too dear and not trained yet.
+
+    A void row that was trained all the same is a bound, and done.
+    """
+    if row is None or not row["void"]:
+        return row is None
+    if row["share"]["value"] > piece.goal:
+        return row["result_test"] is None
+    return redo
+
+
 def forget(piece: Piece) -> None:
     """Let a void piece be measured and trained anew: its run stays in the store, under words that nobody asks for."""
     run = run_of(piece.words, piece.device)
@@ -111,7 +123,7 @@ def main() -> int:
     if asked.what == "list":
         list_pieces(chosen, done)
         return 0
-    missing = [p for p in chosen if (row := done.get(place(p._asdict()))) is None or (asked.redo and row["void"])]
+    missing = [p for p in chosen if to_do(p, done.get(place(p._asdict())), asked.redo)]
     for piece in missing:
         if place(piece._asdict()) in done and piece.peer not in OURS:
             forget(piece)

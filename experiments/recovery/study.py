@@ -73,7 +73,7 @@ def cuts(network: nn.Module, task: Task, template: Template) -> list[tuple[str, 
 
 def losses(network: nn.Module, task: Task, cut: Cut, recoveries: Sequence[Recovery]) -> list[float]:
     """The loss at once and after each recovery."""
-    batches = steering.steering_batches(task, recoveries[0].device)
+    batches = steering.steering_batches(task)
     found = [steering.mean_loss(cut(network)[0], task, batches)]
     for recovery in recoveries:
         trial, hold = cut(network)

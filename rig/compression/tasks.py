@@ -218,10 +218,14 @@ def batches_per_epoch(task: Task, batches: Any = None) -> int:
     """Batches in a pass over the training data; raises ModelError for none. ``batches``: what the loader gave."""
     given = task.loaders("train") if batches is None else batches
     try:
-        count = len(given) if hasattr(given, "__len__") else sum(1 for _ in given)
-    except TypeError as error:
-        said = f"loaders('train') of the task {task.name} gives {type(given).__name__}"
-        raise ModelError(said, "it must give an iterable of batches: see docs/writing-a-task.md") from error
+        count = len(given)  # type: ignore[arg-type]
+    except TypeError:  # none, or a DataLoader over data without a length
+        try:
+            passing = iter(given)
+        except TypeError as error:
+            said = f"loaders('train') of the task {task.name} gives {type(given).__name__}"
+            raise ModelError(said, "it must give an iterable of batches: see docs/writing-a-task.md") from error
+        count = sum(1 for _ in passing)
     if not count:
         raise no_batch(task.name, "train")
     return count

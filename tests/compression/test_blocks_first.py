@@ -43,12 +43,15 @@ def test_the_nearest_choice_is_left_where_none_holds_the_budget(worth, survey) -
     assert budget.usage(totals) > 1.0
 
 
-@pytest.mark.parametrize("best", [0, 1])
-def test_the_choice_with_the_least_loss_wins(best, worth, task, survey, network, tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize(
+    ("losses", "best"),
+    [([1.0, 2.0], 0), ([2.0, 1.0], 1), ([float("nan"), 2.0], 1)],  # what is not finite never wins
+)
+def test_the_choice_with_the_least_loss_wins(losses, best, worth, task, survey, network, tmp_path, monkeypatch) -> None:
     choices = [Choice(survey.template.seed_widths(), removed) for removed in ([], ["layer1.0"])]
     monkeypatch.setattr(blocks_first, "_choices", lambda *args: choices)
-    losses = iter([1.0, 2.0] if best == 0 else [float("nan"), 2.0])  # what training threw off never wins
-    monkeypatch.setattr(blocks_first, "mean_loss", lambda *args: next(losses))
+    told = iter(losses)
+    monkeypatch.setattr(blocks_first, "mean_loss", lambda *args: next(told))
     workplace = case.workplace_in(tmp_path, task, 8)
     begun = blocks_first.without_blocks_first(workplace, network, survey, case.budget_of(survey, "latency"))
     assert begun.removed == choices[best].removed
@@ -57,6 +60,27 @@ def test_the_choice_with_the_least_loss_wins(best, worth, task, survey, network,
     # Eight epochs of four batches: a tenth and a half for the trials, three tenths for the race of two.
     tried = 1 + 3 * 6 + 4
     assert begun.epochs == pytest.approx((min(5, int(0.15 * 32 / tried)) * tried + 2 * int(0.3 * 32 / 2)) / 4)
+
+
+def test_the_race_is_annealed_and_a_choice_that_training_throws_off_has_no_loss(
+    worth, task, survey, network, tmp_path, monkeypatch
+) -> None:
+    asked = []
+
+    class Thrown(blocks_first.Recovery):
+        def __init__(self, *args: object, **kwargs: object) -> None:
+            asked.append(kwargs)
+            super().__init__(*args, **kwargs)
+
+        def __call__(self, trial: torch.nn.Module) -> bool:
+            super().__call__(trial)
+            return False
+
+    monkeypatch.setattr(blocks_first, "Recovery", Thrown)
+    choices = [Choice(survey.template.seed_widths(), removed) for removed in ([], ["layer1.0"])]
+    race, _ = blocks_first._race(case.workplace_in(tmp_path, task, 8), network, worth, choices)
+    assert asked == [{"annealed": True}]
+    assert [entry["loss"] for entry in race] == [None, None]
 
 
 def test_one_choice_needs_no_race(worth, task, network, tmp_path) -> None:

@@ -215,6 +215,18 @@ def test_a_second_fine_tune_has_its_own_record(tmp_path):
     assert spent == {"fine-tune": pytest.approx(sum(stage["seconds"] for stage in place.stages))}
 
 
+def test_fine_tuning_counts_the_steps_of_its_epochs(tmp_path, monkeypatch):
+    loop = loop_in(tmp_path, odd_task())
+    asked = []
+    monkeypatch.setattr(loops, "finetune_rate", lambda network, steps: asked.append(steps) or 0.01)
+    monkeypatch.setattr(loops.export, "save_checked", lambda *args: 0.0)
+    network = odd_task().model()
+    candidate = SimpleNamespace(network=network, round=1)
+    loop.finetune(candidate, None, network)
+    assert asked == [loop.settings.epochs_finetune * loop.workplace.per_epoch]
+    assert loop.workplace.per_epoch == len(list(odd_task().loaders("train")))
+
+
 def test_fine_tuning_is_gentle_without_batch_norm_and_where_it_is_short():
     plain = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU())
     normed = nn.Sequential(plain, nn.BatchNorm2d(4))

@@ -1,5 +1,6 @@
 import gzip
 
+import compression_case as case
 import pytest
 import torch
 
@@ -79,3 +80,23 @@ def test_an_empty_split_is_an_error(tmp_path):
     )
     with pytest.raises(ModelError, match="no batch"):
         tasks.load_task(str(path))
+
+
+def test_a_loader_over_data_without_a_length_is_gone_through_and_draws_nothing(tmp_path):
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            return iter([(torch.randn(3), torch.tensor(0)) for _ in range(6)])
+
+    task = tasks.load_task("digits", "resnet8")._replace(
+        loaders=lambda split: torch.utils.data.DataLoader(Stream(), batch_size=2)
+    )
+    assert tasks.batches_per_epoch(task) == 3
+    workplace = case.workplace_in(tmp_path, task)
+    before = torch.get_rng_state()
+    assert workplace.per_epoch == 3
+    assert torch.equal(torch.get_rng_state(), before)  # what is drawn next does not depend on who asked first
+
+
+def test_what_is_no_iterable_is_said():
+    with pytest.raises(ModelError, match="gives int"):
+        tasks.batches_per_epoch(tasks.load_task("digits", "resnet8")._replace(loaders=lambda split: 3))

@@ -128,7 +128,7 @@ def narrowed_by(
 def _judge(task: Task) -> Judge:
     """Mean loss and accuracy on steering images, the statistics of the network given being estimated anew."""
     recovery = Recovery(task)
-    batches = steering_batches(task, recovery.device, IMAGES)
+    batches = steering_batches(task, IMAGES)
 
     def score(network: nn.Module) -> tuple[float, float]:
         recovery(network)

@@ -52,11 +52,11 @@ class Recovery:
                 raise no_batch(task.name, "train")
             self.batches += drawn
 
-    def __call__(self, network: nn.Module, hold: Callable[[], None] | None = None) -> None:
+    def __call__(self, network: nn.Module, hold: Callable[[], None] | None = None) -> bool:
         """Let a network recover, in place, and leave it in evaluation mode on the device that trains.
 
         hold: called after each step; keeps what was silenced silent. A network that training throws off is put back
-        to where the statistics alone had brought it.
+        to where the statistics alone had brought it; returns whether none of that was needed.
         """
         network.to(self.device)
         statistics = itertools.islice(self.batches, STATISTICS_BATCHES)
@@ -64,6 +64,7 @@ class Recovery:
         before = {name: values.clone() for name, values in network.state_dict().items()}
         plan = TrainingPlan(1.0, RATE if has_norms(network) else PLAIN_RATE)
         optimizer = make_optimizer(network.train(), plan)
+        stayed = True
         for step, batch in enumerate(self.batches[: self.steps]):
             if self.annealed:
                 for group in optimizer.param_groups:
@@ -72,12 +73,14 @@ class Recovery:
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             if not math.isfinite(float(loss.detach())) or not finite_gradients(network):
-                network.load_state_dict(before)
+                stayed = False
                 break
             optimizer.step()
             if hold is not None:
                 hold()
-        if not all(bool(torch.isfinite(values).all()) for values in network.state_dict().values()):
+        stayed = stayed and all(bool(torch.isfinite(values).all()) for values in network.state_dict().values())
+        if not stayed:
             network.load_state_dict(before)
         network.zero_grad(set_to_none=True)
         network.eval()
+        return stayed

@@ -35,6 +35,7 @@ from rig.compression.training.losses import placed
 from rig.errors import ModelError
 
 IMAGES = 512  # of the steering split, at least
+MOST_BYTES = 256e6  # of images, of a size for which so many are too much
 FLOOR = 0.02  # of the median loss added
 KEPT = (2, 4, 8)  # a group is tried with this part of its channels with a score
 
@@ -53,7 +54,7 @@ def measured_scores(
     training that each trial recovers in.
     """
     recovery = Recovery(task, steps)
-    batches = steering_batches(task, recovery.device)
+    batches = steering_batches(task)
     untouched = copy.deepcopy(model)
     recovery(untouched)
     before = mean_loss(untouched, task, batches)
@@ -95,12 +96,13 @@ def trials_of(template: Template, removed: Sequence[str]) -> int:
     return 1 + groups + sum(block.name not in removed for block in template.blocks)
 
 
-def steering_batches(task: Task, device: torch.device, images: int = IMAGES) -> list[tuple[Tensor, Tensor]]:
-    """The first batches of the steering split, so many images or a few more."""
+def steering_batches(task: Task, images: int = IMAGES) -> list[tuple[Tensor, Tensor]]:
+    """The first batches of the steering split: so many images or a few more, or fewer where they are large."""
     batches: list[tuple[Tensor, Tensor]] = []
     for batch in task.loaders("val"):
-        batches.append(placed(batch, device))
-        if sum(len(t) for _, t in batches) >= images:
+        batches.append(batch)
+        held = sum(inputs.nbytes for inputs, _ in batches)
+        if sum(len(t) for _, t in batches) >= images or held >= MOST_BYTES:
             break
     return batches
 
@@ -113,9 +115,11 @@ def mean_loss(model: nn.Module, task: Task, batches: Sequence[tuple[Tensor, Tens
 def loss_and_accuracy(model: nn.Module, task: Task, batches: Sequence[tuple[Tensor, Tensor]]) -> tuple[float, float]:
     """Mean loss of a network in inference mode, and the share of right answers (0 where outputs are no classes)."""
     loss = right = 0.0
+    device = next(model.parameters()).device
     model.eval()
     with torch.inference_mode():
-        for inputs, targets in batches:
+        for batch in batches:
+            inputs, targets = placed(batch, device)
             outputs = model(inputs)
             loss += float(task.loss(outputs, targets)) * len(targets)
             if outputs.dim() == 2 and targets.dim() == 1:

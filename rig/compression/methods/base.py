@@ -106,8 +106,14 @@ class Workplace:
 
     @cached_property
     def per_epoch(self) -> int:
-        """Batches in a pass over the training data; a loader without a length is gone through once."""
-        return batches_per_epoch(self.task)
+        """Batches in a pass over the training data; a loader without a length is gone through, once.
+
+        torch's global generator is left as it was: what is drawn next must not depend on who asked first.
+        """
+        drawn = torch.get_rng_state()
+        count = batches_per_epoch(self.task)
+        torch.set_rng_state(drawn)
+        return count
 
     def checkpoint(self, name: str) -> Path:
         """Where the checkpoint of a stretch of training lies."""

@@ -159,14 +159,14 @@ def _race(
     if len(choices) == 1 or steps < LEAST_STEPS:
         return [{"removed": list(choices[0].removed), "loss": None}], 0.0
     recovery = Recovery(task, steps, annealed=True)
-    batches = steering_batches(task, recovery.device, RACE_IMAGES)
+    batches = steering_batches(task, RACE_IMAGES)
     found = []
     for number, choice in enumerate(choices, 1):
         workplace.progress.update(f"blocks: choice {number} of {len(choices)}, {steps} steps of training")
         template = template_of(worth.template, network, workplace.example)  # what is put back is of this choice alone
         built = realized_checked(network, template, worth.channels, choice, task)
-        recovery(built.network)
+        stayed = recovery(built.network)
         loss = mean_loss(built.network, task, batches)
-        as_chosen = math.isfinite(loss) and not built.refused  # else it is not what the budget was for
+        as_chosen = stayed and math.isfinite(loss) and not built.refused  # else it is not what the budget was for
         found.append({"removed": list(choice.removed), "loss": loss if as_chosen else None})
     return found, steps * len(choices) / per_epoch
