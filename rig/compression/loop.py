@@ -126,7 +126,7 @@ class Loop:
 
         network = trained_baseline(self.task, plan, self.baselines, fresh)
         if not self.workplace.stages:  # found, not trained: by this run before it was stopped, or by another
-            self.workplace.recall("baseline", self.workplace.checkpoint("baseline"))
+            self.workplace.recall("baseline")
         return network
 
     def finetune(self, candidate: Candidate, found: Found, baseline: nn.Module) -> tuple[Candidate, Path]:

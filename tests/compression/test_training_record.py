@@ -76,3 +76,24 @@ def test_what_was_spent_before_a_stop_counts(tmp_path):
     (stage,) = resumed.stages
     assert stage["seconds"] > before["seconds"]
     assert stage["peak_memory_bytes"] == 10**12
+
+
+def test_trials_are_among_the_stages_with_what_they_took_before_a_stop(tmp_path):
+    kept = []
+    place = workplace(tmp_path, {}, kept)
+    with pytest.raises(KeyboardInterrupt), place.timed("blocks"):
+        raise KeyboardInterrupt
+    assert place.stages == []
+    before = kept[-1]["blocks"]["seconds"]
+    assert before > 0
+
+    resumed = workplace(tmp_path, {"trained": {"blocks": {"seconds": 100.0 + before}}}, kept)
+    with resumed.timed("blocks"):
+        pass
+    resumed.note("blocks", network(), removed=[])
+    (stage,) = resumed.stages
+    assert (stage["name"], stage["removed"]) == ("blocks", [])
+    assert stage["seconds"] > 100.0 + before
+    again = workplace(tmp_path, resumed.state, kept)
+    again.recall("blocks")  # decided already: nothing is left to do
+    assert again.stages[0]["seconds"] == stage["seconds"]

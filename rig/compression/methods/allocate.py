@@ -92,7 +92,8 @@ class Allocate:
         for number in range(1, steps + 1):
             part = Part(number, steps, left / steps)
             stage = _step(workplace, stage, survey, _loosened(budget, survey, begun, part), part)
-        scores, trials, _ = scored(workplace, *stage, steps + 1, LATER_SHARE)
+        with workplace.timed("importance of the last choice"):
+            scores, trials, _ = scored(workplace, *stage, steps + 1, LATER_SHARE)
         for trial in trials:
             trial["removed"] = False
         first = {trial["block"]: trial for trial in begun.trials}
@@ -115,7 +116,8 @@ def _step(workplace: Workplace, stage: Stage, survey: Survey, budget: Budget, pa
     number, steps, _ = part
     name = f"allocate {number} of {steps}"
     workplace.progress.stage(f"{name}: importance of channels and blocks")
-    scores, trials, tried_epochs = scored(workplace, *stage, number, LATER_SHARE)
+    with workplace.timed(f"importance {number} of {steps}"):
+        scores, trials, tried_epochs = scored(workplace, *stage, number, LATER_SHARE)
     decisions = workplace.state.setdefault("allocate", {})
     if str(number) not in decisions:
         worth = Worth(stage.template, stage.removed, scores, block_losses(trials))

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -152,9 +153,24 @@ class Workplace:
         self.stages.append({"name": name, **spent, **trained.facts})
         return trained.network
 
-    def recall(self, name: str, checkpoint: Path) -> None:
-        """Put into ``stages`` what a stretch of training took before a stop, where this run trained it."""
-        taken = self.state.get("trained", {}).get(checkpoint.stem)
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Put the time of what trains for itself, trials or a race, into ``stages`` under a name.
+
+        Kept with the decisions: what a stopped run took counts, and ``recall`` tells it where nothing is left to do.
+        """
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            known = self.state.setdefault("trained", {}).setdefault(name, {"seconds": 0.0})
+            known["seconds"] += time.monotonic() - start
+            self.save_state()
+        self.recall(name)
+
+    def recall(self, name: str) -> None:
+        """Put into ``stages`` what a stretch took that is kept under this name, where this run did it."""
+        taken = self.state.get("trained", {}).get(name)
         if taken is not None:
             self.stages.append({"name": name, **taken})
 

@@ -44,7 +44,7 @@ from rig.compression.methods.allocating import (
 from rig.compression.methods.base import Choice, Workplace
 from rig.compression.survey import Survey
 
-KEY = "blocks_first"  # of the run's decisions
+KEY, STAGE = "blocks_first", "blocks"  # of the run's decisions, and among its stages
 WEIGHTS = (1.0, 1 / 4, 1 / 16)  # of the loss that a block's trial adds; the first wins where no race is run
 WELL_USED = 0.9  # of the budget: blocks that leave more of it unused went for nothing
 RACE_STEPS, LEAST_STEPS = 100, 4  # of training, of each choice: at most, and for a race at all
@@ -67,14 +67,18 @@ class Begun(NamedTuple):
 
 def without_blocks_first(workplace: Workplace, network: nn.Module, survey: Survey, budget: Budget) -> Begun:
     """The trained network without the blocks that the budget has no room for; decided once in a run."""
-    if KEY not in workplace.state:
-        workplace.state[KEY] = _decided(workplace, network, survey, budget)
-        workplace.save_state()
+    if KEY in workplace.state:
+        workplace.recall(STAGE)
+    elif not survey.template.blocks or not workplace.settings.ablation.remove_blocks:
+        workplace.state[KEY] = {"removed": [], "trials": [], "epochs": 0.0, "race": []}
+    else:
+        with workplace.timed(STAGE):
+            workplace.state[KEY] = _decided(workplace, network, survey, budget)
     decided = workplace.state[KEY]
     begun = Begun(network, list(decided["removed"]), (), decided["trials"], float(decided["epochs"]))
     if not begun.removed:
         if decided["race"]:
-            workplace.note("blocks", network, removed=[], race=decided["race"])
+            workplace.note(STAGE, network, removed=[], race=decided["race"])
         return begun
     template = template_of(survey.template, network, workplace.example)
     even = {g.name: torch.ones(g.width) for g in template.groups if g.prunable}
@@ -83,15 +87,13 @@ def without_blocks_first(workplace: Workplace, network: nn.Module, survey: Surve
     built = realized_checked(network, template, even, choice, workplace.task)
     for layer, why in built.refused.items():
         workplace.progress.stage(f"blocks: {layer} stays as it is: {why}")
-    workplace.note("blocks", built.network, removed=built.choice.removed, race=decided["race"])
+    workplace.note(STAGE, built.network, removed=built.choice.removed, race=decided["race"])
     refused = tuple(b.name for b in template.blocks if b.name in built.refused)
     return begun._replace(network=built.network, removed=built.choice.removed, refused=refused)
 
 
 def _decided(workplace: Workplace, network: nn.Module, survey: Survey, budget: Budget) -> dict[str, Any]:
     """The blocks that go, what was tried, and the epochs of training that it took."""
-    if not survey.template.blocks or not workplace.settings.ablation.remove_blocks:
-        return {"removed": [], "trials": [], "epochs": 0.0, "race": []}
     workplace.progress.stage("blocks: which of them the budget has room for")
     template = template_of(survey.template, network, workplace.example)
     scores, trials, epochs = scored(workplace, network, template, [], (), 0)

@@ -92,8 +92,9 @@ class MorphNet:
             if number < rounds:
                 start = start._replace(network=_grown(workplace, start, shrunk, survey, budget, number))
         network, template = shrunk.network, shrunk.template
-        importance = taylor(network, workplace.task, template.groups)
-        _remove_more(workplace, start, shrunk, survey, budget, importance)
+        with workplace.timed("removal"):
+            importance = taylor(network, workplace.task, template.groups)
+            _remove_more(workplace, start, shrunk, survey, budget, importance)
         state = workplace.state
         _note_removal(workplace, network, template, list(state["removed"]))
         scales = {g.name: g.scaled_by for g in template.groups if g.prunable}
@@ -238,7 +239,5 @@ def _remove_more(
 def _note_removal(workplace: Workplace, shrunk: nn.Module, template: Template, removed: list[str]) -> None:
     """What accuracy the removal itself costs: dead channels and blocks out, nothing rounded or corrected."""
     bare, widths = bare_network(shrunk, workplace.task, template, removed)
-    before, after = workplace.accuracy(shrunk), workplace.accuracy(bare)
-    workplace.stages.append(
-        {"name": "removal", "seconds": 0.0, "accuracy_val": after, "accuracy_drop": before - after, "widths": widths}
-    )
+    drop = workplace.accuracy(shrunk) - workplace.accuracy(bare)
+    workplace.note("removal", bare, accuracy_drop=drop, widths=widths)
