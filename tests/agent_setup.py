@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx
@@ -95,6 +96,20 @@ def signal_child(agent_pid: int, role: str, number: signal.Signals, timeout_s: f
     pid = children_of(agent_pid)[role]
     os.kill(pid, number)
     return pid
+
+
+def signal_once(agent_pid: int, role: str, number: signal.Signals) -> Callable[[object], None]:
+    """For a measurement's ``on_progress``: a signal to the agent's child of that role, while it measures, once.
+
+    A thread that is started beforehand may meet the child of the measurement before, which is on its way out.
+    """
+    sent: list[int] = []
+
+    def progressed(progress: object) -> None:
+        if not sent:
+            sent.append(signal_child(agent_pid, role, number))
+
+    return progressed
 
 
 def wait_until(condition: object, timeout_s: float = 15.0) -> None:

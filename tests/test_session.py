@@ -30,7 +30,7 @@ from tests.agent_setup import (
     exists,
     isolated,
     local_profile,
-    signal_child,
+    signal_once,
     small_model,
     wait_until,
 )
@@ -178,12 +178,10 @@ def test_measurements_of_one_session_share_its_processes(isolated: Path) -> None
 def test_runtime_crash_is_reported_with_its_signal_and_survived(isolated: Path) -> None:
     subject = Subject("small", path=small_model(isolated / "m.onnx"))
     with Session(local_profile(sensors=()), "test") as session:
-        killer = threading.Thread(target=signal_child, args=(agent_pid(session), "runtime", signal.SIGSEGV))
         session.measure(subject, QUICK, request_id="warm")
-        killer.start()
+        crash = signal_once(agent_pid(session), "runtime", signal.SIGSEGV)
         with pytest.raises(TransientDeviceError, match="SIGSEGV"):
-            session.measure(subject, LONG, request_id="a")
-        killer.join()
+            session.measure(subject, LONG, request_id="a", on_progress=crash)
         pid = agent_pid(session)
         assert session.measure(subject, QUICK, request_id="b")["id"] == "b"
         assert agent_pid(session) == pid
@@ -192,14 +190,9 @@ def test_runtime_crash_is_reported_with_its_signal_and_survived(isolated: Path) 
 def test_sampler_death_ends_the_trace_not_the_measurement(isolated: Path) -> None:
     with virtual() as session:
         session.measure(Subject("k", kernels=KERNELS), QUICK, request_id="a")
-        killed = []
-
-        def kill_once(progress: object) -> None:
-            if not killed:
-                killed.append(signal_child(agent_pid(session), "sampler", signal.SIGKILL))
-
+        kill = signal_once(agent_pid(session), "sampler", signal.SIGKILL)
         plan = LONG._replace(max_s=20.0)
-        record = session.measure(Subject("k", kernels=KERNELS), plan, request_id="b", on_progress=kill_once)
+        record = session.measure(Subject("k", kernels=KERNELS), plan, request_id="b", on_progress=kill)
         again = session.measure(Subject("k", kernels=KERNELS), QUICK, request_id="c")
     assert "SIGKILL" in record["trace_problem"]
     assert record["phases"][-1]["name"] == "quiet_after"

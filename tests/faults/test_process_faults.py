@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import threading
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,7 @@ from tests.agent_setup import (
     exists,
     isolated,
     local_profile,
-    signal_child,
+    signal_once,
     small_model,
     wait_until,
 )
@@ -47,11 +46,9 @@ def test_killed_for_memory_is_said_to_be(isolated: Path, profile: DeviceProfile)
     subject = Subject("small", path=small_model(isolated / "m.onnx"))
     with Session(profile, "test") as session:
         session.measure(subject, QUICK, request_id="warm")
-        killer = threading.Thread(target=signal_child, args=(pid_of(session), "runtime", signal.SIGKILL))
-        killer.start()
+        kill = signal_once(pid_of(session), "runtime", signal.SIGKILL)
         with pytest.raises(TransientDeviceError, match=r"killed by SIGKILL .*out of memory"):
-            session.measure(subject, LONG, request_id="a")
-        killer.join()
+            session.measure(subject, LONG, request_id="a", on_progress=kill)
         assert session.measure(subject, QUICK, request_id="b")["id"] == "b"
         session.ack(["warm", "b"])
         assert session.pending() == []

@@ -97,7 +97,7 @@ def test_a_network_is_compressed_by_the_meters_watts(isolated: Path, monkeypatch
         (isolated / "config/devices/bench.toml").write_text(PROFILE.format(instrument.resource))
         calibrated(isolated)
         asked = OptimizeOptions(
-            "bench", "digits", "resnet8", target_energy="60%", epochs_baseline=1, epochs_shrink=1, epochs_finetune=1,
+            "bench", "digits", "resnet8", target_energy="40%", epochs_baseline=1, epochs_shrink=1, epochs_finetune=1,
             rounds=1,
         )  # fmt: skip
         result = optimize.run(asked)
