@@ -142,9 +142,9 @@ def is_void(share: Quantity, goal: float, ours: bool) -> str | None:
     return None
 
 
-def dearer(share: Quantity, goal: float) -> bool:
+def dearer(share: float | None, goal: float) -> bool:
     """Whether a share is more than what was wanted: such a network has an advantage, and what it reaches is a bound."""
-    return (share.value or 0.0) > goal
+    return (share or 0.0) > goal
 
 
 def two_modes(measurements: Sequence[Measurement], beside: Sequence[Measurement]) -> dict[str, float] | None:

@@ -133,7 +133,7 @@ def row_of(piece: Piece, progress: Any = None) -> Row:
         else:
             plan = plan_of(piece)
             network = start_of(piece, ground, plan)
-        worthwhile = is_void(plan.share, piece.goal, ours=False) is None or dearer(plan.share, piece.goal)
+        worthwhile = is_void(plan.share, piece.goal, ours=False) is None or dearer(plan.share.value, piece.goal)
         if worthwhile:
             workplace.train(
                 "last training",

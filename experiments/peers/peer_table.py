@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from equal_cost import dearer
 from peer_families import HAND_BASES
 from peer_pieces import COUNTED, OURS, PEERS, SHOWN, VARIANTS, results_in
 
@@ -72,7 +73,7 @@ def told_void(row: Row, by_peer: Mapping[str, Sequence[Row]]) -> str:
         for own in by_peer[us]
         if own["seed"] == row["seed"] and not own["void"]
     ]
-    bound = ahead and row["share"]["value"] > row["budget"] / 100.0
+    bound = ahead and dearer(row["share"]["value"], row["budget"] / 100.0)
     less = f"; ours, which cost less, less it: {', '.join(ahead)}" if bound else ""
     return f"{told}; trained as it is it changes by {change(row):+.2f} points{less}"
 

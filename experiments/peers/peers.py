@@ -23,6 +23,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from equal_cost import dearer
 from peer_ground import ground_of, run_of
 from peer_pieces import COUNTED, FLOPS, OURS, PEERS, PRUNED, VARIANTS, Piece, pieces, place, results_in
 from peer_runs import plan_of, row_of
@@ -77,7 +78,7 @@ def to_do(piece: Piece, row: Row | None, redo: bool) -> bool:
     """
     if row is None or not row["void"]:
         return row is None
-    if row["share"]["value"] > piece.goal:
+    if dearer(row["share"]["value"], piece.goal):
         return row["result_test"] is None
     return redo
 

@@ -147,7 +147,7 @@ class Workplace:
                     network, self.task, plan, hook=hook, checkpoint=checkpoint, progress=report, teacher=teacher
                 )
         finally:  # a stop too: a resumed run tells what all its tries took
-            spent = self._spend(checkpoint.stem, time.monotonic() - start, peak)
+            spent = self._spend(checkpoint.stem, time.monotonic() - start, peak.facts())
         self.state["trained"][checkpoint.stem] = {**spent, **trained.facts}
         self.save_state()
         self.stages.append({"name": name, **spent, **trained.facts})
@@ -163,9 +163,7 @@ class Workplace:
         try:
             yield
         finally:
-            known = self.state.setdefault("trained", {}).setdefault(name, {"seconds": 0.0})
-            known["seconds"] += time.monotonic() - start
-            self.save_state()
+            self._spend(name, time.monotonic() - start)
         self.recall(name)
 
     def recall(self, name: str) -> None:
@@ -174,12 +172,12 @@ class Workplace:
         if taken is not None:
             self.stages.append({"name": name, **taken})
 
-    def _spend(self, key: str, seconds: float, peak: PeakMemory) -> dict[str, Any]:
-        """Add to the time of a stretch of training and raise its peak memory; both are kept with the decisions."""
+    def _spend(self, key: str, seconds: float, peak: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
+        """Add to the time of a stretch and raise its peak memory, where that is known; kept with the decisions."""
         before = self.state.setdefault("trained", {}).get(key)
-        now = {"seconds": seconds, **peak.facts()}
+        now = {"seconds": seconds, **peak}
         if before is not None:
-            most = max(before, now, key=lambda one: one["peak_memory_bytes"] or 0)
+            most = max(before, now, key=lambda one: one.get("peak_memory_bytes") or 0)
             now = {**most, "seconds": before["seconds"] + seconds}
         self.state["trained"][key] = now
         self.save_state()
@@ -189,14 +187,15 @@ class Workplace:
         """The task's own score of a network; raises ModelError where it is not a finite number."""
         return scored(self.task, network, split)
 
-    def note(self, name: str, network: nn.Module, **facts: Any) -> None:
-        """Put a network's accuracy and other facts to the last stage of that name."""
+    def note(self, name: str, network: nn.Module, **facts: Any) -> dict[str, Any]:
+        """Put a network's accuracy and other facts to the last stage of that name; returns that stage's record."""
         accuracy = self.accuracy(network)
         entry = next((s for s in reversed(self.stages) if s["name"] == name), None)
         if entry is None:
             entry = {"name": name, "seconds": 0.0}
             self.stages.append(entry)
         entry.update(accuracy_val=accuracy, **facts)
+        return entry
 
     def save_state(self) -> None:
         """Write the decisions made so far into the run folder."""

@@ -239,5 +239,6 @@ def _remove_more(
 def _note_removal(workplace: Workplace, shrunk: nn.Module, template: Template, removed: list[str]) -> None:
     """What accuracy the removal itself costs: dead channels and blocks out, nothing rounded or corrected."""
     bare, widths = bare_network(shrunk, workplace.task, template, removed)
-    drop = workplace.accuracy(shrunk) - workplace.accuracy(bare)
-    workplace.note("removal", bare, accuracy_drop=drop, widths=widths)
+    before = workplace.accuracy(shrunk)
+    stage = workplace.note("removal", bare, widths=widths)
+    stage["accuracy_drop"] = before - stage["accuracy_val"]
