@@ -16,6 +16,7 @@ from experiments.shared.pieces import Results, deadline_s, exit_code, run_pieces
 from experiments.shared.tables import mean_interval, table, with_interval, write_behind
 from rig.commands import optimize
 from rig.commands.options import OptimizeOptions, command_words
+from rig.compression.loop import STATE_VERSION
 from rig.errors import BadInputError
 from rig.output import Interrupted
 from rig.store.store import Store
@@ -121,6 +122,17 @@ def test_a_result_is_new_then_resumed_then_taken_from_the_store(asked):
     run.update(state="done")
     assert stored_runs.optimized(OPTIONS) == {"run_id": run.id}
     assert len(asked) == 2
+
+
+def test_a_run_that_another_version_of_the_loop_made_is_not_taken(asked):
+    run = Store().new_run("optimize", "virtual-pi4", argv=command_words("optimize", OPTIONS))
+    run.write_json("result.json", {"run_id": run.id})
+    run.update(state="done")
+    run.write_json("state.json", {"version": STATE_VERSION})
+    assert stored_runs.optimized(OPTIONS) == {"run_id": run.id}
+    run.write_json("state.json", {"version": STATE_VERSION - 1})
+    assert stored_runs.optimized(OPTIONS) == {"new": 1}
+    assert [options.resume for options, _ in asked] == [False]
 
 
 def test_a_studys_own_run_is_found_again_by_its_words(tmp_path):

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from peer_families import HAND_BASES
 
 from experiments.shared.pieces import Results, Row
+from rig.compression.loop import STATE_VERSION
 
 PRUNED = ("taylor", "magnitude")
 FLOPS = "morphnet-flops"
@@ -100,8 +101,8 @@ class Piece(NamedTuple):
 
     @property
     def words(self) -> list[str]:
-        """By which its run is found in the store; with other epochs it is another."""
-        return ["peers", *map(str, self), *map(str, self.plan.epochs)]
+        """By which its run is found in the store; with other epochs or another recipe of training it is another."""
+        return ["peers", *map(str, self), *map(str, self.plan.epochs), f"loop {STATE_VERSION}"]
 
 
 def pieces(

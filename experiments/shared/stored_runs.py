@@ -9,13 +9,15 @@ from dataclasses import replace
 from typing import Any
 
 from rig.commands.options import OptimizeOptions, command_words
+from rig.compression.loop import outdated
 from rig.store.store import Run, Store
 
 
 def runs_of(options: OptimizeOptions) -> list[dict[str, Any]]:
-    """Manifests of the runs of these options, the newest first."""
-    words = command_words("optimize", options)
-    return [m for m in reversed(Store().runs()) if m["command"] == "optimize" and m["argv"] == words]
+    """Manifests of the runs of these options, the newest first; not of those that another version of the loop made."""
+    words, store = command_words("optimize", options), Store()
+    known = [m for m in reversed(store.runs()) if m["command"] == "optimize" and m["argv"] == words]
+    return [manifest for manifest in known if not outdated(store.open_run(manifest["id"]))]
 
 
 def finished(options: OptimizeOptions) -> dict[str, Any] | None:

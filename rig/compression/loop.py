@@ -51,7 +51,7 @@ FIRST_MARGIN = 0.012  # of the active budget, left free for what prediction and 
 LAST_MARGIN = 0.02  # where no round is left to correct in
 PATIENCE_S = 1800.0  # for a device that somebody else holds, once training has been invested
 FROM_SCRATCH = "from scratch"
-STATE_VERSION = 4  # of state.json and of checkpoints; 1 had no methods, 2 no trials that train, 3 another fine-tuning
+STATE_VERSION = 5  # of state.json and checkpoints; 1: no methods, 2: no trials that train, 3, 4: other fine-tunings
 
 
 class Candidate(NamedTuple):
@@ -328,16 +328,25 @@ class Loop:
             )
 
 
+def outdated(run: Run) -> bool:
+    """Whether a run was begun by another version of the loop: what it found or keeps means something else today."""
+    kept = _kept(run)
+    begun = bool(kept) or (run.path / "stages").exists()
+    return begun and kept.get("version") != STATE_VERSION
+
+
+def _kept(run: Run) -> dict[str, Any]:
+    return dict(run.read_json("state.json")) if (run.path / "state.json").exists() else {}
+
+
 def _state_of(run: Run) -> dict[str, Any]:
     """The decisions kept so far; raises BadInputError where they are of an earlier version of the loop."""
-    kept = dict(run.read_json("state.json")) if (run.path / "state.json").exists() else {}
-    begun = bool(kept) or (run.path / "stages").exists()
-    if begun and kept.get("version") != STATE_VERSION:
+    if outdated(run):
         raise BadInputError(
             f"run {run.id} was begun by an earlier version of the loop, whose checkpoints mean something else",
             "leave --resume out; the trained baseline is found again",
         )
-    return {**kept, "version": STATE_VERSION}
+    return {**_kept(run), "version": STATE_VERSION}
 
 
 def finetune_rate(network: nn.Module, steps: float) -> float:
