@@ -65,7 +65,7 @@ class Variant(NamedTuple):
 
 
 VARIANTS = {
-    "full": Variant("fashion-mnist", "resnet20", (6, 3, 7), (50, 30), (0, 1, 2, 3, 4), None),
+    "full": Variant("fashion-mnist", "resnet20", (6, 2, 8), (50, 30), (0, 1, 2, 3, 4), None),
     "tiny": Variant("digits", "resnet8", (1, 2, 1), (80,), (0,), 1),
 }
 
