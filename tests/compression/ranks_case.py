@@ -40,7 +40,7 @@ def case(dying: bool = False) -> Task:
 
     def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         nonlocal calls
-        calls += 1
+        calls += outputs.requires_grad  # a teacher's answers have none
         last = distributed.rank() == distributed.ranks() - 1
         if dying and calls == 3 and last:
             os._exit(9)

@@ -9,6 +9,7 @@ from torch import nn
 
 from rig.compression.tasks import Task
 from rig.compression.training import TEMPERATURE, TrainingPlan, distilled, train
+from rig.compression.training.losses import loss_of
 
 INPUTS = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
 TARGETS = torch.zeros(64, dtype=torch.long)
@@ -53,3 +54,18 @@ def test_a_student_learns_what_the_targets_do_not_say_from_logits_only(logits):
     gap = float(answers[1] - answers[2])
     assert (gap > 1.0) is logits
     assert not any(parameter.grad is not None for parameter in teacher.parameters())
+
+
+@pytest.mark.parametrize(("wrong_by", "listened_to"), [(-4.0, True), (0.0, False), (4.0, False)])
+def test_a_teacher_is_listened_to_where_it_answers_better(wrong_by, listened_to):
+    """The student is even between three classes; the teacher is for, or against, what is not the target."""
+    teacher, student = nn.Linear(4, 3), nn.Linear(4, 3)
+    with torch.no_grad():
+        for network in (teacher, student):
+            network.weight.zero_()
+            network.bias.zero_()
+        teacher.bias[1] = wrong_by
+    plan, batch = TrainingPlan(1), (INPUTS, TARGETS)
+    taught = loss_of(student, task(True), plan, batch, torch.float32, teacher)
+    alone = loss_of(student, task(True), plan, batch, torch.float32)
+    assert (float((taught - alone).detach().abs()) > 0.1) is listened_to

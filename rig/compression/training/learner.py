@@ -70,7 +70,7 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         own, share = self.part(batch)
-        loss = loss_of(self._joined, self.task, self.plan, own, dtype, self.teacher)
+        loss = loss_of(self._joined, self.task, self.plan, own, dtype, self.teacher, share)
         if distributed.ranks() > 1:
             loss = loss * share
         seen = float(distributed.total(loss.detach())) / distributed.ranks()

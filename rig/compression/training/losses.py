@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rig.compression import distributed
 from rig.compression.tasks import Task
 from rig.compression.training.plan import TrainingPlan
 from rig.errors import ModelError
@@ -37,8 +38,15 @@ def loss_of(
     batch: tuple[Tensor, Tensor],
     precision: torch.dtype,
     teacher: nn.Module | None = None,
+    share: float = 1.0,
 ) -> Tensor:
-    """The loss of a batch, a scalar tensor; only a task whose outputs are logits is smoothed and taught."""
+    """The loss of a batch, a scalar tensor; only a task whose outputs are logits is smoothed and taught.
+
+    A teacher is listened to on batches that it answers better itself: one that was trained less than its student is
+    going to be holds it down otherwise (experiments/peers/README.md, "So far").
+
+    share: the factor by which this rank's loss counts in the mean over the ranks, who decide together.
+    """
     inputs, targets = batch
     with torch.autocast(inputs.device.type, torch.bfloat16, enabled=precision is torch.bfloat16):
         outputs = network(inputs)
@@ -51,11 +59,17 @@ def loss_of(
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         given = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
         raise ModelError(f"loss(outputs, targets) of the task {task.name} gave {given}", "it must give a scalar tensor")
+    behind = 0.0 if taught is None else _behind(loss.detach(), task.loss(taught, targets), share)
     if plan.label_smoothing and task.logits:
         loss = smoothed(loss, outputs, plan.label_smoothing)
-    if taught is not None:
+    if taught is not None and behind > 0.0:
         loss = (1 - TAUGHT_SHARE) * loss + TAUGHT_SHARE * distilled(outputs, taught)
     return loss
+
+
+def _behind(loss: Tensor, of_teacher: Tensor, share: float) -> float:
+    """How much larger a student's loss is than its teacher's, over the batch of all ranks."""
+    return float(distributed.total((loss - of_teacher) * share))
 
 
 def placed(batch: tuple[Tensor, Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
