@@ -30,6 +30,8 @@ from rig.compression.tasks import Task
 ALIGNMENTS = (1, 8)  # channels that a uniform or pruned width is a multiple of
 HAND_ALIGNMENT = 16
 HAND_BASES = ("hand-0", "hand-1", "hand-2")
+TAUGHT = "-taught"
+HAND_TAUGHT = tuple(base + TAUGHT for base in HAND_BASES)  # the same networks, with a teacher
 MULTIPLIERS = np.round(np.arange(0.10, 1.501, 0.05), 2)
 MOST_FREE_STAGES = 3  # beyond that, stages are widened together
 MOST_PRUNED = 0.99  # of all channels, at its last step
@@ -216,6 +218,7 @@ def pool_of(
     """All candidates of a peer that is found without training, priced."""
     if peer == "uniform":
         return priced(uniform(template, tables.largest), template, tables, quantity)
-    if peer in HAND_BASES:
-        return priced(hand_picked(template, tables.largest, peer), template, tables, quantity)
+    if peer in (*HAND_BASES, *HAND_TAUGHT):
+        base = peer.removesuffix(TAUGHT)
+        return priced(hand_picked(template, tables.largest, base), template, tables, quantity)
     return priced(iter(ladder), template, tables, quantity)

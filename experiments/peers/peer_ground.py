@@ -42,7 +42,7 @@ class Ground:
 
     def __init__(self, device: str, network: str, variant: str) -> None:
         self.size = VARIANTS[variant]
-        self.epochs = next(one.epochs for one in self.size.networks if one.name == network)
+        self.plan = next(one for one in self.size.networks if one.name == network)
         self.quantity = COUNTED[device]
         self.place = PLACE[self.quantity]
         self.profile = load_profile(device)
@@ -62,7 +62,7 @@ class Ground:
 
     def settings(self, seed: int, **fields: Any) -> Settings:
         """What ``rig optimize`` would be asked; ``limits`` are those of the counted cost unless given."""
-        baseline, search, finetune = self.epochs
+        baseline, search, finetune = self.plan.epochs
         usual = (parse_limit(LIMITED[self.quantity], "50%"),)
         return Settings(
             limits=fields.pop("limits", usual),
@@ -77,20 +77,31 @@ class Ground:
 
     # --- baselines --------------------------------------------------------------------------------------------------
 
-    def baseline(self, seed: int) -> nn.Module:
-        """The trained baseline of a seed, the same that ``rig optimize`` starts from; trained if it is not there."""
-        plan = TrainingPlan(self.epochs[0], seed=seed)
-        checkpoint = self.run.path / "stages" / f"baseline-{seed}.pt"
+    def reference(self, seed: int) -> nn.Module:
+        """The trained baseline of a seed that every row is compared with; trained if it is not there."""
+        return self._baseline(seed, self.plan.reference)
+
+    def start(self, seed: int) -> nn.Module:
+        """The shorter trained baseline that is cut, the same that ``rig optimize`` starts from."""
+        return self._baseline(seed, self.plan.epochs[0])
+
+    def _baseline(self, seed: int, epochs: int) -> nn.Module:
+        plan = TrainingPlan(epochs, seed=seed)
+        checkpoint = self.run.path / "stages" / f"baseline-{epochs}-{seed}.pt"
         return trained_baseline(
             self.task, plan, Store().root / "baselines", lambda net: _train(net, self, plan, checkpoint)
         )
 
-    def baseline_onnx(self, seed: int) -> Path:
-        """The trained baseline, exported."""
+    def reference_onnx(self, seed: int) -> Path:
+        """The reference, exported."""
         path = self.run.path / "artifacts" / f"baseline-{seed}.onnx"
         if not path.exists():
-            export.save_checked(self.baseline(seed), self.task.input_shape, path)
+            export.save_checked(self.reference(seed), self.task.input_shape, path)
         return path
+
+    def accuracies(self, network: nn.Module, name: str) -> dict[str, float]:
+        """A row's two accuracies of a network; the test set is used here."""
+        return {f"{name}_{split}": self.task.evaluate(network, split) for split in ("val", "test")}
 
     # --- measuring --------------------------------------------------------------------------------------------------
 

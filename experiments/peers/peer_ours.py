@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from equal_cost import interval, is_void
+from peer_ground import ground_of
 from peer_pieces import LIMITED, VARIANTS, Piece
 
 from experiments.shared.pieces import Row
@@ -15,7 +16,9 @@ from rig.units import Quantity
 
 def ours(piece: Piece) -> Row:
     """The row of a ``rig optimize`` run: finished earlier, resumed, or new."""
-    return our_row(piece, optimized(options_of(piece)))
+    ground = ground_of(piece.device, piece.network, piece.variant)
+    reference = ground.reference(piece.seed)
+    return our_row(piece, optimized(options_of(piece)), ground.accuracies(reference, "baseline"))
 
 
 def options_of(piece: Piece) -> OptimizeOptions:
@@ -28,8 +31,11 @@ def options_of(piece: Piece) -> OptimizeOptions:
     )
 
 
-def our_row(piece: Piece, result: dict[str, Any]) -> Row:
-    """What the comparison needs of a result of ``rig optimize``; the share is of the confirmation's turns."""
+def our_row(piece: Piece, result: dict[str, Any], reference: Row) -> Row:
+    """What the comparison needs of a result of ``rig optimize``; the share is of the confirmation's turns.
+
+    reference: accuracies of the baseline that every row is compared with; the run's own had fewer epochs.
+    """
     before, after = result["baseline"], result["result"]
     used = Quantity.from_json(result["usage"][LIMITED[piece.quantity]])
     share = used.scaled(piece.goal)
@@ -42,8 +48,7 @@ def our_row(piece: Piece, result: dict[str, Any]) -> Row:
         "planned": None,
         "aligned": None,
         "modes": None,
-        "baseline_val": stages["baseline"]["accuracy_val"],
-        "baseline_test": before["accuracy_test"]["value"],
+        **reference,
         "result_val": stages["fine-tune"]["accuracy_val"],
         "result_test": after["accuracy_test"]["value"],
         "images": after["accuracy_test"]["n"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from peer_families import HAND_BASES
+from peer_families import HAND_BASES, HAND_TAUGHT
 
 from experiments.shared.pieces import Results, Row
 from rig.compression.loop import STATE_VERSION
@@ -13,7 +13,8 @@ from rig.compression.loop import STATE_VERSION
 PRUNED = ("taylor", "magnitude")
 FLOPS = "morphnet-flops"
 OURS = ("morphnet", "allocate")
-PEERS = ("uniform", *HAND_BASES, *PRUNED, FLOPS, *OURS)
+PEERS = ("uniform", *HAND_BASES, *HAND_TAUGHT, *PRUNED, FLOPS, *OURS)
+BY_HAND = (*HAND_BASES, *HAND_TAUGHT)
 COUNTED = {"local": "latency_s", "virtual-pi4": "energy_active_j"}  # the cost that is made equal on each device
 LIMITED = {"latency_s": "latency", "energy_active_j": "energy"}  # how rig optimize is asked for it
 SHOWN = {"latency_s": "seconds", "energy_active_j": "active joules"}
@@ -21,11 +22,16 @@ PLACE = {"latency_s": 0, "energy_active_j": 1}  # among the four totals of a net
 
 
 class Network(NamedTuple):
-    """A network of the study. ``hand``: whether there is a family that a person would pick from; ``epochs``: baseline,
-    search, fine-tuning of ours (from scratch gets their sum)."""
+    """A network of the study.
+
+    hand: whether there is a family that a person would pick from; reference: epochs of the baseline that every row is
+    compared with, which no method's epochs are; epochs: of ours, the network to be cut, search and fine-tuning (from
+    scratch gets their sum).
+    """
 
     name: str
     hand: bool
+    reference: int
     epochs: tuple[int, int, int]
 
     @property
@@ -54,10 +60,10 @@ VARIANTS = {
     "full": Variant(
         "fashion-mnist",
         (
-            Network("resnet20", True, (6, 2, 8)),
-            Network("mobilenetv2-0.5", True, (3, 2, 3)),
-            Network("vgg16-0.25", False, (6, 2, 8)),
-            Network("densenet22", False, (6, 2, 8)),
+            Network("resnet20", True, 6, (2, 1, 13)),
+            Network("mobilenetv2-0.5", True, 3, (2, 1, 5)),
+            Network("vgg16-0.25", False, 6, (2, 1, 13)),
+            Network("densenet22", False, 6, (2, 1, 13)),
         ),
         (50, 30, 15),
         (0, 1, 2, 3, 4),
@@ -65,7 +71,7 @@ VARIANTS = {
         (4, 8),
         100,
     ),
-    "tiny": Variant("digits", (Network("resnet8", True, (1, 2, 1)),), (80,), (0,), 3, (3, 3), 25),
+    "tiny": Variant("digits", (Network("resnet8", True, 2, (1, 2, 1)),), (80,), (0,), 3, (3, 3), 25),
 }
 
 
@@ -102,7 +108,8 @@ class Piece(NamedTuple):
     @property
     def words(self) -> list[str]:
         """By which its run is found in the store; with other epochs or another recipe of training it is another."""
-        return ["peers", *map(str, self), *map(str, self.plan.epochs), f"loop {STATE_VERSION}"]
+        epochs = map(str, (self.plan.reference, *self.plan.epochs))
+        return ["peers", *map(str, self), *epochs, f"loop {STATE_VERSION}"]
 
 
 def pieces(
@@ -125,7 +132,7 @@ def pieces(
         for seed in size.seeds
         if seeds is None or seed in seeds
         for peer in PEERS
-        if (peers is None or peer in peers) and (network.hand or peer not in HAND_BASES)
+        if (peers is None or peer in peers) and (network.hand or peer not in BY_HAND)
     ]
 
 

@@ -5,8 +5,8 @@
     morphnet-flops        baseline shrunk by FLOPs ──► the FLOPs limit that measures right ──► fine-tuned ─┘ beside the
     morphnet, allocate    ``rig optimize`` on the device's own cost, as a person would run it            baseline
 
-The baseline teaches every network in its last training (distillation, as in ``rig optimize``); those from scratch get
-it without its epochs being counted.
+What was cut is taught by the network it was cut from (distillation, as in ``rig optimize``), whose epochs are counted.
+Those from scratch have no teacher, but in the rows ``hand-*-taught``: there the reference teaches, and is not counted.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from equal_cost import Candidate, Look, Priced, dearer, find_equal, interval, is_void, off, two_modes
-from peer_families import HAND_BASES, like_published, pool_of, priced, pruned_ladder, weights_at
+from peer_families import HAND_TAUGHT, like_published, pool_of, priced, pruned_ladder, weights_at
 from peer_ground import Ground, ground_of, run_of
 from peer_ours import ours
-from peer_pieces import FLOPS, OURS, PRUNED, Piece
+from peer_pieces import BY_HAND, FLOPS, OURS, PRUNED, Piece
 from torch import nn
 
 from experiments.shared.pieces import Row
@@ -83,14 +83,14 @@ def plan_of(piece: Piece) -> Plan:
     if piece.peer in PRUNED:
         ladder = [candidate for candidate, _ in ladder_of(piece, ground)]
     pool = pool_of(piece.peer, survey.template, survey.tables, ground.place, ladder)
-    preference = like_published(survey.template) if piece.peer in HAND_BASES else None
+    preference = like_published(survey.template) if piece.peer in BY_HAND else None
     return _planned(piece, ground, run, find_equal(pool, ground.look, piece.goal, ground.size.looks, preference))
 
 
 def ladder_of(piece: Piece, ground: Ground) -> Iterator[tuple[Candidate, dict[str, Any]]]:
-    """torch-pruning's steps down from the baseline of a piece; the same each time."""
-    baseline, steps = ground.baseline(piece.seed), ground.size.prune_steps
-    return pruned_ladder(baseline, ground.task, ground.survey.template, piece.peer, piece.seed, steps)
+    """torch-pruning's steps down from the network of a piece that is cut; the same each time."""
+    start, steps = ground.start(piece.seed), ground.size.prune_steps
+    return pruned_ladder(start, ground.task, ground.survey.template, piece.peer, piece.seed, steps)
 
 
 def _planned(piece: Piece, ground: Ground, run: Run, looks: list[Look]) -> Plan:
@@ -127,9 +127,8 @@ def row_of(piece: Piece, progress: Any = None) -> Row:
             state,
             lambda kept: run.write_json("state.json", plain(kept)),
         )
-        baseline = ground.baseline(piece.seed)
         if piece.peer == FLOPS:
-            network, plan = by_flops(piece, ground, run, workplace, baseline)
+            network, plan = by_flops(piece, ground, run, workplace)
         else:
             plan = plan_of(piece)
             network = start_of(piece, ground, plan)
@@ -140,9 +139,9 @@ def row_of(piece: Piece, progress: Any = None) -> Row:
                 network,
                 last_training(piece, network, workplace.per_epoch),
                 workplace.checkpoint("last"),
-                teacher=baseline,
+                teacher=teacher_of(piece, ground),
             )
-        row = checked(piece, ground, run, network, plan, baseline, worthwhile)
+        row = checked(piece, ground, run, network, plan, worthwhile)
     run.update(state="done")
     return {**row, "seconds": sum(one["seconds"] for one in workplace.state.get("trained", {}).values())}
 
@@ -160,6 +159,13 @@ def last_training(piece: Piece, network: nn.Module, per_epoch: int) -> TrainingP
     return TrainingPlan(epochs, finetune_rate(network, finetune * per_epoch), seed=seed)
 
 
+def teacher_of(piece: Piece, ground: Ground) -> nn.Module | None:
+    """Who teaches in the last training."""
+    if piece.peer in HAND_TAUGHT:
+        return ground.reference(piece.seed)
+    return ground.start(piece.seed) if piece.peer in (*PRUNED, FLOPS) else None
+
+
 def start_of(piece: Piece, ground: Ground, plan: Plan) -> nn.Module:
     """What the last training starts from: fresh weights, or those that torch-pruning left."""
     torch.manual_seed(piece.seed)
@@ -169,9 +175,7 @@ def start_of(piece: Piece, ground: Ground, plan: Plan) -> nn.Module:
     return network
 
 
-def by_flops(
-    piece: Piece, ground: Ground, run: Run, workplace: Workplace, baseline: nn.Module
-) -> tuple[nn.Module, Plan]:
+def by_flops(piece: Piece, ground: Ground, run: Run, workplace: Workplace) -> tuple[nn.Module, Plan]:
     """MorphNet with FLOPs for its resource, and the FLOPs limit at which its network measures the wanted cost.
 
     The search aims at the FLOPs of the uniform network of the wanted cost; what is chosen from it is measured.
@@ -181,7 +185,7 @@ def by_flops(
     macs_share = min(uniform, key=lambda one: abs(off(one.predicted, piece.goal))).macs / float(survey.measured[2])
     limit = Limit("flops", "FLOP", None, macs_share)
     budget = resolve([limit], None, survey.idle_power_w, survey.measured)
-    found = method.search(workplace, baseline, survey, budget)
+    found = method.search(workplace, ground.start(piece.seed), survey, budget)
     if (run.path / "plan.json").exists():
         plan = Plan.from_json(run.read_json("plan.json"))
     else:
@@ -211,10 +215,8 @@ def _flops_pool(method: Any, found: Any, ground: Ground, budget: Any, goal: floa
 # --- the trained network ------------------------------------------------------------------------------------------
 
 
-def checked(
-    piece: Piece, ground: Ground, run: Run, network: nn.Module, plan: Plan, baseline: nn.Module, trained: bool
-) -> Row:
-    """The row: cost of the trained network beside the trained baseline, and accuracies; the test set is used once.
+def checked(piece: Piece, ground: Ground, run: Run, network: nn.Module, plan: Plan, trained: bool) -> Row:
+    """The row: cost of the trained network beside the trained reference, and accuracies; the test set is used once.
 
     A network that was not worth training is void as it stands.
     """
@@ -224,7 +226,7 @@ def checked(
         path = run.path / "artifacts" / "trained.onnx"
         if not path.exists():
             export.save_checked(network, task.input_shape, path)
-        networks = {"baseline": ground.baseline_onnx(piece.seed), "result": path}
+        networks = {"baseline": ground.reference_onnx(piece.seed), "result": path}
         before, after = ground.in_turn(ground.bench_of(run), networks, "check", size.rounds[1])
         share = compare(before, after, piece.quantity)
         modes = two_modes(after, before)
@@ -241,10 +243,8 @@ def checked(
         "planned": interval(plan.share),
         "aligned": interval(plan.aligned),
         "modes": modes,
-        "baseline_val": task.evaluate(baseline, "val"),
-        "baseline_test": task.evaluate(baseline, "test"),
-        "result_val": task.evaluate(network, "val") if trained else None,
-        "result_test": task.evaluate(network, "test") if trained else None,
+        **ground.accuracies(ground.reference(piece.seed), "baseline"),
+        **(ground.accuracies(network, "result") if trained else {"result_val": None, "result_test": None}),
         "images": task.test_count,
         "epochs": piece.plan.total_epochs,
         "macs_share": float(totals[2]) / seed_macs,

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from equal_cost import dearer
-from peer_families import HAND_BASES
-from peer_pieces import COUNTED, OURS, PEERS, SHOWN, VARIANTS, results_in
+from peer_families import HAND_BASES, HAND_TAUGHT
+from peer_pieces import COUNTED, OURS, SHOWN, VARIANTS, results_in
 
 from experiments.shared.pieces import Row
 from experiments.shared.tables import NOT_MEASURED, mean_interval, table, with_interval, write_behind
 
+FAMILIES = {"hand": HAND_BASES, "hand-taught": HAND_TAUGHT}  # lines of the best of each seed
 MARK = "<!-- tables: python experiments/peers/peers.py table -->"
 NAMES = {
     "uniform": "uniform width, from scratch",
@@ -20,6 +21,10 @@ NAMES = {
     "hand-1": "by hand, a block fewer a stage (ResNet-14)",
     "hand-2": "by hand, two blocks fewer a stage (ResNet-8)",
     "hand": "best by hand (validation)",
+    "hand-0-taught": "… full depth, with a teacher that is not counted",
+    "hand-1-taught": "… a block fewer a stage, likewise",
+    "hand-2-taught": "… two blocks fewer a stage, likewise",
+    "hand-taught": "best of these (validation)",
     "taylor": "torch-pruning, global Taylor",
     "magnitude": "torch-pruning, global magnitude",
     "morphnet-flops": "MorphNet on FLOPs",
@@ -33,26 +38,21 @@ def change(row: Row) -> float:
     return 100.0 * (row["result_test"] - row["baseline_test"])
 
 
-def best_by_hand(rows: Sequence[Row]) -> list[Row]:
-    """Of each seed the hand-picked network that validates best, as a row of a method of its own."""
-    best: dict[int, Row] = {}
+def best_by_hand(rows: Sequence[Row], name: str = "hand") -> list[Row]:
+    """Of each seed the hand-picked network that validates best, as a row of a method of its own; of one of FAMILIES."""
+    tried: dict[int, list[Row]] = {}
     for row in rows:
-        if row["peer"] in HAND_BASES and not row["void"]:
-            known = best.get(row["seed"])
-            if known is None or row["result_val"] > known["result_val"]:
-                best[row["seed"]] = row
-    # What it took to find the best is what all of the family took.
-    spent = {
-        seed: [r for r in rows if r["peer"] in HAND_BASES and r["seed"] == seed and not r["void"]] for seed in best
-    }
+        if row["peer"] in FAMILIES[name] and not row["void"]:
+            tried.setdefault(row["seed"], []).append(row)
     return [
         {
-            **row,
-            "peer": "hand",
-            "epochs": sum(r["epochs"] for r in spent[seed]),
-            "seconds": sum(r["seconds"] for r in spent[seed]),
+            **max(own, key=lambda row: float(row["result_val"])),
+            "peer": name,
+            # What it took to find the best is what all of the family took.
+            "epochs": sum(row["epochs"] for row in own),
+            "seconds": sum(row["seconds"] for row in own),
         }
-        for seed, row in sorted(best.items())
+        for _, own in sorted(tried.items())
     ]
 
 
@@ -80,8 +80,8 @@ def told_void(row: Row, by_peer: Mapping[str, Sequence[Row]]) -> str:
 
 def summary(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """One line for each method of a device, network and budget."""
-    rows = [*rows, *best_by_hand(rows)]
-    by_peer = {peer: [r for r in rows if r["peer"] == peer] for peer in (*PEERS[:4], "hand", *PEERS[4:])}
+    rows = [*rows, *(row for name in FAMILIES for row in best_by_hand(rows, name))]
+    by_peer = {peer: [r for r in rows if r["peer"] == peer] for peer in NAMES}
     lines = []
     for peer, own in by_peer.items():
         if not own:

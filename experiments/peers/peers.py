@@ -55,7 +55,7 @@ def measure_first(chosen: list[Piece], until_s: float) -> int:
     for device, network, seed, variant in dict.fromkeys((p.device, p.network, p.seed, p.variant) for p in chosen):
         pruned = any(p.peer in PRUNED and (p.device, p.network, p.seed) == (device, network, seed) for p in chosen)
         if pruned and time.monotonic() < until_s:
-            ground_of(device, network, variant).baseline(seed)
+            ground_of(device, network, variant).start(seed)
     for piece in chosen:
         if piece.peer in (*OURS, FLOPS) or time.monotonic() > until_s:
             continue  # their networks are found in training
