@@ -11,7 +11,8 @@ from torch import nn
 from rig.compression.networks import build
 from rig.compression.tasks import accuracy, load_task
 
-BATCHES = {"train": 20, "val": 1, "test": 1}  # of 128 and 500 images
+BATCHES = {"train": 20, "val": 1, "test": 1}  # of the whole task's
+IMAGES = {"train": 32, "val": 500, "test": 500}  # of each
 
 _whole = load_task("fashion-mnist", "resnet20")
 loss = F.cross_entropy
@@ -24,8 +25,9 @@ def model(widths: Mapping[str, int] | None = None) -> nn.Module:
 
 
 def loaders(split: str) -> list:
-    """The first batches of a split."""
-    return list(itertools.islice(iter(_whole.loaders(split)), BATCHES[split]))
+    """A part of each of the first batches of a split."""
+    first = itertools.islice(iter(_whole.loaders(split)), BATCHES[split])
+    return [(inputs[: IMAGES[split]], targets[: IMAGES[split]]) for inputs, targets in first]
 
 
 def evaluate(network: nn.Module, split: str) -> float:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from rig.compression.choosing import recovery as recovery_module
 from rig.compression.choosing.importance import IMPORTANCES
 from rig.compression.choosing.recovery import STATISTICS_BATCHES, Recovery
 from rig.compression.choosing.steering import measured_scores
@@ -63,6 +64,13 @@ def test_little_data_is_gone_through_again(task) -> None:
     assert len(Recovery(task, steps=10).batches) == 10
 
 
+def test_large_batches_are_not_all_kept_but_come_again(network, task, monkeypatch) -> None:
+    monkeypatch.setattr(recovery_module, "KEPT_BYTES", 1)
+    recovery, steps = Recovery(task, steps=10), []
+    recovery(copy.deepcopy(network), lambda: steps.append(1))
+    assert (len(recovery.batches), len(steps)) == (STATISTICS_BATCHES, 10)
+
+
 def test_data_without_a_batch_is_said(task) -> None:
     with pytest.raises(ModelError, match="yields no batch"):
         Recovery(task._replace(loaders=lambda split: []))
@@ -78,17 +86,11 @@ def test_every_network_gets_the_same_batches(network, task) -> None:
 
 def test_an_annealed_recovery_ends_with_small_steps(network, task) -> None:
     recovery = Recovery(task, steps=8)
-    every = recovery.batches
-
-    def weights_after(steps: int) -> torch.Tensor:
-        trial = copy.deepcopy(network)
-        recovery.batches = every[:steps]
-        recovery(trial)
-        return trial.conv1.weight.detach()
-
     last_step = {}
     for recovery.annealed in (False, True):
-        last_step[recovery.annealed] = float((weights_after(8) - weights_after(7)).norm())
+        trial, seen = copy.deepcopy(network), []
+        recovery(trial, lambda seen=seen, trial=trial: seen.append(trial.conv1.weight.detach().clone()))
+        last_step[recovery.annealed] = float((seen[7] - seen[6]).norm())
     assert last_step[True] < 0.5 * last_step[False]
 
 

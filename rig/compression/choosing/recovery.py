@@ -29,6 +29,7 @@ from rig.compression.training.losses import finite_gradients, loss_of, make_opti
 
 STEPS = 5  # of training; from 5 to 10 the order of what is lost hardly changes any more
 STATISTICS_BATCHES = 5
+KEPT_BYTES = 2**30  # of batches; beyond that, those that are kept come again
 RATE, PLAIN_RATE = 0.02, 0.005  # of learning, with batch-norms and without
 
 
@@ -45,12 +46,19 @@ class Recovery:
         self.annealed = annealed
         self.device = distributed.device()
         self.batches: list[tuple[Tensor, Tensor]] = []
-        while not self.batches or len(self.batches) < steps:  # a pass over little data may be too short
-            wanted = itertools.islice(iter(task.loaders("train")), max(STATISTICS_BATCHES, steps) - len(self.batches))
-            drawn = [checked(batch, "train", task.name) for batch in wanted]
-            if not drawn:
+        while not self.batches or (len(self.batches) < steps and not self._full()):  # a pass may be too short
+            before = len(self.batches)
+            for batch in itertools.islice(iter(task.loaders("train")), max(STATISTICS_BATCHES, steps) - before):
+                self.batches.append(checked(batch, "train", task.name))
+                if self._full():
+                    break
+            if len(self.batches) == before:
                 raise no_batch(task.name, "train")
-            self.batches += drawn
+
+    def _full(self) -> bool:
+        """Whether the batches take as much memory as they may: large images, many steps."""
+        kept = sum(values.nbytes for batch in self.batches for values in batch)
+        return len(self.batches) >= STATISTICS_BATCHES and kept >= KEPT_BYTES
 
     def __call__(self, network: nn.Module, hold: Callable[[], None] | None = None) -> bool:
         """Let a network recover, in place, and leave it in evaluation mode on the device that trains.
@@ -65,7 +73,7 @@ class Recovery:
         plan = TrainingPlan(1.0, RATE if has_norms(network) else PLAIN_RATE)
         optimizer = make_optimizer(network.train(), plan)
         stayed = True
-        for step, batch in enumerate(self.batches[: self.steps]):
+        for step, batch in enumerate(itertools.islice(itertools.cycle(self.batches), self.steps)):
             if self.annealed:
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate_at(step, self.steps, plan)
