@@ -9,7 +9,7 @@ from torch import nn
 
 from rig.compression.tasks import Task
 from rig.compression.training import TEMPERATURE, TrainingPlan, distilled, train
-from rig.compression.training.losses import loss_of
+from rig.compression.training.losses import answers_of, loss_of
 
 INPUTS = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
 TARGETS = torch.zeros(64, dtype=torch.long)
@@ -66,6 +66,6 @@ def test_a_teacher_is_listened_to_where_it_answers_better(wrong_by, listened_to)
             network.bias.zero_()
         teacher.bias[1] = wrong_by
     plan, batch = TrainingPlan(1), (INPUTS, TARGETS)
-    taught = loss_of(student, task(True), plan, batch, torch.float32, teacher)
+    taught = loss_of(student, task(True), plan, batch, torch.float32, answers_of(teacher, INPUTS, torch.float32))
     alone = loss_of(student, task(True), plan, batch, torch.float32)
     assert (float((taught - alone).detach().abs()) > 0.1) is listened_to

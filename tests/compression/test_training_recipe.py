@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 from training_cases import batches, fresh, small_task, values
 
-from rig.compression.training import TrainingPlan, load_state, train
+from rig.compression.training import TrainingPlan, load_state, precision, train
 from rig.compression.training.losses import smoothed
 from rig.compression.training.mirror import Mirror
 from rig.compression.training.precision import DTYPES, GAIN, choose, step_times_s
@@ -137,6 +137,23 @@ def test_the_precision_that_was_measured_is_recorded_and_kept(tmp_path):
     again = train(fresh(), small_task(), TrainingPlan(1, 0.05), checkpoint=path)
     assert again.facts["step_s"] == trained.facts["step_s"]
     assert train(fresh(), small_task(), PLAN).facts["step_s"] is None
+
+
+def test_a_teacher_answers_in_the_precision_that_is_faster_for_it(monkeypatch, tmp_path):
+    monkeypatch.setattr(precision, "answer_times_s", lambda teacher, inputs: {"float32": 2.0, "bfloat16": 1.0})
+    monkeypatch.setattr(precision, "step_times_s", lambda *given: {"float32": 1.0, "bfloat16": 2.0})
+    teacher, network, path = fresh(2), fresh(), tmp_path / "one.pt"
+    seen = {"teacher": set(), "student": set()}
+    for name, module in (("teacher", teacher), ("student", network)):
+        module.register_forward_hook(lambda *_, own=seen[name]: own.add(torch.is_autocast_enabled("cpu")))
+    facts = train(network, small_task(), TrainingPlan(1, 0.05), checkpoint=path, teacher=teacher).facts
+    assert (facts["precision"], facts["teacher_precision"]) == ("float32", "bfloat16")
+    assert seen == {"teacher": {True}, "student": {False}}
+    monkeypatch.setattr(precision, "choose", lambda times_s: pytest.fail("it was chosen before"))
+    again = train(fresh(), small_task(), TrainingPlan(2, 0.05), checkpoint=path, teacher=teacher).facts
+    assert again["teacher_precision"] == load_state(path)["teacher_precision"] == "bfloat16"
+    assert train(fresh(), small_task(), PLAN, teacher=teacher).facts["teacher_precision"] == "float32"
+    assert train(fresh(), small_task(logits=False), PLAN, teacher=teacher).facts["teacher_precision"] is None
 
 
 def test_a_checkpoint_of_an_earlier_version_is_taken_up(tmp_path):

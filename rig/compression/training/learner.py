@@ -20,7 +20,7 @@ from rig.compression.tasks import Task
 from rig.compression.training import synced_norms
 from rig.compression.training.averaging import averaged, take_average
 from rig.compression.training.failures import NotFinite
-from rig.compression.training.losses import finite_gradients, loss_of, make_optimizer, placed
+from rig.compression.training.losses import answers_of, finite_gradients, loss_of, make_optimizer, placed
 from rig.compression.training.mirror import Mirror
 from rig.compression.training.plan import TrainingPlan
 from rig.errors import ModelError
@@ -37,9 +37,10 @@ class Learner:
         self.task = task
         self.plan = plan
         self.device = distributed.device()
-        self.teacher = teacher
-        if teacher is not None:
-            teacher.to(self.device, memory_format=torch.channels_last).eval()
+        self.teacher = teacher if task.logits else None
+        self.teacher_dtype = torch.float32  # what it answers in
+        if self.teacher is not None:
+            self.teacher.to(self.device, memory_format=torch.channels_last).eval()
         self.table: dict[str, int] = {}
         self.build = builder_of(network, task.model, torch.zeros(1, *task.input_shape))
         self._use(network)
@@ -70,7 +71,8 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         own, share = self.part(batch)
-        loss = loss_of(self._joined, self.task, self.plan, own, dtype, self.teacher, share)
+        taught = None if self.teacher is None else answers_of(self.teacher, own[0], self.teacher_dtype)
+        loss = loss_of(self._joined, self.task, self.plan, own, dtype, taught, share)
         if distributed.ranks() > 1:
             loss = loss * share
         seen = float(distributed.total(loss.detach())) / distributed.ranks()

@@ -37,24 +37,20 @@ def loss_of(
     plan: TrainingPlan,
     batch: tuple[Tensor, Tensor],
     precision: torch.dtype,
-    teacher: nn.Module | None = None,
+    taught: Tensor | None = None,
     share: float = 1.0,
 ) -> Tensor:
-    """The loss of a batch, a scalar tensor; only a task whose outputs are logits is smoothed and taught.
+    """The loss of a batch, a scalar tensor; only a task whose outputs are logits is smoothed, or taught by its callers.
 
-    A teacher is listened to on batches that it answers better itself: one that was trained less than its student is
+    The teacher is listened to on batches that it answers better itself: one that was trained less than its student is
     going to be holds it down otherwise (experiments/peers/README.md, "So far").
 
-    share: the factor by which this rank's loss counts in the mean over the ranks, who decide together.
+    taught: what a teacher answers, logits of the outputs' shape; share: the factor by which this rank's loss counts in
+    the mean over the ranks, who decide together.
     """
     inputs, targets = batch
     with torch.autocast(inputs.device.type, torch.bfloat16, enabled=precision is torch.bfloat16):
-        outputs = network(inputs)
-        taught = None
-        if teacher is not None and task.logits:
-            with torch.no_grad():
-                taught = teacher(inputs).float()
-    outputs = outputs.float()
+        outputs = network(inputs).float()
     loss = task.loss(outputs, targets)
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         given = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
@@ -65,6 +61,14 @@ def loss_of(
     if taught is not None and behind > 0.0:
         loss = (1 - TAUGHT_SHARE) * loss + TAUGHT_SHARE * distilled(outputs, taught)
     return loss
+
+
+@torch.no_grad()
+def answers_of(teacher: nn.Module, inputs: Tensor, precision: torch.dtype) -> Tensor:
+    """A teacher's outputs for a batch of inputs, float32."""
+    with torch.autocast(inputs.device.type, torch.bfloat16, enabled=precision is torch.bfloat16):
+        answers: Tensor = teacher(inputs)
+    return answers.float()
 
 
 def _behind(loss: Tensor, of_teacher: Tensor, share: float) -> float:

@@ -84,8 +84,8 @@ class Trained(NamedTuple):
     """What ``train`` leaves.
 
     network: the one given, or the narrower one that surgery made of it; loss: mean of the last hundred steps (nan where
-    none was left to do); facts: plain data for the stage's record (precision, step_s, device, ranks, rollbacks,
-    removals, epochs: time and trained parameters of each).
+    none was left to do); facts: plain data for the stage's record (precision, step_s, teacher_precision, device, ranks,
+    rollbacks, removals, epochs: time and trained parameters of each).
     """
 
     network: nn.Module

@@ -1,5 +1,7 @@
 """bfloat16 where a training step of this network is measured faster with it on this machine, else float32.
 
+A teacher, whose step is its answers alone and whose layers are wider, is measured by itself.
+
 The two take turns, so that a disturbance meets both, and the best lap of each counts. bfloat16 must win by more than
 laps differ: a near tie would fall one way in one run and the other way in the next, and change what is trained.
 """
@@ -8,12 +10,13 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from rig.compression.tasks import Task, checked
-from rig.compression.training.losses import loss_of, placed
+from rig.compression.training.losses import answers_of, loss_of, placed
 from rig.compression.training.plan import TrainingPlan
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -40,13 +43,28 @@ def step_times_s(
     rng = torch.get_rng_state()
     trial = copy.deepcopy(model).train()
     optimizer = torch.optim.SGD(trial.parameters(), lr=0.0)
-    device = batch[0].device
 
-    def lap(name: str) -> float:
-        start = time.perf_counter()
+    def step(name: str) -> None:
         optimizer.zero_grad(set_to_none=True)
         loss_of(trial, task, plan, batch, DTYPES[name]).backward()
         optimizer.step()
+
+    times_s = _best_times_s(step, batch[0].device, laps)
+    torch.set_rng_state(rng)
+    return times_s
+
+
+def answer_times_s(teacher: nn.Module, inputs: Tensor, laps: int = LAPS) -> dict[str, float]:
+    """Best time of a teacher's answers to a batch of inputs on its device, in each precision."""
+    return _best_times_s(lambda name: answers_of(teacher, inputs, DTYPES[name]), inputs.device, laps)
+
+
+def _best_times_s(step: Callable[[str], object], device: torch.device, laps: int) -> dict[str, float]:
+    """The best of so many laps of a step, named by its precision, the two in turns."""
+
+    def lap(name: str) -> float:
+        start = time.perf_counter()
+        step(name)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         return time.perf_counter() - start
@@ -58,7 +76,6 @@ def step_times_s(
     for turn in range(laps):
         for name in names if turn % 2 else names[::-1]:
             found[name].append(lap(name))
-    torch.set_rng_state(rng)
     return {name: min(times_s) for name, times_s in found.items()}
 
 

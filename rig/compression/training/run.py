@@ -56,6 +56,7 @@ class TrainingRun:
         self.recent: list[float] = []
         self.precision: str | None = None
         self.step_s: dict[str, float] | None = None
+        self.teacher_precision: str | None = None
         self.rollbacks: list[dict[str, Any]] = []
         self.removals: list[dict[str, Any]] = []
         self.epochs: list[dict[str, Any]] = []
@@ -89,6 +90,7 @@ class TrainingRun:
         return {
             "precision": self.precision,
             "step_s": self.step_s,
+            "teacher_precision": self.teacher_precision,
             "device": self.learner.device.type,
             "ranks": distributed.ranks(),
             "rollbacks": self.rollbacks,
@@ -152,22 +154,32 @@ class TrainingRun:
 
     def _choose_precision(self) -> None:
         """As the plan says; where it is to be measured, rank 0 measures, once a stretch of training."""
+        teacher = self.learner.teacher
         if self.plan.precision != "fastest":
             self.precision = self.plan.precision
-        elif self.precision is None and self.step < self.total:
+            self.teacher_precision = self.plan.precision if teacher is not None else None
+        elif self.step < self.total:
             if distributed.is_main():
-                self.step_s = self._time_precisions()
-                self.precision = precision.choose(self.step_s)
-            self.precision = distributed.share(self.precision)
+                self._time_precisions(self.precision is None, teacher is not None and self.teacher_precision is None)
+            self.precision, self.teacher_precision = distributed.share([self.precision, self.teacher_precision])
+        self.learner.teacher_dtype = precision.DTYPES[self.teacher_precision or "float32"]
 
-    def _time_precisions(self) -> dict[str, float]:
+    def _time_precisions(self, of_step: bool, of_teacher: bool) -> None:
+        """Measure what is asked for, and choose."""
+        if not (of_step or of_teacher):
+            return
         rng = torch.get_rng_state()
         batch, _ = self.learner.part(checked(next(iter(self.task.loaders("train"))), "train", self.task.name))
         torch.set_rng_state(rng)
-        trained = self.learner.trained
+        trained, teacher = self.learner.trained, self.learner.teacher
+        if of_teacher and teacher is not None:
+            self.teacher_precision = precision.choose(precision.answer_times_s(teacher, batch[0]))
+        if not of_step:
+            return
         synced_norms.separate(trained)  # no other rank answers now
         try:
-            return precision.step_times_s(trained, self.task, self.plan, batch)
+            self.step_s = precision.step_times_s(trained, self.task, self.plan, batch)
+            self.precision = precision.choose(self.step_s)
         finally:
             synced_norms.synchronize(trained)
 
@@ -214,6 +226,7 @@ class TrainingRun:
                 "per_epoch": self.per_epoch,
                 "precision": self.precision,
                 "step_s": self.step_s,
+                "teacher_precision": self.teacher_precision,
                 "rollbacks": self.rollbacks,
                 "removals": self.removals,
                 "epochs": self.epochs,
@@ -237,6 +250,7 @@ class TrainingRun:
         self.step = int(state["step"])
         self.precision = state.get("precision")
         self.step_s = state.get("step_s")
+        self.teacher_precision = state.get("teacher_precision")
         self.rollbacks = state.get("rollbacks", [])
         self.removals = state.get("removals", [])
         self.epochs = state.get("epochs", [])
