@@ -61,7 +61,7 @@ def test_pieces_that_fail_are_told_and_counted_and_the_others_kept(results, caps
 
     assert run_pieces([Piece(0), Piece(1), Piece(2)], row_of, results, deadline_s(1.0)) == 1
     said = capsys.readouterr()
-    assert said.out.splitlines() == ['seed 0: {"seed": 0}', 'seed 2: {"seed": 2}']
+    assert said.out.splitlines() == [f'seed {seed}: {{"seed": {seed}, "loop": {STATE_VERSION}}}' for seed in (0, 2)]
     assert said.err == "seed 1: not done: no cost model. Fix: rig calibrate\n"
     assert set(results.by_place()) == {0, 2}
 
@@ -73,7 +73,7 @@ def test_no_piece_is_begun_when_time_is_up(results, capsys):
     assert capsys.readouterr().err == "time is up; the same command goes on\n"
     assert results.rows() == []
     assert run_pieces([Piece(0)], Piece._asdict, results, deadline_s(1.0)) == 0
-    assert results.rows() == [{"seed": 0}]
+    assert results.rows() == [{"seed": 0, "loop": STATE_VERSION}]
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+from rig.compression.loop import STATE_VERSION
 from rig.durable import write_atomic
 from rig.errors import RigError
 from rig.output import Interrupted
@@ -71,7 +72,10 @@ def deadline_s(minutes: float) -> float:
 
 
 def run_pieces(pieces: Iterable[P], row_of: Callable[[P], Row], results: Results, until_s: float) -> int:
-    """Run pieces and keep their rows as they are done; how many failed. Ctrl-C passes through."""
+    """Run pieces and keep their rows as they are done; how many failed. Ctrl-C passes through.
+
+    Each row says by ``loop`` which version of training and shrinking it is of.
+    """
     failed = 0
     for piece in pieces:
         if time.monotonic() > until_s:
@@ -83,6 +87,7 @@ def run_pieces(pieces: Iterable[P], row_of: Callable[[P], Row], results: Results
             tell_failed(piece, error)
             failed += 1
             continue
+        row = {**row, "loop": STATE_VERSION}
         results.keep(row)
         print(f"{piece.name}: {json.dumps(row)}", flush=True)
     return failed

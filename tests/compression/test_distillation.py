@@ -9,7 +9,8 @@ from torch import nn
 
 from rig.compression.tasks import Task
 from rig.compression.training import TEMPERATURE, TrainingPlan, distilled, train
-from rig.compression.training.losses import answers_of, loss_of
+from rig.compression.training.losses import loss_of
+from rig.compression.training.teacher import PATIENCE, Teacher, quick_copy
 
 INPUTS = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
 TARGETS = torch.zeros(64, dtype=torch.long)
@@ -66,6 +67,68 @@ def test_a_teacher_is_listened_to_where_it_answers_better(wrong_by, listened_to)
             network.bias.zero_()
         teacher.bias[1] = wrong_by
     plan, batch = TrainingPlan(1), (INPUTS, TARGETS)
-    taught = loss_of(student, task(True), plan, batch, torch.float32, answers_of(teacher, INPUTS, torch.float32))
+    asked = Teacher(teacher, task(True), torch.device("cpu"))
+    taught = loss_of(student, task(True), plan, batch, torch.float32, asked)
     alone = loss_of(student, task(True), plan, batch, torch.float32)
     assert (float((taught - alone).detach().abs()) > 0.1) is listened_to
+    assert (asked.heard, asked.unheard) == ((1, 0) if listened_to else (0, 1))
+
+
+def test_a_teacher_that_is_never_ahead_any_more_is_asked_no_more():
+    teacher = Teacher(nn.Linear(4, 3), task(True), torch.device("cpu"))
+    asked = []
+    teacher.network.register_forward_hook(lambda *_: asked.append(1))
+    worse, better = torch.tensor(1e3), torch.tensor(-1e3)
+    for _ in range(PATIENCE - 1):
+        assert teacher.lesson(INPUTS, TARGETS, better, 1.0) is None
+    assert teacher.lesson(INPUTS, TARGETS, worse, 1.0) is not None  # once in time: it is asked on
+    for _ in range(PATIENCE):
+        assert teacher.lesson(INPUTS, TARGETS, better, 1.0) is None
+    assert len(asked) == 2 * PATIENCE
+    assert teacher.lesson(INPUTS, TARGETS, worse, 1.0) is None
+    assert len(asked) == 2 * PATIENCE
+    again = Teacher(nn.Linear(4, 3), task(True), torch.device("cpu"))
+    again.restore(teacher.state())
+    assert (again.is_asked, again.heard) == (False, 1)
+
+
+class Twice(nn.Module):
+    """One convolution before two batch-norms, which a fold must not confuse."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.first, self.second = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.first(self.conv(x)) + self.second(self.conv(2 * x))
+
+
+class Branching(nn.Sequential):
+    """Goes by its input's values: no graph."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) if x.sum() > 0 else super().forward(-x)
+
+
+def layers() -> list[nn.Module]:
+    first = [nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU()]
+    return [*first, nn.Conv2d(4, 4, 3, groups=4), nn.BatchNorm2d(4)]
+
+
+@pytest.mark.parametrize(
+    ("build", "norms"), [(lambda: nn.Sequential(*layers()), 0), (Twice, 2), (lambda: Branching(*layers()), 2)]
+)
+def test_a_quick_copy_answers_as_the_teacher_does(build, norms):
+    """Batch-norms go where they can; the teacher itself stays as it is."""
+    torch.manual_seed(0)
+    teacher = build()
+    for module in teacher.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for values in (module.running_mean, module.running_var, module.weight.data, module.bias.data):
+                values.uniform_(0.5, 2.0)
+    inputs = torch.randn(3, 3, 8, 8)
+    quick = quick_copy(teacher.train(), (3, 8, 8))
+    assert teacher.training
+    assert not quick.training
+    torch.testing.assert_close(quick(inputs), teacher.eval()(inputs), rtol=1e-4, atol=1e-4)
+    assert sum(isinstance(module, nn.BatchNorm2d) for module in quick.modules()) == norms

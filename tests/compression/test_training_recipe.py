@@ -11,6 +11,7 @@ from torch import nn
 from training_cases import batches, fresh, small_task, values
 
 from rig.compression.training import TrainingPlan, load_state, precision, train
+from rig.compression.training import teacher as teachers
 from rig.compression.training.losses import smoothed
 from rig.compression.training.mirror import Mirror
 from rig.compression.training.precision import DTYPES, GAIN, choose, step_times_s
@@ -142,6 +143,7 @@ def test_the_precision_that_was_measured_is_recorded_and_kept(tmp_path):
 def test_a_teacher_answers_in_the_precision_that_is_faster_for_it(monkeypatch, tmp_path):
     monkeypatch.setattr(precision, "answer_times_s", lambda teacher, inputs: {"float32": 2.0, "bfloat16": 1.0})
     monkeypatch.setattr(precision, "step_times_s", lambda *given: {"float32": 1.0, "bfloat16": 2.0})
+    monkeypatch.setattr(teachers, "quick_copy", lambda network, shape: network.eval())  # hooks are not copied
     teacher, network, path = fresh(2), fresh(), tmp_path / "one.pt"
     seen = {"teacher": set(), "student": set()}
     for name, module in (("teacher", teacher), ("student", network)):

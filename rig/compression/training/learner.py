@@ -20,9 +20,10 @@ from rig.compression.tasks import Task
 from rig.compression.training import synced_norms
 from rig.compression.training.averaging import averaged, take_average
 from rig.compression.training.failures import NotFinite
-from rig.compression.training.losses import answers_of, finite_gradients, loss_of, make_optimizer, placed
+from rig.compression.training.losses import finite_gradients, loss_of, make_optimizer, placed
 from rig.compression.training.mirror import Mirror
 from rig.compression.training.plan import TrainingPlan
+from rig.compression.training.teacher import Teacher
 from rig.errors import ModelError
 
 
@@ -37,10 +38,7 @@ class Learner:
         self.task = task
         self.plan = plan
         self.device = distributed.device()
-        self.teacher = teacher if task.logits else None
-        self.teacher_dtype = torch.float32  # what it answers in
-        if self.teacher is not None:
-            self.teacher.to(self.device, memory_format=torch.channels_last).eval()
+        self.teacher = Teacher(teacher, task, self.device) if teacher is not None and task.logits else None
         self.table: dict[str, int] = {}
         self.build = builder_of(network, task.model, torch.zeros(1, *task.input_shape))
         self._use(network)
@@ -71,8 +69,7 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         own, share = self.part(batch)
-        taught = None if self.teacher is None else answers_of(self.teacher, own[0], self.teacher_dtype)
-        loss = loss_of(self._joined, self.task, self.plan, own, dtype, taught, share)
+        loss = loss_of(self._joined, self.task, self.plan, own, dtype, self.teacher, share)
         if distributed.ranks() > 1:
             loss = loss * share
         seen = float(distributed.total(loss.detach())) / distributed.ranks()
@@ -108,10 +105,8 @@ class Learner:
         return self.own.eval()
 
     def release(self) -> None:
-        """Leave networks as plain ones on the CPU."""
+        """Leave the network a plain one."""
         synced_norms.separate(self.trained)
-        if self.teacher is not None:
-            self.teacher.to("cpu")
 
     # --- narrower networks ------------------------------------------------------------------------------------------
 
@@ -156,6 +151,7 @@ class Learner:
             "optimizer": self.optimizer.state_dict(),
             "average": self.average.state_dict() if self.average is not None else None,
             "widths": self.table,
+            "teacher": self.teacher.state() if self.teacher is not None else {},
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -164,4 +160,6 @@ class Learner:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None and state.get("average"):
             self.average.load_state_dict(state["average"])
+        if self.teacher is not None:
+            self.teacher.restore(state.get("teacher", {}))
         self.mirror.fetch()

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rig.compression import distributed
 from rig.compression.tasks import Task
 from rig.compression.training.plan import TrainingPlan
+from rig.compression.training.teacher import Teacher
 from rig.errors import ModelError
 
 TEMPERATURE, TAUGHT_SHARE = 3.0, 0.3  # of distillation: experiments/peers/README.md, "So far"
@@ -37,16 +37,13 @@ def loss_of(
     plan: TrainingPlan,
     batch: tuple[Tensor, Tensor],
     precision: torch.dtype,
-    taught: Tensor | None = None,
+    teacher: Teacher | None = None,
     share: float = 1.0,
 ) -> Tensor:
     """The loss of a batch, a scalar tensor; only a task whose outputs are logits is smoothed, or taught by its callers.
 
-    The teacher is listened to on batches that it answers better itself: one that was trained less than its student is
-    going to be holds it down otherwise (experiments/peers/README.md, "So far").
-
-    taught: what a teacher answers, logits of the outputs' shape; share: the factor by which this rank's loss counts in
-    the mean over the ranks, who decide together.
+    teacher: is learned from on batches that it answers better itself.
+    share: the factor by which this rank's loss counts in the mean over the ranks.
     """
     inputs, targets = batch
     with torch.autocast(inputs.device.type, torch.bfloat16, enabled=precision is torch.bfloat16):
@@ -55,25 +52,12 @@ def loss_of(
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         given = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
         raise ModelError(f"loss(outputs, targets) of the task {task.name} gave {given}", "it must give a scalar tensor")
-    behind = 0.0 if taught is None else _behind(loss.detach(), task.loss(taught, targets), share)
+    taught = None if teacher is None else teacher.lesson(inputs, targets, loss, share)
     if plan.label_smoothing and task.logits:
         loss = smoothed(loss, outputs, plan.label_smoothing)
-    if taught is not None and behind > 0.0:
+    if taught is not None:
         loss = (1 - TAUGHT_SHARE) * loss + TAUGHT_SHARE * distilled(outputs, taught)
     return loss
-
-
-@torch.no_grad()
-def answers_of(teacher: nn.Module, inputs: Tensor, precision: torch.dtype) -> Tensor:
-    """A teacher's outputs for a batch of inputs, float32."""
-    with torch.autocast(inputs.device.type, torch.bfloat16, enabled=precision is torch.bfloat16):
-        answers: Tensor = teacher(inputs)
-    return answers.float()
-
-
-def _behind(loss: Tensor, of_teacher: Tensor, share: float) -> float:
-    """How much larger a student's loss is than its teacher's, over the batch of all ranks."""
-    return float(distributed.total((loss - of_teacher) * share))
 
 
 def placed(batch: tuple[Tensor, Tensor], device: torch.device) -> tuple[Tensor, Tensor]:

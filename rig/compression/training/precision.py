@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from rig.compression.tasks import Task, checked
-from rig.compression.training.losses import answers_of, loss_of, placed
+from rig.compression.training.losses import loss_of, placed
 from rig.compression.training.plan import TrainingPlan
+from rig.compression.training.teacher import Teacher
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 LAPS = 5
@@ -54,9 +55,9 @@ def step_times_s(
     return times_s
 
 
-def answer_times_s(teacher: nn.Module, inputs: Tensor, laps: int = LAPS) -> dict[str, float]:
+def answer_times_s(teacher: Teacher, inputs: Tensor, laps: int = LAPS) -> dict[str, float]:
     """Best time of a teacher's answers to a batch of inputs on its device, in each precision."""
-    return _best_times_s(lambda name: answers_of(teacher, inputs, DTYPES[name]), inputs.device, laps)
+    return _best_times_s(lambda name: teacher.answers(inputs, DTYPES[name]), inputs.device, laps)
 
 
 def _best_times_s(step: Callable[[str], object], device: torch.device, laps: int) -> dict[str, float]:

@@ -91,6 +91,7 @@ class TrainingRun:
             "precision": self.precision,
             "step_s": self.step_s,
             "teacher_precision": self.teacher_precision,
+            "teacher_heard": self.learner.teacher.heard if self.learner.teacher is not None else None,  # batches
             "device": self.learner.device.type,
             "ranks": distributed.ranks(),
             "rollbacks": self.rollbacks,
@@ -162,7 +163,8 @@ class TrainingRun:
             if distributed.is_main():
                 self._time_precisions(self.precision is None, teacher is not None and self.teacher_precision is None)
             self.precision, self.teacher_precision = distributed.share([self.precision, self.teacher_precision])
-        self.learner.teacher_dtype = precision.DTYPES[self.teacher_precision or "float32"]
+        if teacher is not None:
+            teacher.dtype = precision.DTYPES[self.teacher_precision or "float32"]
 
     def _time_precisions(self, of_step: bool, of_teacher: bool) -> None:
         """Measure what is asked for, and choose."""
