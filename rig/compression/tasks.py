@@ -1,8 +1,8 @@
 """A task: data, loss, metric and the network that is to be compressed; built in, or a user's Python file.
 
-A user's file defines ``model(widths=None)``, ``loss(outputs, targets)``, ``loaders(split)`` (an iterable of
-(inputs, targets) batches for split train, val or test) and ``evaluate(model, split)`` (a fraction, higher is better):
-see docs/writing-a-task.md and examples/.
+A user's file defines ``model(widths=None)`` (or a ``model()``, whose layers are resized then), ``loss(outputs,
+targets)``, ``loaders(split)`` (an iterable of (inputs, targets) batches for split train, val or test) and
+``evaluate(model, split)`` (a fraction, higher is better): see docs/writing-a-task.md and examples/.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rig.compression import datasets, networks
+from rig.compression.cutting.plain_model import takes_widths, with_widths
 from rig.errors import BadInputError, ModelError
 
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -184,15 +185,16 @@ def _from_file(path: Path) -> Task:
     first = next(_batches(module.loaders, "val", path.stem), None)
     if first is None:
         raise no_batch(path.stem, "val")
+    shape = tuple(first[0].shape[1:])
     count = sum(len(targets) for _, targets in _batches(module.loaders, "test", path.stem))
     return Task(
         name=path.stem,
         model_name=path.stem,
-        model=module.model,
+        model=module.model if takes_widths(module.model) else with_widths(module.model, shape),
         loss=module.loss,
         loaders=module.loaders,
         evaluate=_scored(path.stem, module.evaluate),
-        input_shape=tuple(first[0].shape[1:]),
+        input_shape=shape,
         test_count=count,
         logits=bool(getattr(module, "logits", False)),
     )

@@ -14,7 +14,8 @@ from power_models.kernels import kernel_graph
 from rig.compression.cutting.groups import find_groups, require_prunable
 from rig.compression.cutting.layouts import rows_of_parts
 from rig.compression.cutting.placement import place_weights, placements
-from rig.compression.cutting.rehearsal import difference, masked, resized, scrambled
+from rig.compression.cutting.rehearsal import difference, masked, scrambled
+from rig.compression.cutting.resizing import resized
 from rig.compression.cutting.surgery import Narrowing, narrow
 from rig.compression.cutting.template import Template, make_template
 from rig.compression.export import to_onnx

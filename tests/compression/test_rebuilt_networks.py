@@ -15,6 +15,7 @@ from stairs import stairs
 from power_models.kernels import kernel_graph
 from power_models.tables import NetworkTables
 from rig.compression.cutting.groups import find_groups
+from rig.compression.cutting.plain_model import with_widths
 from rig.compression.cutting.rehearsal import scrambled
 from rig.compression.cutting.surgery import Narrowing, function_difference, narrow
 from rig.compression.cutting.template import Template, make_template
@@ -34,6 +35,10 @@ NETWORKS = {
     "flattened": (Flattened, SMALL),
 }
 
+PLAIN = ("resnet", "mobilenet", "squeeze-excite", "grouped", "flattened")
+for kind in PLAIN:  # given as they are, without widths
+    model, image = NETWORKS[kind]
+    NETWORKS[f"plain {kind}"] = (with_widths(lambda model=model: model(), image.shape[1:]), image)
 EXPORTED = [*list(NETWORKS)[:4], "grouped", "flattened"]
 
 

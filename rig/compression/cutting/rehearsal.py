@@ -22,6 +22,7 @@ from rig.compression.cutting.channel_group import WIDE_LAYERS, ChannelGroup, lay
 from rig.compression.cutting.folding import read_channels, unread
 from rig.compression.cutting.layouts import AxisMap, axis_map, rows_of_parts
 from rig.compression.cutting.placement import place_weights, placements
+from rig.compression.cutting.resizing import resized
 from rig.compression.cutting.tracing import FOREIGN_ERRORS, in_inference
 from rig.errors import RigError
 
@@ -174,52 +175,6 @@ def scrambled(model: nn.Module) -> nn.Module:
             elif last in ("weight", "running_var", "gate"):
                 value.uniform_(0.5, 1.5)
     return copied
-
-
-def resized(network: nn.Module, groups: Sequence[ChannelGroup], widths: Mapping[str, int]) -> nn.Module:
-    """A copy whose layers have the shapes of these widths, by surgery on the layers alone; the weights are zeros."""
-    copied = copy.deepcopy(network)
-    rows = rows_of_parts(groups)
-    lengths = {axis: sum(p.length(int(widths.get(p.group, p.units))) for p in row) for axis, row in rows.items()}
-    for layer, module in copied.named_modules():
-        out, given = lengths.get((layer, "out")), lengths.get((layer, "in"))
-        if out is None and given is None:
-            continue
-        _resize(module, out, given)
-    return copied
-
-
-def _resize(module: nn.Module, out: int | None, given: int | None) -> None:
-    if isinstance(module, nn.Conv2d):
-        depthwise = module.groups == module.in_channels == module.out_channels
-        module.out_channels = module.out_channels if out is None else out
-        module.in_channels = module.in_channels if given is None else given
-        if depthwise and out is not None:
-            module.in_channels = module.groups = out
-        shape = (module.out_channels, module.in_channels // module.groups, *module.weight.shape[2:])
-        _fresh(module, "weight", shape)
-    elif isinstance(module, nn.Linear):
-        module.out_features = module.out_features if out is None else out
-        module.in_features = module.in_features if given is None else given
-        _fresh(module, "weight", (module.out_features, module.in_features))
-    elif out is not None:
-        if isinstance(module, nn.PReLU):
-            module.num_parameters = out
-        else:
-            module.num_features = out  # type: ignore[assignment]
-        for name in ("weight", "running_mean", "running_var"):
-            _fresh(module, name, (out,))
-    if out is not None:
-        for name in ("bias", "gate"):
-            _fresh(module, name, (out,))
-
-
-def _fresh(module: nn.Module, name: str, shape: Sequence[int]) -> None:
-    old = getattr(module, name, None)
-    if isinstance(old, nn.Parameter):
-        setattr(module, name, nn.Parameter(torch.zeros(*shape, dtype=old.dtype), requires_grad=old.requires_grad))
-    elif isinstance(old, Tensor):
-        setattr(module, name, torch.zeros(*shape, dtype=old.dtype))
 
 
 def _line(error: BaseException) -> str:

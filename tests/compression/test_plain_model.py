@@ -1,0 +1,108 @@
+"""Networks that know no widths: which those are, what a table does to them, and what it may not ask for."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from odd_networks import EXAMPLE, IMAGE, PROBE, Gated, Grouped, Shuffled, Widths
+from torch import nn
+
+from rig.compression.cutting.plain_model import takes_widths, with_widths
+from rig.compression.cutting.rebuild import layer_table
+from rig.compression.tasks import load_task
+from rig.errors import ModelError
+
+TASK = """
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy as loss
+
+def model():
+    return nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 4, 3))
+
+def loaders(split):
+    return [(torch.zeros(2, 1, 4, 4), torch.zeros(2, dtype=torch.long))]
+
+def evaluate(network, split):
+    return 0.5
+"""
+
+
+class Sized(nn.Module):
+    def __init__(self, classes: int = 5) -> None:
+        super().__init__()
+
+
+class NotInPython:
+    __signature__ = "none"
+
+    def __call__(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("model", "taken"),
+    [
+        (lambda: None, False),
+        (Sized, False),
+        (lambda classes=5, widths=None: None, True),
+        (lambda table=None: None, True),
+        (lambda table: None, True),
+        (NotInPython(), True),
+    ],
+)
+def test_a_model_takes_widths_by_a_parameter_of_its_own(model, taken):
+    assert takes_widths(model) is taken
+
+
+def test_a_table_resizes_layers_and_what_reads_them():
+    build = with_widths(Gated, IMAGE)
+    assert {n: m.weight.shape for n, m in build().named_modules() if hasattr(m, "weight")} == {
+        n: m.weight.shape for n, m in Gated().named_modules() if hasattr(m, "weight")
+    }
+    table = {"expand": 7, "depthwise": 7, "excite": 7, "squeeze": 9}
+    small, like = build(table), Gated({"expand": 7, "squeeze": 9})
+    assert [(n, v.shape) for n, v in small.state_dict().items()] == [(n, v.shape) for n, v in like.state_dict().items()]
+    assert small.depthwise.groups == 7
+    assert small(PROBE).shape == (4, 5)
+    assert layer_table(small, build) == {"expand": 7, "depthwise": 7, "excite": 7, "squeeze": 9}
+
+
+def test_values_follow_the_network_s_own_initialization():
+    def model(widths: Widths = None) -> nn.Module:
+        network = nn.Sequential(nn.Conv2d(1, 400, 1), nn.BatchNorm2d(400), nn.ReLU(), nn.Conv2d(400, 50, 1))
+        for layer in (network[0], network[3]):
+            nn.init.constant_(layer.bias, 0.25)
+        nn.init.normal_(network[3].weight, std=0.5)
+        return network
+
+    torch.manual_seed(0)
+    small = with_widths(lambda: model(), (1, 4, 4))({"0": 100})
+    assert small[1].num_features == 100
+    assert torch.equal(small[1].running_var, torch.ones(100))
+    assert torch.equal(small[0].bias, torch.full((100,), 0.25))
+    assert small[3].weight.shape == (50, 100, 1, 1)
+    assert float(small[3].weight.detach().std()) == pytest.approx(1.0, rel=0.05)  # a quarter of the inputs: twice as large
+
+
+@pytest.mark.parametrize(
+    ("kind", "table", "said"),
+    [
+        (Gated, {"nothing": 3}, "names nothing, which the network does not have"),
+        (Gated, {"expand": 7, "depthwise": 8}, "change together are given different widths .*expand: 7"),
+        (Gated, {"expand": 0}, "multiples of 1, at least that"),
+        (Grouped, {"reduce": 6}, "multiples of 4"),
+        (Gated, {"fc": 3}, "fc: 3 cannot be had: its channels are the network's outputs"),
+        (Shuffled, {"first": 4}, "first: 4 cannot be had"),
+    ],
+)
+def test_a_table_that_the_network_cannot_have_is_refused(kind, table, said):
+    with pytest.raises(ModelError, match=said):
+        with_widths(lambda: kind(), EXAMPLE.shape[1:])(table)
+
+
+def test_a_task_file_may_give_a_network_as_it_is(tmp_path):
+    path = tmp_path / "plain.py"
+    path.write_text(TASK)
+    model = load_task(str(path)).model
+    assert model({"0": 3})[3].weight.shape == (3, 12)
+    assert model()[0].weight.shape == (8, 1, 3, 3)
