@@ -81,7 +81,7 @@ def test_values_follow_the_network_s_own_initialization():
     assert torch.equal(small[1].running_var, torch.ones(100))
     assert torch.equal(small[0].bias, torch.full((100,), 0.25))
     assert small[3].weight.shape == (50, 100, 1, 1)
-    assert float(small[3].weight.detach().std()) == pytest.approx(1.0, rel=0.05)  # a quarter of the inputs: twice as large
+    assert float(small[3].weight.detach().std()) == pytest.approx(1.0, rel=0.05)  # for a quarter of the inputs
 
 
 @pytest.mark.parametrize(
