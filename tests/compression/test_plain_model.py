@@ -7,8 +7,14 @@ import torch
 from odd_networks import EXAMPLE, IMAGE, PROBE, Gated, Grouped, Shuffled, Widths
 from torch import nn
 
+from examples.image_networks import NETWORKS
+from rig.compression.cutting.groups import find_groups
 from rig.compression.cutting.plain_model import takes_widths, with_widths
 from rig.compression.cutting.rebuild import layer_table
+from rig.compression.cutting.rehearsal import scrambled
+from rig.compression.cutting.surgery import Narrowing, narrow
+from rig.compression.cutting.template import make_template
+from rig.compression.cutting.verified_surgery import unequal
 from rig.compression.tasks import load_task
 from rig.errors import ModelError
 
@@ -106,3 +112,21 @@ def test_a_task_file_may_give_a_network_as_it_is(tmp_path):
     model = load_task(str(path)).model
     assert model({"0": 3})[3].weight.shape == (3, 12)
     assert model()[0].weight.shape == (8, 1, 3, 3)
+
+
+def test_a_shuffled_network_is_cut_where_no_shuffle_passes():
+    """ShuffleNetV2 as it is: what its units widen inside goes, what is dealt out anew stays and says why."""
+    shape = (3, 32, 32)
+    build = with_widths(lambda: NETWORKS["shufflenet-v2"](classes=4, depth=1), shape)
+    torch.manual_seed(0)
+    network, example = scrambled(build()).eval(), torch.zeros(1, *shape)
+    groups = find_groups(network, example, build)
+    fixed = {g.name: g.why_fixed for g in groups if not g.prunable}
+    assert {"2.body.0.0", "3.body.0.0", "4.body.0.0"} <= {g.name for g in groups} - set(fixed)
+    assert set(fixed) == {f"{unit}.{last}" for unit in (2, 3, 4) for last in ("beside.1.0", "body.2.0")} | {"8"}
+    assert all(fixed.values())
+    template = make_template([], groups)
+    kept = {g.name: list(range(0, g.width, 3)) for g in groups if g.prunable}
+    to = Narrowing({**template.seed_widths(), **{name: len(units) for name, units in kept.items()}}, kept=kept)
+    small = narrow(network, build, template, to, example)
+    assert unequal(network, small, template, to, example) == ""

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from rig.compression.cutting.channel_group import WIDE_LAYERS, ChannelGroup, Member, Scale, layer_channels
 from rig.compression.cutting.layouts import member_parts, rows_of_parts
 from rig.compression.cutting.rehearsal import rehearse_groups
-from rig.compression.cutting.tracing import CUT_LAYERS, count_runs, dependency_graph, obstacles
+from rig.compression.cutting.tracing import CUT_LAYERS, count_runs, obstacles, tied_layers
 from rig.errors import ModelError
 
 __all__ = [
@@ -28,7 +28,6 @@ __all__ = [
     "ChannelGroup",
     "Member",
     "Scale",
-    "dependency_graph",
     "find_groups",
     "layer_channels",
     "require_prunable",
@@ -50,11 +49,11 @@ def find_groups(
     """
     runs = count_runs(model, example)
     trouble = obstacles(model, runs)
-    graph = dependency_graph(model, example)
+    graph, tied = tied_layers(model, example)
     names = {module: name for name, module in model.named_modules()}
     order = {name: i for i, (name, _) in enumerate(model.named_modules())}
     groups = []
-    for raw in graph.get_all_groups(root_module_types=[nn.Conv2d, nn.Linear]):
+    for raw in tied:
         members, why = _members(graph, raw, names, trouble)
         writers = [m for m in members if m.axis == "out" and isinstance(m.module, WIDE_LAYERS)]
         if writers:

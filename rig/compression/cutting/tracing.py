@@ -89,8 +89,8 @@ def count_runs(model: nn.Module, example: Tensor) -> dict[str, int]:
     return runs
 
 
-def dependency_graph(model: nn.Module, example: Tensor) -> Any:
-    """torch-pruning's graph of a model; raises ModelError where it cannot be traced."""
+def tied_layers(model: nn.Module, example: Tensor) -> tuple[Any, list[Any]]:
+    """torch-pruning's graph of a model and its groups, one of each convolution or linear layer; ModelError for none."""
     import torch_pruning
 
     # The graph is read off autograd: frozen weights must be in it too.
@@ -98,9 +98,10 @@ def dependency_graph(model: nn.Module, example: Tensor) -> Any:
     try:
         for parameter in frozen:
             parameter.requires_grad_(True)
-        with in_inference(model), torch.enable_grad(), warnings.catch_warnings():
+        with in_inference(model), torch.enable_grad(), warnings.catch_warnings(), _tolerated_reshapes():
             warnings.simplefilter("ignore")
-            return torch_pruning.DependencyGraph().build_dependency(model, (example,))
+            graph = torch_pruning.DependencyGraph().build_dependency(model, (example,))
+            return graph, list(graph.get_all_groups(root_module_types=[nn.Conv2d, nn.Linear]))
     except FOREIGN_ERRORS as error:
         raise ModelError(
             f"the dependency graph of the network cannot be built: {type(error).__name__}: {error}",
@@ -109,6 +110,27 @@ def dependency_graph(model: nn.Module, example: Tensor) -> Any:
     finally:
         for parameter in frozen:
             parameter.requires_grad_(False)
+
+
+@contextlib.contextmanager
+def _tolerated_reshapes() -> Iterator[None]:
+    """torch-pruning takes a reshape between two channel counts for a flattened image and divides one by the other,
+    which ends in a division by zero at ShuffleNetV2's shuffles: those are taken for no reshape. What is cut wrongly
+    then does not survive its rehearsal.
+    """
+    from torch_pruning.dependency import index_mapping
+
+    original = index_mapping.update_reshape_index_mapping
+
+    def tolerant(graph: Any, node: Any) -> None:
+        with contextlib.suppress(ZeroDivisionError):
+            original(graph, node)
+
+    index_mapping.update_reshape_index_mapping = tolerant
+    try:
+        yield
+    finally:
+        index_mapping.update_reshape_index_mapping = original
 
 
 @contextlib.contextmanager
