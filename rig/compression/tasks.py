@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rig.compression import datasets, networks
-from rig.compression.cutting.plain_model import takes_widths, with_widths
+from rig.compression.cutting.plain_model import builder
 from rig.errors import BadInputError, ModelError
 
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -190,7 +190,7 @@ def _from_file(path: Path) -> Task:
     return Task(
         name=path.stem,
         model_name=path.stem,
-        model=module.model if takes_widths(module.model) else with_widths(module.model, shape),
+        model=builder(module.model, shape),
         loss=module.loss,
         loaders=module.loaders,
         evaluate=_scored(path.stem, module.evaluate),

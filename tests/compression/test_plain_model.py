@@ -9,7 +9,7 @@ from torch import nn
 
 from examples.image_networks import NETWORKS
 from rig.compression.cutting.groups import find_groups
-from rig.compression.cutting.plain_model import takes_widths, with_widths
+from rig.compression.cutting.plain_model import builder, with_widths
 from rig.compression.cutting.rebuild import layer_table
 from rig.compression.cutting.rehearsal import scrambled
 from rig.compression.cutting.surgery import Narrowing, narrow
@@ -34,30 +34,34 @@ def evaluate(network, split):
 """
 
 
-class Sized(nn.Module):
-    def __init__(self, classes: int = 5) -> None:
-        super().__init__()
+def sized(classes: int = 5, depth: int = 1) -> nn.Module:
+    return Gated()
 
 
-class NotInPython:
-    __signature__ = "none"
-
-    def __call__(self) -> None: ...
+@pytest.mark.parametrize("model", [lambda: Gated(), sized, lambda **options: Gated(**options)])
+def test_a_model_without_a_parameter_for_widths_is_resized(model):
+    build = builder(model, IMAGE)
+    assert build()(PROBE).shape == (4, 5)
+    assert build({"squeeze": 3}).squeeze.out_channels == 3
 
 
 @pytest.mark.parametrize(
-    ("model", "taken"),
+    "model",
     [
-        (lambda: None, False),
-        (Sized, False),
-        (lambda classes=5, widths=None: None, True),
-        (lambda table=None: None, True),
-        (lambda table: None, True),
-        (NotInPython(), True),
+        Gated,
+        lambda table=None: Gated(table),
+        lambda size=1, widths=None: Gated(widths),
+        lambda *, widths=None: Gated(widths),
     ],
 )
-def test_a_model_takes_widths_by_a_parameter_of_its_own(model, taken):
-    assert takes_widths(model) is taken
+def test_a_model_that_takes_widths_is_given_them(model):
+    build = builder(model, IMAGE)
+    assert build()(PROBE).shape == (4, 5)
+    assert not hasattr(build({"expand": 0}), "squeeze")  # what resizing cannot do
+
+
+def test_of_a_model_that_is_not_written_in_python_nothing_is_changed():
+    assert builder(zip, IMAGE) is zip
 
 
 def test_a_table_resizes_layers_and_what_reads_them():

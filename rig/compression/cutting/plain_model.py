@@ -19,18 +19,27 @@ from rig.compression.cutting.groups import find_groups
 from rig.compression.cutting.resizing import resized
 from rig.errors import ModelError
 
+Build = Callable[..., nn.Module]
 
-def takes_widths(model: Callable[..., nn.Module]) -> bool:
-    """Whether ``model`` is made to be given widths: by a parameter of that name, or a first one that may be None."""
+
+def builder(model: Build, input_shape: Sequence[int]) -> Build:
+    """``model(widths=None)`` of what a task gives: given widths by a parameter of that name, or by a first one that may
+    be None or must be given; else ``with_widths``.
+    """
     try:
         parameters = inspect.signature(model).parameters
     except (TypeError, ValueError):  # of what is not written in Python nothing is known
-        return True
+        return model
+    if "widths" in parameters:
+        return lambda widths=None: model(widths=widths) if widths else model()
     first = next(iter(parameters.values()), None)
-    return "widths" in parameters or (first is not None and first.default in (None, inspect.Parameter.empty))
+    named = first is not None and first.kind not in (first.VAR_KEYWORD, first.KEYWORD_ONLY)
+    if first is not None and named and first.default in (None, first.empty):
+        return model
+    return with_widths(model, input_shape)
 
 
-def with_widths(model: Callable[[], nn.Module], input_shape: Sequence[int]) -> Callable[..., nn.Module]:
+def with_widths(model: Callable[[], nn.Module], input_shape: Sequence[int]) -> Build:
     """``model(widths=None)`` made of a ``model()`` that knows no widths; input_shape: without the batch dimension.
 
     What it gives raises ModelError for a table that the network's channel groups do not allow.
