@@ -314,7 +314,7 @@ def test_all_fine_tuning_of_a_network_is_at_one_rate(parts):
     network = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.BatchNorm2d(4))
     plans = {
         peer: parts.peer_runs.last_training(
-            parts.peer_pieces.Piece("virtual-pi4", "mobilenetv2-0.5", 30, peer, 0, "full"), network, 100
+            parts.peer_pieces.Piece("virtual-pi4", "mobilenetv2-0.5", 30, peer, 0, "full"), network, 280
         )
         for peer in ("uniform", "taylor", "morphnet-flops")
     }

@@ -39,11 +39,16 @@ def change(row: Row) -> float:
 
 
 def best_by_hand(rows: Sequence[Row], name: str = "hand") -> list[Row]:
-    """Of each seed the hand-picked network that validates best, as a row of a method of its own; of one of FAMILIES."""
-    tried: dict[int, list[Row]] = {}
+    """Of each seed the hand-picked network that validates best, as a row of a method of its own; of one of FAMILIES.
+
+    Seeds for which not all of the family were looked at are left out: the best of a few says too little of it.
+    """
+    looked_at: dict[int, list[Row]] = {}
     for row in rows:
-        if row["peer"] in FAMILIES[name] and not row["void"]:
-            tried.setdefault(row["seed"], []).append(row)
+        if row["peer"] in FAMILIES[name]:
+            looked_at.setdefault(row["seed"], []).append(row)
+    whole = {seed: own for seed, own in looked_at.items() if len(own) == len(FAMILIES[name])}
+    tried = {seed: kept for seed, own in whole.items() if (kept := [row for row in own if not row["void"]])}
     return [
         {
             **max(own, key=lambda row: float(row["result_val"])),

@@ -27,7 +27,8 @@ def model(widths: Mapping[str, int] | None = None) -> nn.Module:
 def loaders(split: str) -> list:
     """A part of each of the first batches of a split."""
     first = itertools.islice(iter(_whole.loaders(split)), BATCHES[split])
-    return [(inputs[: IMAGES[split]], targets[: IMAGES[split]]) for inputs, targets in first]
+    count = IMAGES[split]  # copies: a view would keep its whole batch
+    return [(inputs[:count].clone(), targets[:count].clone()) for inputs, targets in first]
 
 
 def evaluate(network: nn.Module, split: str) -> float:

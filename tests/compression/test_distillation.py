@@ -110,13 +110,21 @@ class Branching(nn.Sequential):
         return super().forward(x) if x.sum() > 0 else super().forward(-x)
 
 
+class Making(nn.Sequential):
+    """Makes a module in its forward pass, which torch.fx does not know."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.ReLU()(super().forward(x))
+
+
 def layers() -> list[nn.Module]:
     first = [nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU()]
     return [*first, nn.Conv2d(4, 4, 3, groups=4), nn.BatchNorm2d(4)]
 
 
 @pytest.mark.parametrize(
-    ("build", "norms"), [(lambda: nn.Sequential(*layers()), 0), (Twice, 2), (lambda: Branching(*layers()), 2)]
+    ("build", "norms"),
+    [(lambda: nn.Sequential(*layers()), 0), (Twice, 2), *((lambda k=k: k(*layers()), 2) for k in (Branching, Making))],
 )
 def test_a_quick_copy_answers_as_the_teacher_does(build, norms):
     """Batch-norms go where they can; the teacher itself stays as it is."""
@@ -127,7 +135,7 @@ def test_a_quick_copy_answers_as_the_teacher_does(build, norms):
             for values in (module.running_mean, module.running_var, module.weight.data, module.bias.data):
                 values.uniform_(0.5, 2.0)
     inputs = torch.randn(3, 3, 8, 8)
-    quick = quick_copy(teacher.train(), (3, 8, 8))
+    quick = quick_copy(teacher.train(), (3, 8, 8), torch.device("cpu"))
     assert teacher.training
     assert not quick.training
     torch.testing.assert_close(quick(inputs), teacher.eval()(inputs), rtol=1e-4, atol=1e-4)

@@ -7,7 +7,6 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 from training_cases import batches, fresh, small_task, values
 
 from rig.compression.training import TrainingPlan, load_state, precision, train
@@ -143,7 +142,7 @@ def test_the_precision_that_was_measured_is_recorded_and_kept(tmp_path):
 def test_a_teacher_answers_in_the_precision_that_is_faster_for_it(monkeypatch, tmp_path):
     monkeypatch.setattr(precision, "answer_times_s", lambda teacher, inputs: {"float32": 2.0, "bfloat16": 1.0})
     monkeypatch.setattr(precision, "step_times_s", lambda *given: {"float32": 1.0, "bfloat16": 2.0})
-    monkeypatch.setattr(teachers, "quick_copy", lambda network, shape: network.eval())  # hooks are not copied
+    monkeypatch.setattr(teachers, "quick_copy", lambda network, shape, device: network.eval())  # hooks are not copied
     teacher, network, path = fresh(2), fresh(), tmp_path / "one.pt"
     seen = {"teacher": set(), "student": set()}
     for name, module in (("teacher", teacher), ("student", network)):
@@ -191,4 +190,23 @@ def test_a_teacher_and_the_task_s_model_stay_as_they_are():
     before = copy.deepcopy(teacher.state_dict())
     train(fresh(), small_task(), PLAN, teacher=teacher)
     assert all(torch.equal(a, b) for a, b in zip(before.values(), teacher.state_dict().values(), strict=True))
-    assert isinstance(teacher, nn.Module)
+    assert teacher.training
+
+
+def test_a_stopped_training_goes_on_with_what_its_teacher_was_worth(monkeypatch, tmp_path):
+    monkeypatch.setattr(teachers, "PATIENCE", 2)
+    path, plan = tmp_path / "one.pt", PLAN._replace(epochs=2)
+
+    def stop(step: int, total: int, loss: float) -> None:
+        if step == total - 1:
+            raise KeyboardInterrupt
+
+    first, whole = fresh(), fresh()
+    expected = train(whole, small_task(), plan, teacher=fresh(2)).facts["teacher_heard"]
+    with pytest.raises(KeyboardInterrupt):
+        train(first, small_task(), plan, teacher=fresh(2), checkpoint=path, progress=stop)
+    kept = load_state(path)["teacher"]
+    assert 0 < kept["heard"] <= expected
+    again = fresh()
+    assert train(again, small_task(), plan, teacher=fresh(2), checkpoint=path).facts["teacher_heard"] == expected
+    assert torch.equal(values(again), values(whole))

@@ -29,7 +29,7 @@ from rig.compression.training.losses import finite_gradients, loss_of, make_opti
 
 STEPS = 5  # of training; from 5 to 10 the order of what is lost hardly changes any more
 STATISTICS_BATCHES = 5
-KEPT_BYTES = 2**30  # of batches; beyond that, those that are kept come again
+KEPT_BYTES = 2**30  # of batches beyond those of the statistics; then those that are kept come again
 RATE, PLAIN_RATE = 0.02, 0.005  # of learning, with batch-norms and without
 
 

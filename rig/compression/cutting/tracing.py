@@ -26,6 +26,7 @@ FOREIGN_ERRORS = (  # what a network's own code may raise where something in it 
     ValueError,
     TypeError,
     AttributeError,
+    NameError,  # of torch.fx too, for a module that is made in forward()
     LookupError,
     ArithmeticError,
     AssertionError,

@@ -32,7 +32,7 @@ class Teacher:
     """
 
     def __init__(self, network: nn.Module, task: Task, device: torch.device) -> None:
-        self.network = quick_copy(network, task.input_shape).to(device, memory_format=torch.channels_last)
+        self.network = quick_copy(network, task.input_shape, device)
         self.task = task
         self.dtype = torch.float32
         self.heard = 0
@@ -74,15 +74,16 @@ class Teacher:
         self.heard, self.unheard = int(state.get("heard", 0)), int(state.get("unheard", 0))
 
 
-def quick_copy(network: nn.Module, input_shape: tuple[int, ...]) -> nn.Module:
-    """A copy in evaluation mode, with batch-norms folded into convolutions where that changes no answer.
+def quick_copy(network: nn.Module, input_shape: tuple[int, ...], device: torch.device) -> nn.Module:
+    """A copy on a device, in evaluation mode, with batch-norms folded into convolutions where that changes no answer.
 
-    A network that torch.fx cannot trace, or that answers differently after it, is copied as it is.
+    A network that torch.fx cannot trace, or that answers differently after it, is copied as it is. Traced where it
+    will run: a graph holds the device that its network looked up.
     """
-    copied = copy.deepcopy(network).cpu().eval()
-    probe = torch.randn(PROBES, *input_shape, generator=torch.Generator().manual_seed(0))
+    copied = copy.deepcopy(network).to(device, memory_format=torch.channels_last).eval()
+    probe = torch.randn(PROBES, *input_shape, generator=torch.Generator().manual_seed(0)).to(device)
     try:
-        folded: nn.Module = fuse(copied).eval()
+        folded: nn.Module = fuse(copied).to(memory_format=torch.channels_last).eval()
         same = function_difference(copied, folded, probe) <= TOLERANCE
     except (*FOREIGN_ERRORS, fx.proxy.TraceError):
         return copied
