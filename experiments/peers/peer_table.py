@@ -13,6 +13,7 @@ from peer_pieces import COUNTED, OURS, SHOWN, VARIANTS, results_in
 from experiments.shared.pieces import Row
 from experiments.shared.tables import NOT_MEASURED, mean_interval, table, with_interval, write_behind
 
+REFERENCE = {network.name: network.reference for network in VARIANTS["full"].networks}  # epochs of the baseline
 FAMILIES = {"hand": HAND_BASES, "hand-taught": HAND_TAUGHT}  # lines of the best of each seed
 MARK = "<!-- tables: python experiments/peers/peers.py table -->"
 NAMES = {
@@ -122,7 +123,8 @@ def markdown(rows: Sequence[Row], device: str, network: str, budget: int) -> str
     baseline = {row["seed"]: row["baseline_test"] for row in rows}
     images = rows[0]["images"]
     accuracy = with_interval(mean_interval(list(baseline.values())), 2, 100.0)
-    under = f"{kind}; baseline {accuracy} % on {images:,} test images, {len(baseline)} seeds"
+    of = f"the baseline of {REFERENCE[network]} epochs" if network in REFERENCE else "the baseline"
+    under = f"{kind}; {of} {accuracy} % on {images:,} test images, {len(baseline)} seeds"
     head = ["method", "seeds", "share of the cost, %", "change, points", "MACs left, %"]
     head += [f"{us} less it, points" for us in OURS] + ["epochs", "training, s"]
     lines, notes = [], []
@@ -139,6 +141,9 @@ def markdown(rows: Sequence[Row], device: str, network: str, budget: int) -> str
         if line["aligned"]:
             low, high = min(line["aligned"]), max(line["aligned"])
             notes.append(f"- {name}: widths raised to multiples of 16 cost {low:.2f} to {high:.2f} times as much")
+    versions = sorted({row["loop"] for row in rows if "loop" in row})
+    if len(versions) > 1:
+        notes.append(f"- rows of versions {' and '.join(map(str, versions))} of training and shrinking")
     return "\n".join([title, "", under, "", table(head, lines), "", *notes]).rstrip() + "\n"
 
 
