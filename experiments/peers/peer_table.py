@@ -13,7 +13,7 @@ from peer_pieces import COUNTED, OURS, SHOWN, VARIANTS, results_in
 from experiments.shared.pieces import Row
 from experiments.shared.tables import NOT_MEASURED, mean_interval, table, with_interval, write_behind
 
-REFERENCE = {network.name: network.reference for network in VARIANTS["full"].networks}  # epochs of the baseline
+REFERENCE = {one.name: one.reference for size in VARIANTS.values() for one in size.networks}  # epochs of the baseline
 FAMILIES = {"hand": HAND_BASES, "hand-taught": HAND_TAUGHT}  # lines of the best of each seed
 MARK = "<!-- tables: python experiments/peers/peers.py table -->"
 NAMES = {
@@ -123,8 +123,8 @@ def markdown(rows: Sequence[Row], device: str, network: str, budget: int) -> str
     baseline = {row["seed"]: row["baseline_test"] for row in rows}
     images = rows[0]["images"]
     accuracy = with_interval(mean_interval(list(baseline.values())), 2, 100.0)
-    of = f"the baseline of {REFERENCE[network]} epochs" if network in REFERENCE else "the baseline"
-    under = f"{kind}; {of} {accuracy} % on {images:,} test images, {len(baseline)} seeds"
+    of = REFERENCE[network]
+    under = f"{kind}; the baseline of {of} epochs {accuracy} % on {images:,} test images, {len(baseline)} seeds"
     head = ["method", "seeds", "share of the cost, %", "change, points", "MACs left, %"]
     head += [f"{us} less it, points" for us in OURS] + ["epochs", "training, s"]
     lines, notes = [], []

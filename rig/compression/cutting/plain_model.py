@@ -16,10 +16,9 @@ from torch import nn
 
 from rig.compression.cutting.channel_group import WIDE_LAYERS, ChannelGroup
 from rig.compression.cutting.groups import find_groups
+from rig.compression.cutting.rebuild import Build
 from rig.compression.cutting.resizing import resized
 from rig.errors import ModelError
-
-Build = Callable[..., nn.Module]
 
 
 def builder(model: Build, input_shape: Sequence[int]) -> Build:
@@ -32,9 +31,8 @@ def builder(model: Build, input_shape: Sequence[int]) -> Build:
         return model
     if "widths" in parameters:
         return lambda widths=None: model(widths=widths) if widths else model()
-    first = next(iter(parameters.values()), None)
-    named = first is not None and first.kind not in (first.VAR_KEYWORD, first.KEYWORD_ONLY)
-    if first is not None and named and first.default in (None, first.empty):
+    by_place = [p for p in parameters.values() if p.kind not in (p.VAR_KEYWORD, p.KEYWORD_ONLY)]
+    if by_place and by_place[0].default in (None, inspect.Parameter.empty):
         return model
     return with_widths(model, input_shape)
 

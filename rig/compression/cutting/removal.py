@@ -96,11 +96,16 @@ def narrowed(network: nn.Module, cut: Cut, build: Build, table: Mapping[str, int
     return target.train(network.training)
 
 
-def require_same_function(old: nn.Module, new: nn.Module, input_shape: Sequence[int], cut: Cut) -> None:
-    """Raise ModelError, naming what was cut, where the two networks answer differently (in evaluation)."""
+def answers_apart(old: nn.Module, new: nn.Module, input_shape: Sequence[int]) -> float:
+    """Largest difference of two networks' answers to the same random inputs, of the largest answer (in evaluation)."""
     generator = torch.Generator().manual_seed(0)
     probe = torch.randn(PROBES, *input_shape, generator=generator).to(next(new.parameters()).device)
-    difference = function_difference(old, new, probe)
+    return function_difference(old, new, probe)
+
+
+def require_same_function(old: nn.Module, new: nn.Module, input_shape: Sequence[int], cut: Cut) -> None:
+    """Raise ModelError, naming what was cut, where the two networks answer differently (in evaluation)."""
+    difference = answers_apart(old, new, input_shape)
     if not difference <= TOLERANCE:
         channels = [g.name for g in cut.groups if len(cut.kept[g.name]) < g.width]
         raise ModelError(
