@@ -293,6 +293,16 @@ def test_tables_show_void_rows_and_speeds_and_mark_what_is_simulated(parts, tmp_
     assert "old" not in text
 
 
+def test_the_whole_network_trained_as_long_is_in_the_table_of_each_budget(parts, tmp_path):
+    results = parts.peer_pieces.results_in(tmp_path, "full")
+    for budget in (50, 30):
+        results.keep(row(parts, "morphnet", 0, 0.25, budget=budget))
+    results.keep(row(parts, "whole", 0, 0.75, budget=100, share=1.0))
+    text = parts.peer_table.all_tables(tmp_path)
+    assert text.count("| the whole network, from scratch | 1 | 100.0 | +0.75 | 20 | -0.50 |") == 2
+    assert "at 100 %" not in text
+
+
 @pytest.mark.parametrize(
     ("fields", "redo", "wanted"),
     [
@@ -338,8 +348,11 @@ def test_pieces_cover_everything_once_and_a_network_without_a_family_has_no_hand
     size = parts.peer_pieces.VARIANTS["full"]
     every = parts.peer_pieces.pieces("local", "full")
     hand = len(parts.peer_families.HAND_BASES)
-    peers = sum(len(parts.peer_pieces.PEERS) - (0 if network.hand else 2 * hand) for network in size.networks)
-    assert len(set(every)) == len(every) == peers * len(size.budgets) * len(size.seeds)
+    cut = sum(len(parts.peer_pieces.PEERS) - 1 - (0 if network.hand else 2 * hand) for network in size.networks)
+    whole = len(size.networks)  # whatever the budget, once
+    budgets = len(size.budgets) - 1
+    assert len(set(every)) == len(every) == (cut * budgets + whole) * len(size.seeds)
+    assert {(p.peer, p.budget) for p in every if "whole" in p or p.budget == 100} == {("whole", 100)}
     assert {p.seed for p in parts.ablations.pieces("local", "full")} == set(range(5))
 
 
@@ -402,6 +415,16 @@ def run_script(module, *words):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["script", *words, "--variant", "tiny"])
         return module.main()
+
+
+@pytest.mark.slow
+def test_the_whole_network_is_trained_as_long_as_the_others_at_its_own_cost(parts, home):
+    asked = ("--device", "virtual-pi4", "--out", str(home / "whole"))
+    assert run_script(parts.peers, "run", *asked, "--peer", "whole") == 0
+    (found,) = json.loads((home / "whole" / "results-tiny.json").read_text())
+    assert (found["budget"], found["epochs"], found["void"]) == (100, 4, None)
+    assert (found["removed"], found["macs_share"], found["looks"]) == ([], 1.0, 1)
+    assert found["share"]["value"] == pytest.approx(1.0, abs=0.03)
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
-"""What the peers would build: uniform widths, networks picked by hand, and torch-pruning's, as pools of candidates.
+"""What the peers would build, as pools of candidates: the network as it is, uniform, picked by hand, torch-pruning's.
 
+- ``whole``: the network as it is, for what longer training alone gives.
 - ``uniform``: every channel group at one ratio of its width, in single channels and in multiples of eight.
 - ``hand-0``, ``-1``, ``-2``: ResNet-20, -14 and -8 as a person would cut them (of MobileNetV2 likewise 0, 1 or 2
   residual blocks fewer in every stage): at least so many blocks gone from each stage, maybe more, widths in multiples
@@ -27,6 +28,7 @@ from power_models.tables import NetworkTables
 from rig.compression.cutting.template import Template
 from rig.compression.tasks import Task
 
+WHOLE = "whole"  # nothing cut, trained as long as the others: what cutting costs beyond longer training
 ALIGNMENTS = (1, 8)  # channels that a uniform or pruned width is a multiple of
 HAND_ALIGNMENT = 16
 HAND_BASES = ("hand-0", "hand-1", "hand-2")
@@ -216,6 +218,9 @@ def pool_of(
     peer: str, template: Template, tables: NetworkTables, quantity: int, ladder: Sequence[Candidate] = ()
 ) -> list[Priced]:
     """All candidates of a peer that is found without training, priced."""
+    if peer == WHOLE:
+        nothing_cut = Candidate("nothing cut", template.seed_widths(), ())
+        return priced(iter([nothing_cut]), template, tables, quantity)
     if peer == "uniform":
         return priced(uniform(template, tables.largest), template, tables, quantity)
     if peer in (*HAND_BASES, *HAND_TAUGHT):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from peer_families import HAND_BASES, HAND_TAUGHT
+from peer_families import HAND_BASES, HAND_TAUGHT, WHOLE
 
 from experiments.shared.pieces import Results, Row
 from rig.compression.loop import STATE_VERSION
@@ -13,8 +13,9 @@ from rig.compression.loop import STATE_VERSION
 PRUNED = ("taylor", "magnitude")
 FLOPS = "morphnet-flops"
 OURS = ("morphnet", "allocate")
-PEERS = ("uniform", *HAND_BASES, *HAND_TAUGHT, *PRUNED, FLOPS, *OURS)
+PEERS = (WHOLE, "uniform", *HAND_BASES, *HAND_TAUGHT, *PRUNED, FLOPS, *OURS)
 BY_HAND = (*HAND_BASES, *HAND_TAUGHT)
+ALL_OF_IT = 100  # percent of the cost: the budget of WHOLE, and of nobody else
 COUNTED = {"local": "latency_s", "virtual-pi4": "energy_active_j"}  # the cost that is made equal on each device
 LIMITED = {"latency_s": "latency", "energy_active_j": "energy"}  # how rig optimize is asked for it
 SHOWN = {"latency_s": "seconds", "energy_active_j": "active joules"}
@@ -65,13 +66,13 @@ VARIANTS = {
             Network("vgg16-0.25", False, 6, (2, 1, 13)),
             Network("densenet22", False, 6, (2, 1, 13)),
         ),
-        (50, 30, 15),
+        (ALL_OF_IT, 50, 30, 15),
         (0, 1, 2, 3, 4),
         8,
         (4, 8),
         100,
     ),
-    "tiny": Variant("digits", (Network("resnet8", True, 2, (1, 2, 1)),), (80,), (0,), 3, (3, 3), 25),
+    "tiny": Variant("digits", (Network("resnet8", True, 2, (1, 2, 1)),), (ALL_OF_IT, 80), (0,), 3, (3, 3), 25),
 }
 
 
@@ -132,7 +133,9 @@ def pieces(
         for seed in size.seeds
         if seeds is None or seed in seeds
         for peer in PEERS
-        if (peers is None or peer in peers) and (network.hand or peer not in BY_HAND)
+        if (peers is None or peer in peers)
+        and (network.hand or peer not in BY_HAND)
+        and (peer == WHOLE) == (budget == ALL_OF_IT)
     ]
 
 

@@ -1,6 +1,6 @@
 """One piece from its candidates to its row: cost first, on the device; training; the cost again, of what was trained.
 
-    uniform, hand-*       candidates measured untrained ──► trained from scratch (all epochs)        ─┐
+    whole, uniform, hand  candidates measured untrained ──► trained from scratch (all epochs)        ─┐
     taylor, magnitude     trained baseline pruned to the cost (measured untrained) ──► fine-tuned    ─┼─► measured
     morphnet-flops        baseline shrunk by FLOPs ──► the FLOPs limit that measures right ──► fine-tuned ─┘ beside the
     morphnet, allocate    ``rig optimize`` on the device's own cost, as a person would run it            baseline

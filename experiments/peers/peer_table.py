@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from equal_cost import dearer
-from peer_families import HAND_BASES, HAND_TAUGHT
-from peer_pieces import COUNTED, OURS, SHOWN, VARIANTS, results_in
+from peer_families import HAND_BASES, HAND_TAUGHT, WHOLE
+from peer_pieces import ALL_OF_IT, COUNTED, OURS, SHOWN, VARIANTS, results_in
 
 from experiments.shared.pieces import Row
 from experiments.shared.tables import NOT_MEASURED, mean_interval, table, with_interval, write_behind
@@ -17,6 +17,7 @@ REFERENCE = {one.name: one.reference for size in VARIANTS.values() for one in si
 FAMILIES = {"hand": HAND_BASES, "hand-taught": HAND_TAUGHT}  # lines of the best of each seed
 MARK = "<!-- tables: python experiments/peers/peers.py table -->"
 NAMES = {
+    WHOLE: "the whole network, from scratch",
     "uniform": "uniform width, from scratch",
     "hand-0": "by hand, full depth (ResNet-20)",
     "hand-1": "by hand, a block fewer a stage (ResNet-14)",
@@ -152,17 +153,21 @@ def _middle(found: dict[str, Any] | None) -> str:
 
 
 def all_tables(folder: Path) -> str:
-    """Every table that there is a row for; the full variant only."""
+    """Every table that there is a row for, each with the rows of the whole network; the full variant only."""
     rows = results_in(folder, "full").rows()
     size = VARIANTS["full"]
     parts = [
-        markdown(own, device, network.name, budget)
+        markdown([*_rows_at(rows, device, network.name, ALL_OF_IT), *own], device, network.name, budget)
         for device in COUNTED
         for network in size.networks
         for budget in size.budgets
-        if (own := [r for r in rows if (r["device"], r["network"], r["budget"]) == (device, network.name, budget)])
+        if budget != ALL_OF_IT and (own := _rows_at(rows, device, network.name, budget))
     ]
     return "\n".join(parts) or NOT_MEASURED
+
+
+def _rows_at(rows: Sequence[Row], device: str, network: str, budget: int) -> list[Row]:
+    return [row for row in rows if (row["device"], row["network"], row["budget"]) == (device, network, budget)]
 
 
 def write_readme(folder: Path) -> None:

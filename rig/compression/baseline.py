@@ -31,4 +31,5 @@ def trained_baseline(task: Task, plan: TrainingPlan, folder: Path, train_it: Cal
 def _named(task: Task, plan: TrainingPlan) -> str:
     """What tells one baseline from another; of usual options as it always was, so that earlier ones are found."""
     batch = "" if task.batch == BATCH else f", batch {task.batch}"
-    return f"({task.name!r}, {task.model_name!r}, {plan.recipe()}{batch})"
+    text = f", file {task.text}" if task.text else ""
+    return f"({task.name!r}, {task.model_name!r}, {plan.recipe()}{batch}{text})"

@@ -7,6 +7,7 @@ targets)``, ``loaders(split)`` (an iterable of (inputs, targets) batches for spl
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -30,7 +31,8 @@ class Task(NamedTuple):
     """What the loop needs of a task; ``input_shape`` has no batch dimension.
 
     ``logits``: outputs are logits (N, classes), so that labels can be smoothed and a narrow network can be
-    taught by the one it came from. ``batch``: images of a training step, of a built-in task.
+    taught by the one it came from. ``batch``: images of a training step, of a built-in task. ``text``: digest of a
+    task file, by which an edited file is told from what it was (what it imports is not looked at).
     """
 
     name: str
@@ -43,6 +45,7 @@ class Task(NamedTuple):
     test_count: int
     logits: bool = False
     batch: int = BATCH
+    text: str = ""
 
 
 BUILT_IN = {"fashion-mnist": datasets.fashion_mnist, "digits": datasets.digits}
@@ -197,6 +200,7 @@ def _from_file(path: Path) -> Task:
         input_shape=shape,
         test_count=count,
         logits=bool(getattr(module, "logits", False)),
+        text=hashlib.sha256(path.read_bytes()).hexdigest()[:12],
     )
 
 

@@ -5,6 +5,8 @@ import pytest
 import torch
 
 from rig.compression import datasets, tasks
+from rig.compression.baseline import trained_baseline
+from rig.compression.training import TrainingPlan
 from rig.errors import BadInputError, ModelError
 
 needs_fashion = pytest.mark.skipif(
@@ -100,3 +102,18 @@ def test_a_loader_over_data_without_a_length_is_gone_through_and_draws_nothing(t
 def test_what_is_no_iterable_is_said():
     with pytest.raises(ModelError, match="gives int"):
         tasks.batches_per_epoch(tasks.load_task("digits", "resnet8")._replace(loaders=lambda split: 3))
+
+
+def test_a_baseline_belongs_to_the_text_of_its_task_file(tmp_path):
+    path = tmp_path / "mine.py"
+    text = """import torch
+def model(widths=None): return torch.nn.Linear(2, 1)
+def loss(outputs, targets): return outputs.mean()
+def loaders(split): return [(torch.ones(1, 2), torch.ones(1))]
+def evaluate(model, split): return 0.5
+"""
+    trained = []
+    for written in (text, text, text.replace("mean", "sum"), text):
+        path.write_text(written)
+        trained_baseline(tasks.load_task(str(path)), TrainingPlan(1), tmp_path / "baselines", trained.append)
+    assert len(trained) == 2
