@@ -16,7 +16,7 @@ from rig.compression.cutting.surgery import Narrowing, narrow
 from rig.compression.cutting.template import make_template
 from rig.compression.cutting.verified_surgery import unequal
 from rig.compression.tasks import load_task
-from rig.errors import ModelError
+from rig.errors import BadInputError
 
 TASK = """
 import torch
@@ -97,16 +97,16 @@ def test_values_follow_the_network_s_own_initialization():
 @pytest.mark.parametrize(
     ("kind", "table", "said"),
     [
-        (Gated, {"nothing": 3}, "names nothing, which the network does not have"),
-        (Gated, {"expand": 7, "depthwise": 8}, "change together are given different widths .*expand: 7"),
-        (Gated, {"expand": 0}, "multiples of 1, at least that"),
-        (Grouped, {"reduce": 6}, "multiples of 4"),
-        (Gated, {"fc": 3}, "fc: 3 cannot be had: its channels are the network's outputs"),
-        (Shuffled, {"first": 4}, "first: 4 cannot be had"),
+        (Gated, {"nothing": 3}, "name nothing, which is no layer of the network"),
+        (Gated, {"expand": 7, "depthwise": 8}, "expand and depthwise, which change together, different widths"),
+        (Gated, {"expand": 0}, "give expand 0 channels; it may have 1 or more"),
+        (Grouped, {"reduce": 6}, "give reduce 6 channels; it may have 4 or more, in steps of 4"),
+        (Gated, {"fc": 3}, "give fc 3 channels, but its channels are the network's outputs"),
+        (Shuffled, {"first": 4}, "give first 4 channels, but"),
     ],
 )
 def test_a_table_that_the_network_cannot_have_is_refused(kind, table, said):
-    with pytest.raises(ModelError, match=said):
+    with pytest.raises(BadInputError, match=said):
         with_widths(lambda: kind(), EXAMPLE.shape[1:])(table)
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from rig.compression.cutting.gates import GATED
+from rig.errors import BadInputError
 
 WIDE_LAYERS = (nn.Conv2d, nn.Linear)
 NORMS = (nn.modules.batchnorm._BatchNorm,)
@@ -153,3 +154,39 @@ def layer_channels(
         for layer in g.writers
         if layer not in left_out
     }
+
+
+def group_widths(
+    groups: Iterable[ChannelGroup], table: Mapping[str, int], most: Mapping[str, int] | None = None
+) -> dict[str, int]:
+    """Units of every group that a table of layers names: the inverse of ``layer_channels``.
+
+    most: units that each group may have (without it: any). Raises BadInputError for a layer that no group writes or
+    whose group is left alone, a width that the layer cannot have, and layers of one group at different widths.
+    """
+    of_layer = {layer: group for group in groups for layer in group.writers}
+    found: dict[str, int] = {}
+    said: dict[str, str] = {}
+    for layer, channels in table.items():
+        group = of_layer.get(layer)
+        if group is None:
+            raise BadInputError(
+                f"the widths name {layer}, which is no layer of the network", "take its own widths file"
+            )
+        width, rest = divmod(channels, group.quantum)
+        if not group.prunable and channels != group.channels:
+            raise BadInputError(f"the widths give {layer} {channels} channels, but {group.why_fixed}", "leave it out")
+        if rest or width < 1 or (most is not None and width > most[group.name]):
+            up_to = " or more" if most is None else f" to {group.quantum * most[group.name]}"
+            steps = f", in steps of {group.quantum}" if group.quantum > 1 else ""
+            raise BadInputError(
+                f"the widths give {layer} {channels} channels; it may have {group.quantum}{up_to}{steps}",
+                "0 stands for the first layer of a residual block only, which removes the block",
+            )
+        if found.setdefault(group.name, width) != width:
+            raise BadInputError(
+                f"the widths give {said[group.name]} and {layer}, which change together, different widths",
+                "give them the same",
+            )
+        said[group.name] = layer
+    return found

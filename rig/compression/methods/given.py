@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from rig.compression.budget import Budget
+from rig.compression.cutting.channel_group import group_widths
 from rig.compression.cutting.template import Template
 from rig.compression.methods.base import RESOURCES, Choice, Found, Workplace
 from rig.compression.survey import Survey
@@ -52,33 +53,5 @@ def groups_of(
     """
     removed = [b.name for b in template.blocks if table.get(b.entry) == 0]
     gone = {layer for b in template.blocks if b.name in removed for layer in b.layers}
-    known = {layer: group for group in template.groups for layer in group.writers}
-    widths = template.seed_widths()
-    whole = template.layer_widths(widths)
-    said: dict[str, str] = {}
-    for layer, channels in table.items():
-        group = known.get(layer)
-        if group is None:
-            raise BadInputError(
-                f"the widths name {layer}, which is no layer of the network", "take its own widths file"
-            )
-        if layer in gone:
-            continue
-        unit = whole.get(layer, group.width) // group.width  # channels that go together in this layer
-        width, rest = divmod(channels, unit)
-        if not group.prunable and (width, rest) != (group.width, 0):
-            raise BadInputError(f"the widths give {layer} {channels} channels, but {group.why_fixed}", "leave it out")
-        if rest or not 1 <= width <= largest[group.name]:
-            may = f"{unit} to {unit * largest[group.name]}{f', in steps of {unit}' if unit > 1 else ''}"
-            raise BadInputError(
-                f"the widths give {layer} {channels} channels; it may have {may}",
-                "0 stands for the first layer of a residual block only, which removes the block",
-            )
-        if group.name in said and widths[group.name] != width:
-            raise BadInputError(
-                f"the widths give {said[group.name]} and {layer}, which change together, different widths",
-                "give them the same",
-            )
-        said[group.name] = layer
-        widths[group.name] = width
-    return widths, removed
+    staying = {layer: channels for layer, channels in table.items() if layer not in gone}
+    return {**template.seed_widths(), **group_widths(template.groups, staying, largest)}, removed
