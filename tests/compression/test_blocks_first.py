@@ -6,7 +6,7 @@ import compression_case as case
 import pytest
 import torch
 
-from rig.compression.methods import blocks_first
+from rig.compression.methods import blocks_first, race
 from rig.compression.methods.allocating import Scored, Worth, block_losses, scored
 from rig.compression.methods.base import Choice
 from rig.compression.survey import Ablation
@@ -23,7 +23,7 @@ def worth(task, survey, network, tmp_path_factory) -> Worth:
 
 def test_choices_differ_in_their_blocks_and_hold_the_budget(worth, survey) -> None:
     budget = case.budget_of(survey, "latency", "20%")
-    choices = blocks_first._choices(worth, survey, budget)
+    choices = blocks_first.BlockChoices(worth, survey, budget).first()
     assert len(choices) > 1
     assert len({tuple(choice.removed) for choice in choices}) == len(choices)
     for choice in choices:
@@ -38,36 +38,87 @@ def test_blocks_with_a_stride_are_left_out_of_the_second_half(worth) -> None:
 
 def test_the_nearest_choice_is_left_where_none_holds_the_budget(worth, survey) -> None:
     budget = case.budget_of(survey, "latency", "0.5%")
-    (choice,) = blocks_first._choices(worth, survey, budget)
+    (choice,) = blocks_first.BlockChoices(worth, survey, budget).first()
     totals = survey.tables.totals(choice.widths, survey.template.removed_kernels(choice.removed))
     assert budget.usage(totals) > 1.0
 
 
+def kept_in(choice: Choice, stages: list[list[str]]) -> list[list[str]]:
+    return [[name for name in stage if name not in choice.removed] for stage in stages]
+
+
+def test_the_first_blocks_of_a_stage_stay_in_half_of_the_choices_and_in_all_around_one(worth, survey) -> None:
+    choices = blocks_first.BlockChoices(worth, survey, case.budget_of(survey, "latency", "20%"))
+    assert sum(map(len, choices.stages)) == len(worth.blocks)
+    for choice in choices.first():
+        fronted = choices._first_stay(choice.removed)
+        counts = [len(kept) for kept in kept_in(choice, choices.stages)]
+        assert counts == [len(kept) for kept in kept_in(Choice({}, list(fronted)), choices.stages)]
+        for near in choices.around(choice):
+            left = kept_in(near, choices.stages)
+            assert left == [stage[: len(kept)] for stage, kept in zip(choices.stages, left, strict=True)]
+            assert sum(abs(len(kept) - count) for kept, count in zip(left, counts, strict=True)) == 1
+
+
+@pytest.fixture
+def pair(survey) -> list[Choice]:
+    return [Choice(survey.template.seed_widths(), removed) for removed in ([], ["layer1.0"])]
+
+
+def none_around(choice: Choice) -> list[Choice]:
+    return []
+
+
 @pytest.mark.parametrize(
-    ("losses", "best"),
-    [([1.0, 2.0], 0), ([2.0, 1.0], 1), ([float("nan"), 2.0], 1)],  # what is not finite never wins
+    ("losses", "best", "left"),
+    [
+        # Two heats; then both train on, and what they end at counts.
+        ([1.0, 2.0, 0.5, 0.6], 0, [0.5, 0.6]),
+        ([1.0, 2.0, 0.5, 0.4], 1, [0.5, 0.4]),
+        ([2.0, 1.0, 0.5, 0.6], 1, [0.5, 0.6]),
+        ([float("nan"), 2.0], 1, [2.0, None]),  # what is not finite never wins, and one alone needs no final
+        ([float("nan"), float("nan")], 0, [None, None]),
+    ],
 )
-def test_the_choice_with_the_least_loss_wins(losses, best, worth, task, survey, network, tmp_path, monkeypatch) -> None:
-    choices = [Choice(survey.template.seed_widths(), removed) for removed in ([], ["layer1.0"])]
-    monkeypatch.setattr(blocks_first, "_choices", lambda *args: choices)
+def test_the_least_loss_wins(losses, best, left, pair, worth, task, network, tmp_path, monkeypatch) -> None:
     told = iter(losses)
-    monkeypatch.setattr(blocks_first, "mean_loss", lambda *args: next(told))
-    workplace = case.workplace_in(tmp_path, task, 8)
-    begun = blocks_first.without_blocks_first(workplace, network, survey, case.budget_of(survey, "latency"))
-    assert begun.removed == choices[best].removed
-    race = workplace.state[blocks_first.KEY]["race"]
-    assert [entry["removed"] for entry in race] == [choice.removed for choice in choices]
-    # Eight epochs of four batches: a tenth and a half for the trials, three tenths for the race of two.
-    tried = 1 + 3 * 6 + 4
-    assert begun.epochs == pytest.approx((min(5, int(0.15 * 32 / tried)) * tried + 2 * int(0.3 * 32 / 2)) / 4)
+    monkeypatch.setattr(race, "mean_loss", lambda *args: next(told))
+    found = race.raced(case.workplace_in(tmp_path, task, 8), network, worth, pair, none_around, 12)
+    assert found.best == pair[best].removed
+    assert [entry["loss"] for entry in found.record] == left
+    assert next(told, None) is None
+    # Two heats of two batches each; the eight that are left are for a final of two.
+    assert found.batches == sum(entry["batches"] for entry in found.record) == (12 if None not in left else 4)
 
 
-def test_the_race_is_annealed_and_a_choice_that_training_throws_off_has_no_loss(
-    worth, task, survey, network, tmp_path, monkeypatch
-) -> None:
+def test_what_is_around_the_best_is_tried_too(pair, worth, task, survey, network, tmp_path, monkeypatch) -> None:
+    asked = []
+    third = Choice(survey.template.seed_widths(), ["layer2.0"])
+
+    def around(choice: Choice) -> list[Choice]:
+        asked.append(list(choice.removed))
+        return [third, pair[0]]  # one new, one known
+
+    told = iter([2.0, 1.0, 0.5, 0.3, 0.4])
+    monkeypatch.setattr(race, "mean_loss", lambda *args: next(told))
+    found = race.raced(case.workplace_in(tmp_path, task, 8), network, worth, pair, around, 12)
+    assert asked == [pair[1].removed, third.removed]
+    assert found.best == third.removed
+    assert [entry["removed"] for entry in found.record] == [third.removed, pair[1].removed, pair[0].removed]
+
+
+def test_a_race_stays_within_its_batches(pair, worth, task, survey, network, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(race, "mean_loss", lambda *args: 1.0)
+    for room in (6, 7, 12):
+        workplace = case.workplace_in(tmp_path, task, 8)
+        found = race.raced(workplace, network, worth, pair, lambda choice: pair, room)
+        assert 0 < found.batches <= room
+
+
+def test_a_choice_that_training_throws_off_has_no_loss(pair, worth, task, network, tmp_path, monkeypatch) -> None:
     asked = []
 
-    class Thrown(blocks_first.Recovery):
+    class Thrown(race.Recovery):
         def __init__(self, *args: object, **kwargs: object) -> None:
             asked.append(kwargs)
             super().__init__(*args, **kwargs)
@@ -76,16 +127,17 @@ def test_the_race_is_annealed_and_a_choice_that_training_throws_off_has_no_loss(
             super().__call__(trial)
             return False
 
-    monkeypatch.setattr(blocks_first, "Recovery", Thrown)
-    choices = [Choice(survey.template.seed_widths(), removed) for removed in ([], ["layer1.0"])]
-    race, _ = blocks_first._race(case.workplace_in(tmp_path, task, 8), network, worth, choices)
-    assert asked == [{"annealed": True}]
-    assert [entry["loss"] for entry in race] == [None, None]
+    monkeypatch.setattr(race, "Recovery", Thrown)
+    found = race.raced(case.workplace_in(tmp_path, task, 8), network, worth, pair, none_around, 9)
+    assert asked == [{"annealed": True, "parts": 4, "faster": 2.5}]
+    assert [entry["loss"] for entry in found.record] == [None, None]
 
 
-def test_one_choice_needs_no_race(worth, task, network, tmp_path) -> None:
-    race, epochs = blocks_first._race(case.workplace_in(tmp_path, task), network, worth, [Choice({}, ["layer1.0"])])
-    assert (race, epochs) == ([{"removed": ["layer1.0"], "loss": None}], 0.0)
+@pytest.mark.parametrize(("count", "room"), [(1, 100), (2, 5)])
+def test_one_choice_or_little_training_needs_no_race(count, room, pair, worth, task, network, tmp_path) -> None:
+    workplace = case.workplace_in(tmp_path, task)
+    found = race.raced(workplace, network, worth, pair[:count], none_around, room)
+    assert found == race.Raced([], [{"removed": [], "loss": None, "batches": 0}], 0)
 
 
 def test_a_decision_is_kept_and_the_trained_network_stays_as_it_was(

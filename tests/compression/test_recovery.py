@@ -94,6 +94,20 @@ def test_an_annealed_recovery_ends_with_small_steps(network, task) -> None:
     assert last_step[True] < 0.5 * last_step[False]
 
 
+def test_batches_in_parts_are_as_many_steps_of_so_many_images_or_more(network, task) -> None:
+    recovery = Recovery(task, steps=2, parts=4)
+    whole = len(recovery.batches[0][0])
+    parts = recovery._parts(recovery.batches[0])
+    assert sum(len(inputs) for inputs, _ in parts) == whole
+    assert len(parts) == min(4, whole // 16)
+    assert torch.equal(torch.cat([targets for _, targets in parts]), recovery.batches[0][1])
+    small = tuple(values[:15] for values in recovery.batches[0])
+    assert len(recovery._parts(small)) == 1
+    seen = []
+    recovery(copy.deepcopy(network), lambda: seen.append(1))
+    assert len(seen) == sum(len(recovery._parts(batch)) for batch in recovery.batches[:2])
+
+
 @pytest.mark.parametrize("steps", [1, 4])
 def test_a_network_that_training_throws_off_keeps_what_the_statistics_gave(steps, network, task) -> None:
     exploding = task._replace(loss=lambda outputs, targets: F.cross_entropy(outputs, targets) * 1e38)

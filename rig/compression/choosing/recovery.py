@@ -30,6 +30,7 @@ from rig.compression.training.losses import finite_gradients, loss_of, make_opti
 STEPS = 5  # of training; from 5 to 10 the order of what is lost hardly changes any more
 STATISTICS_BATCHES = 5
 KEPT_BYTES = 2**30  # of batches beyond those of the statistics; then those that are kept come again
+LEAST_PART = 16  # images, of a batch that is cut
 RATE, PLAIN_RATE = 0.02, 0.005  # of learning, with batch-norms and without
 
 
@@ -37,13 +38,17 @@ class Recovery:
     """Batches and steps that every network which is judged gets alike; ``steps`` 0: the statistics alone.
 
     annealed: the rate of learning falls to nothing, as in a training of its own; without it the last steps shake what
-    many steps are judged by. Draws from torch's global generator once, when it is made.
+    many steps are judged by. parts: that each batch is cut into, a step of training each, of LEAST_PART images or more;
+    ``steps`` counts whole batches. faster: factor of the rate. Draws from torch's global generator once, when it is
+    made.
     """
 
-    def __init__(self, task: Task, steps: int = 0, annealed: bool = False) -> None:
+    def __init__(self, task: Task, steps: int = 0, annealed: bool = False, parts: int = 1, faster: float = 1.0) -> None:
         self.task = task
         self.steps = steps
         self.annealed = annealed
+        self.parts = parts
+        self.faster = faster
         self.device = distributed.device()
         self.batches: list[tuple[Tensor, Tensor]] = []
         while not self.batches or (len(self.batches) < steps and not self._full()):  # a pass may be too short
@@ -60,6 +65,12 @@ class Recovery:
         kept = sum(values.nbytes for batch in self.batches for values in batch)
         return len(self.batches) >= STATISTICS_BATCHES and kept >= KEPT_BYTES
 
+    def _parts(self, batch: tuple[Tensor, Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """A batch in parts of about one size."""
+        inputs, targets = batch
+        count = max(1, min(self.parts, len(inputs) // LEAST_PART))
+        return list(zip(inputs.tensor_split(count), targets.tensor_split(count), strict=True))
+
     def __call__(self, network: nn.Module, hold: Callable[[], None] | None = None) -> bool:
         """Let a network recover, in place, and leave it in evaluation mode on the device that trains.
 
@@ -70,13 +81,15 @@ class Recovery:
         statistics = itertools.islice(self.batches, STATISTICS_BATCHES)
         reestimate_norms(network, (placed(batch, self.device)[0] for batch in statistics))
         before = {name: values.clone() for name, values in network.state_dict().items()}
-        plan = TrainingPlan(1.0, RATE if has_norms(network) else PLAIN_RATE)
+        plan = TrainingPlan(1.0, self.faster * (RATE if has_norms(network) else PLAIN_RATE))
         optimizer = make_optimizer(network.train(), plan)
         stayed = True
-        for step, batch in enumerate(itertools.islice(itertools.cycle(self.batches), self.steps)):
+        whole = itertools.islice(itertools.cycle(self.batches), self.steps)
+        parts = [part for batch in whole for part in self._parts(batch)]
+        for step, batch in enumerate(parts):
             if self.annealed:
                 for group in optimizer.param_groups:
-                    group["lr"] = learning_rate_at(step, self.steps, plan)
+                    group["lr"] = learning_rate_at(step, len(parts), plan)
             loss = loss_of(network, self.task, plan, placed(batch, self.device), torch.float32)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]

@@ -1,7 +1,7 @@
 """Residual blocks go before anything else: those that the budget has no room for, of the trained network.
 
     trained ──► what channels and blocks are worth ──► exact choices of widths and blocks at the whole budget, blocks
-                counting more or less ──► all trained for a few steps ──► the one with the least loss
+                counting more or less ──► a race: each trained for a little, then those around the best one
                                                                             │ (its widths are not used)
                                                                             ▼
                                                      the trained network without its blocks, every width as it was
@@ -20,8 +20,8 @@ trained since, stay longer than they are worth.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -29,9 +29,8 @@ from torch import nn
 
 from rig.compression.budget import Budget
 from rig.compression.choosing.allocation import Allocation
-from rig.compression.choosing.recovery import Recovery
-from rig.compression.choosing.steering import mean_loss, steering_batches
 from rig.compression.cutting.realize import realized_checked
+from rig.compression.cutting.template import Template
 from rig.compression.methods import RACE_SHARE
 from rig.compression.methods.allocating import (
     NoAllocationError,
@@ -42,13 +41,12 @@ from rig.compression.methods.allocating import (
     template_of,
 )
 from rig.compression.methods.base import Choice, Workplace
+from rig.compression.methods.race import raced
 from rig.compression.survey import Survey
 
 KEY, STAGE = "blocks_first", "blocks"  # of the run's decisions, and among its stages
 WEIGHTS = (1.0, 1 / 4, 1 / 16)  # of the loss that a block's trial adds; the first wins where no race is run
 WELL_USED = 0.9  # of the budget: blocks that leave more of it unused went for nothing
-RACE_STEPS, LEAST_STEPS = 100, 4  # of training, of each choice: at most, and for a race at all
-RACE_IMAGES = 2048  # of the steering split
 
 
 class Begun(NamedTuple):
@@ -98,41 +96,96 @@ def _decided(workplace: Workplace, network: nn.Module, survey: Survey, budget: B
     template = template_of(survey.template, network, workplace.example)
     scores, trials, epochs = scored(workplace, network, template, [], (), 0)
     worth = Worth(template, [], scores, block_losses(trials))
+    choices = BlockChoices(worth, survey, budget)
     try:
-        choices = _choices(worth, survey, budget)
+        first = choices.first()
     except NoAllocationError as error:
         workplace.progress.stage(f"blocks: all stay while the network shrinks: {error.message}")
         return {"removed": [], "trials": trials, "epochs": epochs, "race": []}
-    race, spent = _race(workplace, network, worth, choices)
-    first = min(race, key=lambda entry: math.inf if entry["loss"] is None else entry["loss"])
-    return {"removed": first["removed"], "trials": trials, "epochs": epochs + spent, "race": race}
+    room = int(RACE_SHARE * workplace.settings.epochs_shrink * workplace.per_epoch)
+    race = raced(workplace, network, worth, first, choices.around, room)
+    spent = epochs + race.batches / workplace.per_epoch
+    return {"removed": race.best, "trials": trials, "epochs": spent, "race": race.record}
 
 
-def _choices(worth: Worth, survey: Survey, budget: Budget) -> list[Choice]:
-    """The exact choices that differ in their blocks and use the budget; the nearest to it alone where none does."""
-    sets: dict[tuple[str, ...], None] = {}
-    undecided: NoAllocationError | None = None
-    for blocks in (worth.blocks, _keeping_resolution(worth)):
-        for weight in WEIGHTS:
-            weighted = {name: weight * added for name, added in blocks.items()}
+class BlockChoices:
+    """Exact choices at a budget, by the blocks that go; the widths are by what channels are worth."""
+
+    def __init__(self, worth: Worth, survey: Survey, budget: Budget) -> None:
+        self.worth = worth
+        self.survey = survey
+        self.budget = budget
+        self.stages = _stages(worth.template, worth.blocks)
+        self._known: dict[tuple[str, ...], Allocation] = {}
+
+    def first(self) -> list[Choice]:
+        """The solver's, at each weight of the blocks, and the same depths with the first blocks of each stage.
+
+        Those that use the budget; the nearest to it alone where none does. Raises NoAllocationError.
+        """
+        sets: dict[tuple[str, ...], None] = {}
+        undecided: NoAllocationError | None = None
+        for blocks in (self.worth.blocks, _keeping_resolution(self.worth)):
+            for weight in WEIGHTS:
+                weighted = {name: weight * added for name, added in blocks.items()}
+                try:
+                    found = allocated(self.worth._replace(blocks=weighted), self.survey, self.budget)
+                except NoAllocationError as error:
+                    undecided = error
+                else:
+                    sets.update(dict.fromkeys((tuple(sorted(found.removed)), self._first_stay(found.removed))))
+        known: dict[tuple[str, ...], Allocation] = {}
+        for removed in sets:
             try:
-                sets[tuple(sorted(allocated(worth._replace(blocks=weighted), survey, budget).removed))] = None
+                known[removed] = self._allocated(removed)
             except NoAllocationError as error:
                 undecided = error
-    # The weights are for the blocks alone: the widths are chosen anew, by what channels are worth.
-    found: dict[tuple[str, ...], Allocation] = {}
-    for removed in sets:
-        try:
-            found[removed] = allocated(worth._replace(removed=removed, blocks={}), survey, budget)
-        except NoAllocationError as error:
-            undecided = error
-    if not found and undecided is not None:
-        raise undecided
-    using = {removed: one for removed, one in found.items() if WELL_USED <= one.used.max() <= 1.0}
-    if not using:
-        nearest = min(found, key=lambda removed: _off(found[removed]))
-        using = {nearest: found[nearest]}
-    return [Choice(dict(one.widths), list(removed)) for removed, one in using.items()]
+        if not known and undecided is not None:
+            raise undecided
+        using = [removed for removed, one in known.items() if _uses(one)]
+        return [self._choice(removed) for removed in using or [min(known, key=lambda removed: _off(known[removed]))]]
+
+    def around(self, choice: Choice) -> list[Choice]:
+        """A block more or less in one stage, the first blocks of each staying; those that use the budget."""
+        found = []
+        for stage in self.stages:
+            gone = sum(name in choice.removed for name in stage)
+            for count in (gone - 1, gone + 1):
+                if 0 <= count <= len(stage):
+                    others = [name for name in choice.removed if name not in stage]
+                    removed = self._first_stay([*others, *stage[len(stage) - count :]])
+                    with contextlib.suppress(NoAllocationError):  # undecided: one less to look at
+                        if _uses(self._allocated(removed)):
+                            found.append(self._choice(removed))
+        return found
+
+    def _first_stay(self, removed: Sequence[str]) -> tuple[str, ...]:
+        """As many blocks of each stage, the last ones: the first brings the stage's own filters and its stride."""
+        gone = [name for s in self.stages for name in s[len(s) - sum(n in removed for n in s) :]]
+        return tuple(sorted(gone))
+
+    def _allocated(self, removed: tuple[str, ...]) -> Allocation:
+        """The widths of these blocks; the weights were for the blocks alone, here it is the channels' worth."""
+        if removed not in self._known:
+            self._known[removed] = allocated(self.worth._replace(removed=removed, blocks={}), self.survey, self.budget)
+        return self._known[removed]
+
+    def _choice(self, removed: tuple[str, ...]) -> Choice:
+        return Choice(dict(self._known[removed].widths), list(removed))
+
+
+def _uses(allocation: Allocation) -> bool:
+    return bool(WELL_USED <= allocation.used.max() <= 1.0)
+
+
+def _stages(template: Template, blocks: Collection[str]) -> list[list[str]]:
+    """The blocks that may go, in network order, by the channel group that they add to."""
+    writer = {layer: g.name for g in template.groups for layer in g.writers}
+    found: dict[str, list[str]] = {}
+    for block in template.blocks:
+        if block.name in blocks:
+            found.setdefault(writer.get(block.layers[-1], block.name), []).append(block.name)
+    return list(found.values())
 
 
 def _off(allocation: Allocation) -> tuple[bool, float]:
@@ -146,29 +199,3 @@ def _keeping_resolution(worth: Worth) -> dict[str, float]:
     kernels = worth.template.kernels
     strided = {b.name for b in worth.template.blocks if any(kernels[k].spec.stride > 1 for k in b.kernels)}
     return {name: added for name, added in worth.blocks.items() if name not in strided}
-
-
-def _race(
-    workplace: Workplace, network: nn.Module, worth: Worth, choices: Sequence[Choice]
-) -> tuple[list[dict[str, Any]], float]:
-    """Blocks and loss of each choice once it was built and trained for a little, and the epochs that took.
-
-    No loss where training threw it off, or surgery put something back, or there was nothing to race.
-    """
-    task = workplace.task
-    per_epoch = workplace.per_epoch
-    steps = min(RACE_STEPS, int(RACE_SHARE * workplace.settings.epochs_shrink * per_epoch / len(choices)))
-    if len(choices) == 1 or steps < LEAST_STEPS:
-        return [{"removed": list(choices[0].removed), "loss": None}], 0.0
-    recovery = Recovery(task, steps, annealed=True)
-    batches = steering_batches(task, RACE_IMAGES)
-    found = []
-    for number, choice in enumerate(choices, 1):
-        workplace.progress.update(f"blocks: choice {number} of {len(choices)}, {steps} steps of training")
-        template = template_of(worth.template, network, workplace.example)  # what is put back is of this choice alone
-        built = realized_checked(network, template, worth.channels, choice, task)
-        stayed = recovery(built.network)
-        loss = mean_loss(built.network, task, batches)
-        as_chosen = stayed and math.isfinite(loss) and not built.refused  # else it is not what the budget was for
-        found.append({"removed": list(choice.removed), "loss": loss if as_chosen else None})
-    return found, steps * len(choices) / per_epoch

@@ -1,0 +1,122 @@
+"""Networks that lost different blocks, trained a little each: which of them comes back.
+
+    first choices ──► a heat each ──► those around the best one, a heat each, until it is the best of them or the heats'
+    share of the training is spent ──► the FINALISTS train on ──► the least loss
+
+A heat is a training in miniature: its batches are cut into PARTS, a step each, at a rate that falls to nothing. To 15 %
+of the joules of ResNet-20 on a simulated board, choices that end points of accuracy apart were level after 100 whole
+batches; after 16 in parts they were ranked as after 430 whole ones (experiments/peers, "So far").
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from rig.compression.choosing.recovery import Recovery
+from rig.compression.choosing.steering import mean_loss, steering_batches
+from rig.compression.cutting.realize import realized_checked
+from rig.compression.methods.allocating import Worth, template_of
+from rig.compression.methods.base import Choice, Workplace
+
+HEAT, LEAST = 16, 2  # batches of a heat: at most, and for a race at all
+OF_HEATS = 2 / 3  # of the race's batches
+AROUND = 4  # choices beyond the first that a heat is kept short for
+FINALISTS = 2
+PARTS, FASTER = 4, 2.5  # steps of a batch, and their rate beside that of a recovery
+IMAGES = 2048  # of the steering split
+Around = Callable[[Choice], Sequence[Choice]]
+
+
+class Raced(NamedTuple):
+    """What a race found.
+
+    best: the blocks that go; record: of each choice its ``removed``, the ``loss`` after its last training (None where
+    training threw it off, surgery put something back, or there was no race), ``batches`` of training; batches: of all.
+    """
+
+    best: list[str]
+    record: list[dict[str, Any]]
+    batches: int
+
+
+class Entrant(NamedTuple):
+    """A choice that had its heat: infinite loss where it cannot win."""
+
+    choice: Choice
+    network: nn.Module
+    loss: float
+
+    def record(self, batches: int) -> dict[str, Any]:
+        """What is kept of it."""
+        loss = self.loss if math.isfinite(self.loss) else None
+        return {"removed": list(self.choice.removed), "loss": loss, "batches": batches}
+
+
+def raced(
+    workplace: Workplace, network: nn.Module, worth: Worth, first: Sequence[Choice], around: Around, room: int
+) -> Raced:
+    """The best of some choices, and of those around the best; ``room``: batches of training, at most."""
+    for_heats = int(OF_HEATS * room)
+    heat = max(LEAST, min(HEAT, for_heats // (len(first) + AROUND)))
+    most = for_heats // heat
+    if most < 2 or (len(first) == 1 and not around(first[0])):
+        alone = [{"removed": list(first[0].removed), "loss": None, "batches": 0}]
+        return Raced(list(first[0].removed), alone, 0)
+    judge = Judge(workplace, network, worth)
+    entrants, untried = [], list(first)
+    short = judge.training(heat)
+    while untried and len(entrants) < most:
+        workplace.progress.update(f"blocks: choice {len(entrants) + 1} of at most {most}, {heat} batches of training")
+        entrants.append(judge.entered(untried.pop(0), short))
+        if not untried:
+            tried = {tuple(sorted(one.choice.removed)) for one in entrants}
+            best = min(entrants, key=lambda one: one.loss).choice
+            untried = [choice for choice in around(best) if tuple(sorted(choice.removed)) not in tried]
+    entrants.sort(key=lambda one: one.loss)  # stable: of equals the one that was tried first
+    record = [one.record(heat) for one in entrants]
+    spent = heat * len(entrants)
+    more = (room - spent) // FINALISTS
+    finalists = [one for one in entrants[:FINALISTS] if math.isfinite(one.loss)]
+    if len(finalists) > 1 and more >= LEAST:
+        workplace.progress.update(f"blocks: the best {len(finalists)} train on, {more} batches each")
+        longer = judge.training(more)
+        finalists = [judge.trained_on(one, longer) for one in finalists]
+        record[: len(finalists)] = [one.record(heat + more) for one in finalists]
+        spent += more * len(finalists)
+    best_one = min(finalists or entrants, key=lambda one: one.loss)
+    return Raced(list(best_one.choice.removed), record, spent)
+
+
+class Judge:
+    """Builds choices from the trained network and trains them alike."""
+
+    def __init__(self, workplace: Workplace, network: nn.Module, worth: Worth) -> None:
+        self.workplace = workplace
+        self.network = network
+        self.worth = worth
+        self.batches = steering_batches(workplace.task, IMAGES)
+
+    def training(self, batches: int) -> Recovery:
+        """A training in miniature of so many batches, the same for all that get it."""
+        return Recovery(self.workplace.task, batches, annealed=True, parts=PARTS, faster=FASTER)
+
+    def entered(self, choice: Choice, training: Recovery) -> Entrant:
+        """A choice built and trained."""
+        template = template_of(self.worth.template, self.network, self.workplace.example)  # put-backs are of one choice
+        built = realized_checked(self.network, template, self.worth.channels, choice, self.workplace.task)
+        loss = self._loss(built.network, training)
+        # What surgery put back is not what the budget was for.
+        return Entrant(choice, built.network, math.inf if built.refused else loss)
+
+    def trained_on(self, entrant: Entrant, training: Recovery) -> Entrant:
+        """The same, trained for more."""
+        return entrant._replace(loss=self._loss(entrant.network, training))
+
+    def _loss(self, network: nn.Module, training: Recovery) -> float:
+        stayed = training(network)
+        loss = mean_loss(network, self.workplace.task, self.batches)
+        return loss if stayed and math.isfinite(loss) else math.inf
