@@ -3,9 +3,9 @@
     first choices ──► a heat each ──► those around the best one, a heat each, until it is the best of them or the heats'
     share of the training is spent ──► the FINALISTS train on ──► the least loss
 
-A heat is a training in miniature: its batches are cut into PARTS, a step each, at a rate that falls to nothing. To 15 %
-of the joules of ResNet-20 on a simulated board, choices that end points of accuracy apart were level after 100 whole
-batches; after 16 in parts they were ranked as after 430 whole ones (experiments/peers, "So far").
+A heat is a training in miniature: its batches are cut into PARTS, a step each, at a rate that falls to nothing. So 16
+batches rank choices as 100 whole ones do (``experiments/peers/races.py``), and there is time for choices that no solver
+gives: it sees what single blocks are worth to the whole network, not to what is left of it.
 """
 
 from __future__ import annotations
