@@ -141,18 +141,23 @@ def test_a_look_tells_the_controller_when_and_from_where_on_it_matters(survey, n
 
 
 @pytest.mark.parametrize(
-    ("ablation", "is_so"),
+    ("ablation", "beside", "is_so"),
     [
-        (Ablation(gradient_on=False), lambda found, seed: found.alive == seed),
-        (Ablation(remove_blocks=False), lambda found, seed: not found.trials and not found.removed),
+        # With its blocks there: what is left without some may hold the budget as it is.
+        (
+            Ablation(gradient_on=False, remove_blocks=False),
+            Ablation(remove_blocks=False),
+            lambda found, seed: found.alive == seed,
+        ),
+        (Ablation(remove_blocks=False), Ablation(), lambda found, seed: not found.trials and not found.removed),
     ],
     ids=["gradient", "blocks"],
 )
-def test_parts_can_be_switched_off(ablation, is_so, task, survey, network, tmp_path):
+def test_parts_can_be_switched_off(ablation, beside, is_so, task, survey, network, tmp_path):
     budget = case.budget_of(survey, "latency")
     found = searched(task, survey, network, tmp_path, budget, ablation)
     assert is_so(found, survey.template.seed_widths())
-    whole = searched(task, survey, network, tmp_path / "whole", budget, Ablation())
+    whole = searched(task, survey, network, tmp_path / "whole", budget, beside)
     assert not is_so(whole, survey.template.seed_widths())
 
 
