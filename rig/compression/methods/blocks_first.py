@@ -36,6 +36,7 @@ from rig.compression.methods.allocating import (
     NoAllocationError,
     Worth,
     allocated,
+    allocator_of,
     block_losses,
     scored,
     template_of,
@@ -115,7 +116,8 @@ class BlockChoices:
         self.worth = worth
         self.survey = survey
         self.budget = budget
-        self.stages = _stages(worth.template, worth.blocks)
+        apart = allocator_of(worth, survey, budget).blocks  # of two that overlap the solver offers one
+        self.stages = _stages(worth.template, {block.name for block in apart})
         self._known: dict[tuple[str, ...], Allocation] = {}
 
     def first(self) -> list[Choice]:
