@@ -60,6 +60,17 @@ def test_the_first_blocks_of_a_stage_stay_in_half_of_the_choices_and_in_all_arou
             assert sum(abs(len(kept) - count) for kept, count in zip(left, counts, strict=True)) == 1
 
 
+def test_of_two_blocks_that_overlap_one_is_chosen_from(worth, survey) -> None:
+    small = next(b for b in worth.template.blocks if b.name == "layer1.0")
+    around = small._replace(name="around", kernels=small.kernels | {max(small.kernels) + 1})
+    both = worth._replace(
+        template=worth.template._replace(blocks=[*worth.template.blocks, around]),
+        blocks={**worth.blocks, "around": 0.1},
+    )
+    choices = blocks_first.BlockChoices(both, survey, case.budget_of(survey, "latency", "20%"))
+    assert sorted(name for stage in choices.stages for name in stage) == sorted(worth.blocks)
+
+
 @pytest.fixture
 def pair(survey) -> list[Choice]:
     return [Choice(survey.template.seed_widths(), removed) for removed in ([], ["layer1.0"])]
