@@ -178,7 +178,7 @@ def test_the_hand_picked_families_are_disjoint_buildable_and_in_sixteens(parts, 
     families = {base: parts.peer_families.pool_of(base, template, tables, 0) for base in parts.peer_families.HAND_BASES}
     keys = [one.candidate.key for family in families.values() for one in family]
     assert len(keys) == len(set(keys)) > 10
-    of_stage = parts.peer_families.stages(template)
+    of_stage = template.stages()
     assert [len(blocks) for blocks in of_stage.values()] == [2, 2]
     for base, family in families.items():
         for one in family:

@@ -70,21 +70,12 @@ def uniform(template: Template, largest: dict[str, int]) -> Iterator[Candidate]:
 # --- picked by hand -----------------------------------------------------------------------------------------------
 
 
-def stages(template: Template) -> dict[str, list[str]]:
-    """Removable blocks by the channel group that they add to, in network order: what a person calls a stage."""
-    writer = {layer: g.name for g in template.groups for layer in g.writers}
-    found: dict[str, list[str]] = {}
-    for block in template.blocks:
-        found.setdefault(writer[block.layers[-1]], []).append(block.name)
-    return found
-
-
 def hand_picked(template: Template, largest: dict[str, int], base: str) -> Iterator[Candidate]:
     """The family: blocks left in each stage, and widths of each stage in multiples of 16.
 
     A candidate belongs to the largest base that contains it: some stage has lost no more blocks than the base says.
     """
-    of_stage = stages(template)
+    of_stage = template.stages()  # what a person calls so
     fewest = HAND_BASES.index(base)
     choices = [range(min(fewest, len(blocks)), len(blocks) + 1) for blocks in of_stage.values()]
     for lost in itertools.product(*choices):

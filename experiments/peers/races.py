@@ -26,12 +26,10 @@ from scipy.stats import spearmanr
 
 from rig.compression.budget import resolve
 from rig.compression.choosing.recovery import Recovery
-from rig.compression.choosing.steering import mean_loss, steering_batches
-from rig.compression.cutting.realize import realized_checked
 from rig.compression.methods.allocating import Worth, block_losses, scored, template_of
 from rig.compression.methods.base import Choice, Workplace
 from rig.compression.methods.blocks_first import BlockChoices
-from rig.compression.methods.race import FASTER, IMAGES, PARTS
+from rig.compression.methods.race import FASTER, PARTS, Judge
 from rig.console import Progress
 from rig.units import parse_limit
 
@@ -64,21 +62,18 @@ def choices_of(ground: Ground, worth: Worth, budget: Any) -> list[Choice]:
     blocks = BlockChoices(worth, ground.survey, budget)
     first = blocks.first()
     every = [*first, *(near for one in first for near in blocks.around(one))]
-    return list({tuple(sorted(one.removed)): one for one in every}.values())
+    return list({tuple(one.removed): one for one in every}.values())
 
 
 def losses(ground: Ground, workplace: Workplace, network: Any, worth: Worth, choices: Sequence[Choice]) -> np.ndarray:
     """Loss of each choice (rows) after each training (columns)."""
-    judged = steering_batches(ground.task, IMAGES)
+    judge = Judge(workplace, network, worth)
     found = np.full((len(choices), len(TRAININGS)), np.nan)
     for column, training in enumerate(TRAININGS):
         recovery = Recovery(ground.task, training.batches, annealed=True, parts=training.parts, faster=training.faster)
         for row, choice in enumerate(choices):
             workplace.progress.update(f"{training.name}: choice {row + 1} of {len(choices)}")
-            template = template_of(worth.template, network, workplace.example)
-            built = realized_checked(network, template, worth.channels, choice, ground.task)
-            recovery(built.network)
-            found[row, column] = mean_loss(built.network, ground.task, judged)
+            found[row, column] = judge.entered(choice, recovery).loss
     return found
 
 

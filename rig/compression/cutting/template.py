@@ -51,6 +51,17 @@ class Template(NamedTuple):
         table.update({b.entry: 0 for b in self.blocks if b.name in removed})
         return table
 
+    def stages(self) -> dict[str, list[str]]:
+        """Names of the removable blocks, in network order, by the channel group that they add to.
+
+        A block that adds to none is under its own name.
+        """
+        writer = {layer: g.name for g in self.groups for layer in g.writers}
+        found: dict[str, list[str]] = {}
+        for block in self.blocks:
+            found.setdefault(writer.get(block.layers[-1], block.name), []).append(block.name)
+        return found
+
     def removed_kernels(self, removed: Sequence[str]) -> frozenset[int]:
         """Indices of the kernels that vanish with these blocks."""
         return frozenset(i for b in self.blocks if b.name in removed for i in b.kernels)

@@ -21,7 +21,7 @@ trained since, stay longer than they are worth.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -30,7 +30,6 @@ from torch import nn
 from rig.compression.budget import Budget
 from rig.compression.choosing.allocation import Allocation
 from rig.compression.cutting.realize import realized_checked
-from rig.compression.cutting.template import Template
 from rig.compression.methods import RACE_SHARE
 from rig.compression.methods.allocating import (
     NoAllocationError,
@@ -116,8 +115,10 @@ class BlockChoices:
         self.worth = worth
         self.survey = survey
         self.budget = budget
-        apart = allocator_of(worth, survey, budget).blocks  # of two that overlap the solver offers one
-        self.stages = _stages(worth.template, {block.name for block in apart})
+        # Of two blocks that overlap the solver offers one.
+        offered = {block.name for block in allocator_of(worth, survey, budget).blocks}
+        stages = ([name for name in stage if name in offered] for stage in worth.template.stages().values())
+        self.stages = [stage for stage in stages if stage]
         self._known: dict[tuple[str, ...], Allocation] = {}
 
     def first(self) -> list[Choice]:
@@ -178,16 +179,6 @@ class BlockChoices:
 
 def _uses(allocation: Allocation) -> bool:
     return bool(WELL_USED <= allocation.used.max() <= 1.0)
-
-
-def _stages(template: Template, blocks: Collection[str]) -> list[list[str]]:
-    """The blocks that may go, in network order, by the channel group that they add to."""
-    writer = {layer: g.name for g in template.groups for layer in g.writers}
-    found: dict[str, list[str]] = {}
-    for block in template.blocks:
-        if block.name in blocks:
-            found.setdefault(writer.get(block.layers[-1], block.name), []).append(block.name)
-    return list(found.values())
 
 
 def _off(allocation: Allocation) -> tuple[bool, float]:

@@ -59,7 +59,10 @@ class Entrant(NamedTuple):
 def raced(
     workplace: Workplace, network: nn.Module, worth: Worth, first: Sequence[Choice], around: Around, room: int
 ) -> Raced:
-    """The best of some choices, and of those around the best; ``room``: batches of training, at most."""
+    """The best of some choices, and of those around the best; ``room``: batches of training, at most.
+
+    Choices name their blocks in one order, by which one is known again.
+    """
     for_heats = int(OF_HEATS * room)
     heat = max(LEAST, min(HEAT, for_heats // (len(first) + AROUND)))
     most = for_heats // heat
@@ -73,9 +76,9 @@ def raced(
         workplace.progress.update(f"blocks: choice {len(entrants) + 1} of at most {most}, {heat} batches of training")
         entrants.append(judge.entered(untried.pop(0), short))
         if not untried:
-            tried = {tuple(sorted(one.choice.removed)) for one in entrants}
+            tried = [one.choice.removed for one in entrants]
             best = min(entrants, key=lambda one: one.loss).choice
-            untried = [choice for choice in around(best) if tuple(sorted(choice.removed)) not in tried]
+            untried = [choice for choice in around(best) if choice.removed not in tried]
     entrants.sort(key=lambda one: one.loss)  # stable: of equals the one that was tried first
     record = [one.record(heat) for one in entrants]
     spent = heat * len(entrants)
