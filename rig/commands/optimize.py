@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # Epochs of baseline, shrinking and fine-tuning where the user names none.
 DEFAULT_EPOCHS = {"digits": (20, 20, 10)}
 USUAL_EPOCHS = (6, 3, 7)
-DEFAULT_ROUNDS = 3
+DEFAULT_ROUNDS = 4
 
 
 def run(options: OptimizeOptions, ablation: Ablation | None = None) -> dict[str, Any]:

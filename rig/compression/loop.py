@@ -25,6 +25,7 @@ from rig.compression import export
 from rig.compression.baseline import trained_baseline
 from rig.compression.bench import Bench
 from rig.compression.budget import Budget
+from rig.compression.corrections import Reading, ratio
 from rig.compression.cutting.channel_group import has_norms
 from rig.compression.cutting.realize import Realized, realized_checked
 from rig.compression.cutting.surgery import built
@@ -199,10 +200,12 @@ class Loop:
                 return best or candidate
             last = len(self.rounds) + 1 >= self._most_rounds
             for bound in budget.bounds:
-                seen = candidate.trial.usages[bound.name]
-                predicted = bound.used(bound.value(candidate.predicted))
-                margin = max(LAST_MARGIN if last else 0.008, 1.2 * (seen.half_width or 0.0) + 0.002)
-                factors[bound.name] = (1.0 - margin) * predicted / max(seen.value or 0.0, 1e-9)
+                readings = [
+                    Reading(bound.used(bound.value(one.predicted)), one.trial.usages[bound.name]) for one in self.rounds
+                ]
+                half_width = readings[-1].measured.half_width or 0.0
+                margin = max(LAST_MARGIN if last else 0.008, 1.2 * half_width + 0.002)
+                factors[bound.name] = (1.0 - margin) * ratio(readings)
 
     @property
     def _most_rounds(self) -> int:
