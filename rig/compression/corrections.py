@@ -11,6 +11,8 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from rig.units import Quantity
 
 DRIFT = 0.3  # of the way in cost between two networks, that a model's error may change by
@@ -25,7 +27,10 @@ class Reading(NamedTuple):
 
 
 def ratio(readings: Sequence[Reading]) -> float:
-    """Predicted over measured at the last reading's cost, by all of them; the last alone where any is not positive."""
+    """Predicted over measured at the last reading's cost, by all that are positive; by the last where it is not.
+
+    A reading without an interval (parameters, FLOPs) is exact.
+    """
     last = readings[-1]
     known = [r for r in readings if r.predicted > 0 and (r.measured.value or 0.0) > 0]
     if last not in known:
@@ -35,4 +40,4 @@ def ratio(readings: Sequence[Reading]) -> float:
         away = DRIFT * math.log(reading.predicted / last.predicted)
         weights.append(1.0 / (max(reading.measured.relative or 0.0, LEAST) ** 2 + away**2))
         logs.append(math.log(reading.predicted / float(reading.measured.value or 0.0)))
-    return math.exp(sum(w * x for w, x in zip(weights, logs, strict=True)) / sum(weights))
+    return math.exp(float(np.average(logs, weights=weights)))
