@@ -1,9 +1,10 @@
 """Channels taken out while training goes on, against carrying them to the end: wall time, accuracy, cost.
 
     python study.py --device virtual-pi4 [--task fashion-mnist] [--model resnet20] [--limit latency] [--share 50%]
-                    [--epochs BASELINE SHRINK FINETUNE] [--seeds 0 1 2 3 4] [--tiny]
+                    [--epochs BASELINE SHRINK FINETUNE] [--ramp 0.7] [--seeds 0 1 2 3 4] [--tiny]
 
-Rows, a variant a seed, of one trained baseline, one budget and the same numbers of epochs:
+Rows, a variant a seed and a ramp (the share of the shrinking over which the wanted cost comes down to the budget), of
+one trained baseline, one budget and the same numbers of epochs:
 
     kept       shrink with every channel to the end (MorphNet as published), then take the dead out, fine-tune
     removed    the same, with surgery after every epoch of shrinking
@@ -44,7 +45,7 @@ from rig.compression.cutting.surgery import bare_network
 from rig.compression.cutting.template import Template, make_template
 from rig.compression.export import to_onnx
 from rig.compression.loop import finetune_rate
-from rig.compression.methods.controller import StrengthController
+from rig.compression.methods.controller import Gains, StrengthController
 from rig.compression.methods.morphnet import SHRINK_RATE
 from rig.compression.methods.shrinker import Shrinker
 from rig.compression.tasks import Task, batches_per_epoch, load_task
@@ -61,13 +62,17 @@ TINY = {"task": "digits", "model": "resnet8", "epochs": (2, 3, 1), "seeds": (0,)
 
 
 class Setting(NamedTuple):
-    """What all rows share; epochs: of baseline, shrinking and fine-tuning."""
+    """What all rows share.
+
+    epochs: of baseline, shrinking and fine-tuning; ramp: the share of the shrinking in which the cost is to come down.
+    """
 
     task: Task
     template: Template
     tables: NetworkTables
     budget: Budget
     epochs: tuple[int, int, int]
+    ramp: float = Gains().ramp
 
     @property
     def example(self) -> torch.Tensor:
@@ -84,6 +89,7 @@ def main() -> None:
     parser.add_argument("--limit", default="latency", choices=["latency", "energy"])
     parser.add_argument("--share", default="50%")
     parser.add_argument("--epochs", type=int, nargs=3, default=[6, 3, 7])
+    parser.add_argument("--ramp", type=_share, default=Gains().ramp, help="of the shrinking (default: as rig optimize)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS)
     parser.add_argument("--tiny", action="store_true", help="digits, resnet8, a few epochs: to see that it works")
@@ -98,9 +104,18 @@ def main() -> None:
 
     task = load_task(asked.task, asked.model)
     setting = setting_of(task, price, kernel_rules(model), asked.limit, asked.share, tuple(asked.epochs))
+    setting = setting._replace(ramp=asked.ramp)
     folder = Path(tempfile.mkdtemp()) if asked.tiny else HERE  # a tiny run shows nothing worth keeping
     path = folder / f"results-{asked.device}.json"
     do_missing(setting, asked.seeds, asked.variants, path)
+
+
+def _share(text: str) -> float:
+    """A share above 0 and up to 1."""
+    share = float(text)
+    if not 0 < share <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a share above 0 and up to 1")
+    return share
 
 
 def setting_of(task: Task, price: Price, rules: str, limit: str, share: str, epochs: tuple[int, int, int]) -> Setting:
@@ -113,16 +128,16 @@ def setting_of(task: Task, price: Price, rules: str, limit: str, share: str, epo
     return Setting(task, template, tables, budget, epochs)
 
 
-def place(row: Row) -> tuple[int, int]:
-    """What tells one row from another, in the order in which they are done."""
-    return row["seed"], VARIANTS.index(row["variant"])
+def place(row: Row) -> tuple[int, float, int]:
+    """What tells one row from another, in the order in which they are shown."""
+    return row["seed"], row["ramp"], VARIANTS.index(row["variant"])
 
 
 def do_missing(setting: Setting, seeds: Any, variants: Any, path: Path) -> list[Row]:
     """Every row that is not in the results yet; returns all of them."""
     results = Results(path, place)
     for seed in seeds:
-        done = {row["variant"] for row in results.rows() if row["seed"] == seed}
+        done = {row["variant"] for row in results.rows() if (row["seed"], row["ramp"]) == (seed, setting.ramp)}
         missing = [variant for variant in variants if variant not in done]
         baseline = trained_baseline(setting, seed) if {"kept", "removed"} & set(missing) else None
         for variant in missing:
@@ -194,6 +209,7 @@ def row_of(setting: Setting, variant: str, seed: int, baseline: tuple[nn.Module,
         "widths": widths,
         "removals": clock.removals,
         "epochs": list(setting.epochs),
+        "ramp": setting.ramp,
         "threads": torch.get_num_threads(),
     }
 
@@ -219,7 +235,8 @@ def shrink(
     groups = find_groups(network, setting.example, like=setting.template.groups)
     regularizer = CostRegularizer(groups, setting.tables, setting.budget.gradient)
     start = setting.budget.usage(setting.tables.totals(setting.template.seed_widths()))
-    hook: Any = Shrinker(regularizer, setting.budget, StrengthController(start, 1.0))
+    controller = StrengthController(start, 1.0, gains=Gains(ramp=setting.ramp))
+    hook: Any = Shrinker(regularizer, setting.budget, controller)
     if removing:
         hook = Removing(hook, network, setting.example)
     plan = TrainingPlan(epochs, SHRINK_RATE, warmup_share=0.1, final_share=0.1, seed=seed + 1, precision=PRECISION)

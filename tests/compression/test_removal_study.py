@@ -49,6 +49,16 @@ def test_rows_that_are_done_are_kept_and_removal_happens_where_it_is_asked(setti
     check(rows)
 
 
+def test_a_line_that_is_down_earlier_makes_rows_of_its_own_and_removes_earlier(setting, tmp_path):
+    path = tmp_path / "rows.json"
+    (late,) = study.do_missing(setting._replace(ramp=1.0), [0], ["published-removed"], path)
+    early = study.do_missing(setting._replace(ramp=0.2), [0], ["published-removed"], path)[0]
+    assert [row["ramp"] for row in (early, late)] == [0.2, 1.0]
+    check([early, late])
+    halfway = [row["removals"][len(row["removals"]) // 2]["parameters_after"] for row in (early, late)]
+    assert halfway[0] < halfway[1]
+
+
 class Stop(Exception):
     pass
 
