@@ -43,17 +43,28 @@ class Raced(NamedTuple):
     batches: int
 
 
+class Heat(NamedTuple):
+    """What a choice's last training gave: infinite loss where it cannot win."""
+
+    removed: list[str]
+    loss: float
+    batches: int
+
+    def record(self) -> dict[str, Any]:
+        """What is kept of it."""
+        return {**self._asdict(), "loss": self.loss if math.isfinite(self.loss) else None}
+
+
 class Entrant(NamedTuple):
-    """A choice that had its heat: infinite loss where it cannot win."""
+    """A choice that had its heat, and its network."""
 
     choice: Choice
     network: nn.Module
     loss: float
 
-    def record(self, batches: int) -> dict[str, Any]:
-        """What is kept of it."""
-        loss = self.loss if math.isfinite(self.loss) else None
-        return {"removed": list(self.choice.removed), "loss": loss, "batches": batches}
+    def heat(self, batches: int) -> Heat:
+        """How it did."""
+        return Heat(list(self.choice.removed), self.loss, batches)
 
 
 def raced(
@@ -70,28 +81,31 @@ def raced(
         alone = [{"removed": list(first[0].removed), "loss": None, "batches": 0}]
         return Raced(list(first[0].removed), alone, 0)
     judge = Judge(workplace, network, worth)
-    entrants, untried = [], list(first)
+    leaders: list[Entrant] = []  # the networks of all would fill the memory
+    heats: list[Heat] = []
+    untried = list(first)
     short = judge.training(heat)
-    while untried and len(entrants) < most:
-        workplace.progress.update(f"blocks: choice {len(entrants) + 1} of at most {most}, {heat} batches of training")
-        entrants.append(judge.entered(untried.pop(0), short))
+    while untried and len(heats) < most:
+        workplace.progress.update(f"blocks: choice {len(heats) + 1} of at most {most}, {heat} batches of training")
+        entrant = judge.entered(untried.pop(0), short)
+        heats.append(entrant.heat(heat))
+        # Sorting is stable: of equals the one that was tried first.
+        leaders = sorted([*leaders, entrant], key=lambda one: one.loss)[:FINALISTS]
         if not untried:
-            tried = [one.choice.removed for one in entrants]
-            best = min(entrants, key=lambda one: one.loss).choice
-            untried = [choice for choice in around(best) if choice.removed not in tried]
-    entrants.sort(key=lambda one: one.loss)  # stable: of equals the one that was tried first
-    record = [one.record(heat) for one in entrants]
-    spent = heat * len(entrants)
+            tried = [one.removed for one in heats]
+            untried = [choice for choice in around(leaders[0].choice) if choice.removed not in tried]
+    heats.sort(key=lambda one: one.loss)
+    spent = heat * len(heats)
     more = (room - spent) // FINALISTS
-    finalists = [one for one in entrants[:FINALISTS] if math.isfinite(one.loss)]
+    finalists = [one for one in leaders if math.isfinite(one.loss)]
     if len(finalists) > 1 and more >= LEAST:
         workplace.progress.update(f"blocks: the best {len(finalists)} train on, {more} batches each")
         longer = judge.training(more)
-        finalists = [judge.trained_on(one, longer) for one in finalists]
-        record[: len(finalists)] = [one.record(heat + more) for one in finalists]
+        leaders = finalists = [judge.trained_on(one, longer) for one in finalists]
+        heats[: len(finalists)] = [one.heat(heat + more) for one in finalists]
         spent += more * len(finalists)
-    best_one = min(finalists or entrants, key=lambda one: one.loss)
-    return Raced(list(best_one.choice.removed), record, spent)
+    best = min(leaders, key=lambda one: one.loss)
+    return Raced(list(best.choice.removed), [one.record() for one in heats], spent)
 
 
 class Judge:
