@@ -228,6 +228,18 @@ def test_what_torch_pruning_leaves_is_rebuilt_with_its_weights(parts, small, met
         assert float(network(torch.ones(1, *INPUT)).detach().abs().max()) > 0
 
 
+def test_torch_pruning_is_tried_with_a_ceiling_for_each_layer_too(parts, small):
+    baseline, template, _ = small
+    ladder = parts.peer_families.pruned_ladder(baseline, random_task(), template, "taylor", 0, 25)
+    last = {
+        candidate.label: candidate for candidate, _ in ladder if ", 99 % of channels, multiples of 1" in candidate.label
+    }
+    free, held = (last[label] for label in sorted(last, key=len))
+    groups = [g for g in template.groups if g.prunable]
+    assert any(free.widths[g.name] < 0.1 * g.width for g in groups)
+    assert sum(held.widths[g.name] for g in groups) > sum(free.widths[g.name] for g in groups)
+
+
 def test_pruning_nothing_leaves_the_function(parts, small, monkeypatch):
     monkeypatch.setattr(parts.peer_families, "MOST_PRUNED", 0.0)
     baseline, template, _ = small

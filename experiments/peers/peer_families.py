@@ -37,6 +37,7 @@ HAND_TAUGHT = tuple(base + TAUGHT for base in HAND_BASES)  # the same networks, 
 MULTIPLIERS = np.round(np.arange(0.10, 1.501, 0.05), 2)
 MOST_FREE_STAGES = 3  # beyond that, stages are widened together
 MOST_PRUNED = 0.99  # of all channels, at its last step
+CEILINGS = (1.0, 0.9)  # of a layer's channels that may go: without one whole stages are left a single channel
 TAYLOR_BATCHES = 20
 
 
@@ -149,10 +150,11 @@ def pruned_ladder(
     """torch-pruning's global pruning of a trained network, step by step: candidate and weights (``state_dict``).
 
     Taylor's gradients are of TAYLOR_BATCHES training batches; the library keeps them beside the weights as it cuts.
+    Each alignment is tried with each of CEILINGS.
     """
     import torch_pruning
 
-    for multiple in ALIGNMENTS:
+    for multiple, ceiling in itertools.product(ALIGNMENTS, CEILINGS):
         model = copy.deepcopy(baseline).to(memory_format=torch.contiguous_format).eval()
         importances = torch_pruning.pruner.importance
         if method == "taylor":
@@ -170,6 +172,7 @@ def pruned_ladder(
                 importance,
                 global_pruning=True,
                 pruning_ratio=MOST_PRUNED,
+                max_pruning_ratio=ceiling,
                 iterative_steps=steps,
                 ignored_layers=fixed,
                 round_to=None if multiple == 1 else multiple,
@@ -177,6 +180,7 @@ def pruned_ladder(
             for step in range(1, steps + 1):
                 pruner.step()
                 label = f"{method}, {100 * MOST_PRUNED * step / steps:.0f} % of channels, multiples of {multiple}"
+                label += f", {100 * ceiling:.0f} % of a layer at most" if ceiling < 1.0 else ""
                 yield Candidate(label, widths_of(model, template), ()), model.state_dict()
 
 
