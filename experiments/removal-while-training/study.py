@@ -3,8 +3,8 @@
     python study.py --device virtual-pi4 [--task fashion-mnist] [--model resnet20] [--limit latency] [--share 50%]
                     [--epochs BASELINE SHRINK FINETUNE] [--ramp 0.7] [--seeds 0 1 2 3 4] [--tiny]
 
-Rows, a variant a seed and a ramp (the share of the shrinking over which the wanted cost comes down to the budget), of
-one trained baseline, one budget and the same numbers of epochs:
+Rows, a variant a seed, model, budget and ramp (the share of the shrinking over which the wanted cost comes down to the
+budget), of one trained baseline and the same numbers of epochs:
 
     kept       shrink with every channel to the end (MorphNet as published), then take the dead out, fine-tune
     removed    the same, with surgery after every epoch of shrinking
@@ -64,15 +64,23 @@ TINY = {"task": "digits", "model": "resnet8", "epochs": (2, 3, 1), "seeds": (0,)
 class Setting(NamedTuple):
     """What all rows share.
 
-    epochs: of baseline, shrinking and fine-tuning; ramp: the share of the shrinking in which the cost is to come down.
+    asked: the limited cost and the share of it that may stay; epochs: of baseline, shrinking and fine-tuning; ramp: the
+    share of the shrinking in which the cost is to come down.
     """
 
     task: Task
     template: Template
     tables: NetworkTables
     budget: Budget
+    asked: tuple[str, str]
     epochs: tuple[int, int, int]
     ramp: float = Gains().ramp
+
+    @property
+    def words(self) -> dict[str, Any]:
+        """What tells its rows from those of another."""
+        limit, share = self.asked
+        return {"model": self.task.model_name, "limit": limit, "share": share, "ramp": self.ramp}
 
     @property
     def example(self) -> torch.Tensor:
@@ -125,19 +133,20 @@ def setting_of(task: Task, price: Price, rules: str, limit: str, share: str, epo
     template = make_template(kernel_graph(to_onnx(network, task.input_shape), rules), groups)
     tables = NetworkTables(template.kernels, price, {g.name: g.width for g in groups})
     budget = resolve([parse_limit(limit, share)], None, 0.0, tables.totals(template.seed_widths()))
-    return Setting(task, template, tables, budget, epochs)
+    return Setting(task, template, tables, budget, (limit, share), epochs)
 
 
-def place(row: Row) -> tuple[int, float, int]:
+def place(row: Row) -> tuple[Any, ...]:
     """What tells one row from another, in the order in which they are shown."""
-    return row["seed"], row["ramp"], VARIANTS.index(row["variant"])
+    return row["model"], row["limit"], row["share"], row["ramp"], row["seed"], VARIANTS.index(row["variant"])
 
 
 def do_missing(setting: Setting, seeds: Any, variants: Any, path: Path) -> list[Row]:
     """Every row that is not in the results yet; returns all of them."""
     results = Results(path, place)
     for seed in seeds:
-        done = {row["variant"] for row in results.rows() if (row["seed"], row["ramp"]) == (seed, setting.ramp)}
+        wanted = {**setting.words, "seed": seed}
+        done = {row["variant"] for row in results.rows() if {key: row[key] for key in wanted} == wanted}
         missing = [variant for variant in variants if variant not in done]
         baseline = trained_baseline(setting, seed) if {"kept", "removed"} & set(missing) else None
         for variant in missing:
@@ -198,6 +207,7 @@ def row_of(setting: Setting, variant: str, seed: int, baseline: tuple[nn.Module,
         widths = {g.name: int((g.norms() > 0).sum()) if g.prunable else g.width for g in groups}
         result = scratch(setting, widths, seed, finetuning, clock)
     return {
+        **setting.words,
         "variant": variant,
         "seed": seed,
         "seconds": clock.seconds,
@@ -209,7 +219,6 @@ def row_of(setting: Setting, variant: str, seed: int, baseline: tuple[nn.Module,
         "widths": widths,
         "removals": clock.removals,
         "epochs": list(setting.epochs),
-        "ramp": setting.ramp,
         "threads": torch.get_num_threads(),
     }
 

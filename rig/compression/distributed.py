@@ -12,6 +12,7 @@ for hours; a process that ends closes its connections, which ends the others wit
 from __future__ import annotations
 
 import datetime
+import importlib
 import io
 import os
 from collections.abc import Iterable, Iterator
@@ -36,6 +37,9 @@ class RankLostError(RigError):
 def start() -> None:
     """Meet the other processes that torchrun started; nothing where there are none, or they have met."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+        # Its functions have the group for a default, so that a group that is there when it is first imported (which
+        # DistributedDataParallel does) is never destroyed, and its threads may abort a process that ends.
+        importlib.import_module("torch.distributed.nn")
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         if torch.cuda.is_available():
             torch.cuda.set_device(device())
