@@ -46,13 +46,13 @@ from rig.workloads.network_file import read_kernels
 FINETUNE_RATE = 0.05
 LONG_RATE, LONG_STEPS = 0.1, 1500  # of fine-tuning that has so many steps: the baseline's own rate ends better then
 PLAIN_FINETUNE_RATE = 0.01  # without batch-norm, where a teacher at 0.05 throws a network off (experiments/gates)
-WELL_USED = 0.955  # of the active budget: below it there is room worth another round
+WELL_USED = 0.98  # of the active budget: below it there is room worth another round
 CANDIDATE_ROUNDS, CONFIRM_ROUNDS, CONFIRM_ROUNDS_MOST = 5, 6, 15
 FIRST_MARGIN = 0.012  # of the active budget, left free for what prediction and measurement may err
 LAST_MARGIN = 0.02  # where no round is left to correct in
 PATIENCE_S = 1800.0  # for a device that somebody else holds, once training has been invested
 FROM_SCRATCH = "from scratch"
-STATE_VERSION = 9  # of state.json and checkpoints; 1: no methods, 2: no trials that train, 3 to 6: other fine-tunings
+STATE_VERSION = 10  # of state.json and checkpoints; 1: no methods, 2: no trials that train, 3 to 6: other fine-tunings
 
 
 class Candidate(NamedTuple):

@@ -98,6 +98,41 @@ def test_a_wide_layer_has_at_most_twelve_widths_and_its_seed_width() -> None:
         assert options == sorted(options, reverse=True)
 
 
+@pytest.mark.parametrize("share", [0.3, 0.05, 0.01])
+def test_what_was_chosen_is_refined_to_nearly_the_best_of_all_widths(share: float) -> None:
+    spec = KernelSpec("conv", 1, 64, 14, 14, 500, 14, 14, 3, 3, 1, 1)
+    kernel = SizedKernel("k", spec, Channels(0, (("a", 1),)), Channels(0, (("b", 1),)))
+    widths = {"a": 64, "b": 500}
+    tables = NetworkTables([kernel], lambda specs: (np.array([float(s.macs) for s in specs]),) * 2, widths)
+    random = np.random.default_rng(0)
+    scores = {group: np.sort(random.lognormal(0, 1, width))[::-1] for group, width in widths.items()}
+    rows = LimitRows(np.array([[1.0 / (share * spec.macs), 0.0, 0.0, 0.0]]), np.zeros(1))
+    allocator = Allocator(tables, widths, widths, [], frozenset(), Scores(scores, {}), rows)
+    options = [list(found) for found in allocator.options]
+    coarse = allocator.choose(gap=EXACT)
+    found = allocator.refined(coarse, gap=EXACT)
+    lost = {group: own.sum() - np.concatenate([[0.0], np.cumsum(own)]) for group, own in scores.items()}
+    held = np.outer(np.arange(1, 65) / 64, np.arange(1, 501) / 500) <= share
+    best = float(np.where(held, lost["a"][1:, None] + lost["b"][None, 1:], np.inf).min())
+    assert best - 1e-9 <= found.loss < coarse.loss
+    assert found.loss - best < 0.3 * (coarse.loss - best)
+    assert found.loss == pytest.approx(sum(float(lost[group][found.widths[group]]) for group in widths))
+    assert (found.used <= 1.0).all()
+    assert allocator.options == options  # the problem stays as it was
+
+
+def test_refined_it_keeps_blocks_that_went_and_what_holds_no_limit_is_left_alone(template, tables) -> None:
+    allocator = allocator_of(template, tables, ("latency", "15%"))
+    coarse = allocator.choose()
+    assert coarse.removed
+    found = allocator.refined(coarse)
+    assert found.removed
+    assert found.loss <= coarse.loss
+    assert (found.used <= 1.0).all()
+    over = coarse._replace(used=np.array([1.01]))
+    assert allocator.refined(over) is over
+
+
 def test_a_width_that_costs_more_than_a_wider_one_is_no_option() -> None:
     def odd(specs):
         seconds = np.array([s.out_channels * (1.5 if s.out_channels % 16 else 1.0) for s in specs])

@@ -12,10 +12,14 @@ one input at a time (each paired with its output group) around an anchor: exact 
 differs from it. Every choice is priced anew by the tables themselves, the next anchor is that choice, and a choice that
 does not hold after all is ruled out. Where so many of them did not hold, the solver's limits are lowered by what they
 were over.
+
+Options are found where all other groups are whole, and are few: at a tenth of a network's widths they are far apart. So
+what was chosen is refined: between its neighbours there are new options, found where the others are as chosen.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -30,6 +34,7 @@ MOST_WIDTHS = 12  # options of a group
 PAYS = 0.01  # of what a whole group costs: a narrower width must save so much
 PROBED = 128  # widths of a group looked at
 ANCHORS = 6  # choices tried where kernels depend on three groups or more
+REFINED, NEARER = 2, 9  # how often what was chosen is refined, and options of a group then
 LOWERED = 6  # more of them, the solver's limits lowered each time by what the last was over
 GONE = 0  # the width of a group that vanished with its block
 
@@ -66,8 +71,9 @@ def limit_rows(budget: Budget, baseline: Array, frame_s: float | None = None) ->
 class Allocation(NamedTuple):
     """A configuration: widths of every group, blocks that go, its loss, the proven bound of the loss.
 
-    used: share of each limit by the tables; exact: whether the costs of the problem were the tables' own; options,
-    left: of all groups, and those given to the solver.
+    bound: with the options that the solver had (the last ones, where a choice was refined); used: share of each limit
+    by the tables; exact: whether the costs of the problem were the tables' own; options, left: of all groups, and those
+    given to the solver.
     """
 
     widths: dict[str, int]
@@ -127,17 +133,19 @@ class Allocator:
     def widths_that_pay(self, group: str) -> list[int]:
         """The ends of plateaus, widest first, at most MOST_WIDTHS: no wider width costs as little, on any limit."""
         most = self.widths[group]
-        step = 1 << max(0, (most // PROBED).bit_length() - 1)
-        tried = sorted({most, *range(step, most + 1, step)}, reverse=True)
+        return self._paying(group, self.widths, _probed(1, most), MOST_WIDTHS)
+
+    def _paying(self, group: str, others: Mapping[str, int], tried: Sequence[int], most: int) -> list[int]:
+        """The ends of plateaus among the widths ``tried`` (falling), at most so many, at widths of the other groups."""
         users = [i for i, k in enumerate(self.tables.kernels) if group in k.groups and i not in self.without]
-        cost = {w: self._priced(users, {**self.widths, group: w}) for w in tried}
-        free = PAYS * np.abs(cost[most] - cost[tried[-1]])
+        cost = {w: self._priced(users, {**others, group: w}) for w in tried}
+        free = PAYS * np.abs(cost[tried[0]] - cost[tried[-1]])
         kept: list[int] = []
         for width in tried:
             if all((cost[wider] > cost[width] + free).any() for wider in kept):
                 kept.append(width)
         share = {w: float(((cost[w] - cost[kept[-1]]) / np.maximum(free, 1e-300)).sum()) for w in kept}
-        while len(kept) > MOST_WIDTHS:  # the one whose neighbours cost nearly the same
+        while len(kept) > most:  # the one whose neighbours cost nearly the same
             i = min(range(1, len(kept) - 1), key=lambda i: share[kept[i - 1]] - share[kept[i + 1]])
             del kept[i]
         return kept
@@ -271,12 +279,15 @@ class Allocator:
 
     # --- the choice -------------------------------------------------------------------------------------------------
 
-    def choose(self, gap: float = GAP, time_limit_s: float = TIME_LIMIT_S) -> Allocation:
+    def choose(
+        self, gap: float = GAP, time_limit_s: float = TIME_LIMIT_S, about: Mapping[str, int] | None = None
+    ) -> Allocation:
         """The allocation of least loss within the limits, or the nearest of those that were over when priced anew.
 
-        Raises NoChoiceError; where the costs are no more than near to the tables' own, only if the time is over.
+        about: widths to begin the pricing of wide kernels from, the widest if not given. Raises NoChoiceError; where
+        the costs are no more than near to the tables' own, only if the time is over.
         """
-        anchor: Mapping[str, int] = self.widths
+        anchor: Mapping[str, int] = self.widths if about is None else about
         forbidden: list[Chosen] = []
         held: list[Allocation] = []
         over: list[Allocation] = []
@@ -308,6 +319,34 @@ class Allocator:
             return min(held, key=lambda found: found.loss)
         return min(over, key=lambda found: float(found.used.max()))
 
+    def refined(self, found: Allocation, gap: float = GAP, time_limit_s: float = TIME_LIMIT_S) -> Allocation:
+        """What ``choose`` found, or better: among options between the neighbours of what was chosen."""
+        nearer = copy.copy(self)
+        for _ in range(REFINED):
+            if not (found.used <= 1.0).all():
+                break
+            nearer.options = [self._nearer(p, nearer.options[p], found) for p in range(len(self.parts))]
+            try:
+                better = nearer.choose(gap, time_limit_s, found.widths)
+            except NoChoiceError:  # undecided in the time given
+                break
+            if not (better.used <= 1.0).all() or better.loss >= found.loss:
+                break
+            found = better
+        return found
+
+    def _nearer(self, part: int, last: Sequence[int], found: Allocation) -> list[int]:
+        """New options of a part about its width in ``found``, which is one of them; GONE stays where it was offered."""
+        group = self.parts[part]
+        width, known = found.widths[group], sorted({*self.options[part], *last} - {GONE})
+        gone = any(group in b.inner for b in self.blocks if b.name in found.removed)
+        if gone or len(known) < 2 or group not in self.scores.channels:
+            return list(self.options[part])
+        place = known.index(width)
+        tried = _probed(known[max(0, place - 1)], known[min(len(known) - 1, place + 1)])
+        paying = self._paying(group, found.widths, tried, NEARER)
+        return [*sorted({*paying, width}, reverse=True), *([GONE] if GONE in self.options[part] else [])]
+
     def narrowest(self) -> Allocation:
         """Every group at its narrowest option, every block gone."""
         return self._allocation(tuple(len(options) - 1 for options in self.options), np.inf, 0.0, True, 0)
@@ -329,6 +368,12 @@ class Allocator:
         without = self.without | {k for b in self.blocks if b.name in removed for k in b.kernels}
         used = self.rows.used(self.tables.totals(widths, without))
         return Allocation(widths, removed, loss, bound, used, exact, sum(map(len, self.options)), left)
+
+
+def _probed(least: int, most: int) -> list[int]:
+    """Widths to be looked at, falling: all of them or an even part, with both ends."""
+    step = 1 << max(0, ((most - least + 1) // PROBED).bit_length() - 1)
+    return sorted({least, most, *range(least - least % step + step, most, step)}, reverse=True)
 
 
 def _add(pairs: dict[tuple[int, int], Array], p: int, q: int, costs: Array) -> None:

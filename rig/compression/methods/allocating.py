@@ -137,7 +137,7 @@ def allocated(worth: Worth, survey: Survey, budget: Budget) -> Allocation:
     """The best allocation within the budget; the nearest to it, where it is proven that there is none."""
     allocator = allocator_of(worth, survey, budget)
     try:
-        return allocator.choose()
+        return allocator.refined(allocator.choose())
     except NoChoiceError as error:
         if not error.proven:
             raise _undecided() from error
