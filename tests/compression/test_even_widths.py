@@ -147,7 +147,7 @@ def test_morphnet_takes_what_won_from_the_network_before_or_after_shrinking(
 
     monkeypatch.setattr("rig.compression.methods.morphnet.heats", told)
     budget = budget_of(survey)
-    found = MorphNet().search(case.workplace_in(tmp_path, task, 8), network, survey, budget)
+    found = MorphNet().search(case.workplace_in(tmp_path, task, 20), network, survey, budget)
     ((shrunk, *even),) = asked
     assert [entry.power for entry in even] == list(POWERS)
     assert shrunk.network is not even[0].network

@@ -111,6 +111,8 @@ class MorphNet:
 
     def _raced(self, workplace: Workplace, found: Found, begun: Start, survey: Survey, budget: Budget) -> Found:
         """What shrinking found, or the network as it was before with a worth by ratio; decided once in a run."""
+        if not epochs_of(workplace):
+            return found
         whole = survey.template.with_groups(begun.template.groups)
         torch.manual_seed(workplace.settings.seed + SEED)  # a resumed run drew less before it came here
         scores = taylor(begun.network, workplace.task, begun.template.groups)
