@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rig.commands.options import OptimizeOptions
-from rig.compression.methods import RACE_SHARE, SCORES, TRIAL_SHARE, WIDTHS_SHARE, WITHOUT_NORM, make_method
+from rig.compression.methods import RACE_SHARE, SCORES, TRIAL_SHARE, WITHOUT_NORM, make_method
 from rig.errors import BadInputError
 
 
@@ -22,7 +22,7 @@ def refuse_misfits(options: OptimizeOptions) -> None:
 
 def require_epochs_to_prune_in(options: OptimizeOptions, epochs_shrink: int) -> None:
     """Raise BadInputError for a removal during training that would come at its end, where it comes anyway."""
-    stretch = epochs_shrink * (1.0 - TRIAL_SHARE - RACE_SHARE - WIDTHS_SHARE) / options.morph_rounds
+    stretch = epochs_shrink * (1.0 - TRIAL_SHARE - RACE_SHARE) / options.morph_rounds
     if options.prune_every and options.prune_every >= stretch:
         raise BadInputError(
             f"--prune-every {options.prune_every} leaves nothing to get cheaper: a round of shrinking may have no more "

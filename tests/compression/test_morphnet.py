@@ -14,7 +14,6 @@ from rig.compression.cutting.groups import find_groups
 from rig.compression.cutting.surgery import function_difference
 from rig.compression.methods import morphnet
 from rig.compression.methods.controller import StrengthController
-from rig.compression.methods.even_widths import NONE, epochs_of
 from rig.compression.methods.shrinker import Shrinker
 from rig.compression.survey import Ablation
 
@@ -25,14 +24,13 @@ def stages_of(workplace):
     return {stage["name"]: stage for stage in workplace.stages}
 
 
-def test_rounds_shrink_to_the_budget_and_grow_in_between(task, survey, network, tmp_path, monkeypatch):
-    monkeypatch.setattr(morphnet, "heats", lambda *args: NONE)  # what shrinking found stays
+def test_rounds_shrink_to_the_budget_and_grow_in_between(task, survey, network, tmp_path):
     budget = case.budget_of(survey, "latency")
     asked = {"morph_rounds": 2, "ablation": Ablation(remove_blocks=False)}
     workplace = case.workplace_in(tmp_path, task, 32, **asked)
     found = morphnet.MorphNet().search(workplace, network, survey, budget)
     stages = stages_of(workplace)
-    assert list(stages) == ["shrink", "expand 1", "shrink 2", "removal", "heats"]
+    assert list(stages) == ["shrink", "expand 1", "shrink 2", "removal"]
     start = budget.usage(survey.predicted)
     assert stages["shrink"]["usage"] < 0.75 * start
     assert 1.0 < stages["expand 1"]["usage"] <= morphnet.OVERSHOOT < start
@@ -41,7 +39,7 @@ def test_rounds_shrink_to_the_budget_and_grow_in_between(task, survey, network, 
     assert {g.name: g.width for g in found.template.groups} == grown
     steps = [entry["step"] for entry in found.history]
     assert steps == sorted(steps)
-    assert steps[-1] == 2 * 64 - round(epochs_of(workplace) * workplace.per_epoch)
+    assert steps[-1] == 2 * 64
     # A second search takes up both rounds where they were left.
     again = morphnet.MorphNet().search(case.workplace_in(tmp_path, task, 32, **asked), network, survey, budget)
     assert again.alive == found.alive

@@ -19,7 +19,6 @@ from rig.compression.cutting.groups import find_groups
 from rig.compression.cutting.removal import cut_of, narrowed
 from rig.compression.methods import morphnet
 from rig.compression.methods.controller import StrengthController
-from rig.compression.methods.even_widths import NONE, epochs_of
 from rig.compression.methods.shrinker import Shrinker
 from rig.compression.training import load_state
 from rig.compression.training.removing import Removing
@@ -62,12 +61,11 @@ def searched(folder, task, survey, network, state=None, progress=None):
     return workplace, found
 
 
-def test_later_epochs_are_narrower_and_a_stopped_run_ends_the_same(task, survey, network, tmp_path, monkeypatch):
-    monkeypatch.setattr(morphnet, "heats", lambda *args: NONE)  # what shrinking found stays
+def test_later_epochs_are_narrower_and_a_stopped_run_ends_the_same(task, survey, network, tmp_path):
     workplace, whole = searched(tmp_path / "whole", task, survey, network)
     stages = {stage["name"]: stage for stage in workplace.stages}
-    assert list(stages) == ["blocks", "shrink", "expand 1", "shrink 2", "removal", "heats"]
-    trained = math.ceil((EPOCHS - workplace.state["blocks_first"]["epochs"] - epochs_of(workplace)) / 2)
+    assert list(stages) == ["blocks", "shrink", "expand 1", "shrink 2", "removal"]
+    trained = math.ceil((EPOCHS - workplace.state["blocks_first"]["epochs"]) / 2)
     for name in ("shrink", "shrink 2"):
         sizes = [epoch["parameters"] for epoch in stages[name]["epochs"]]
         assert len(sizes) == trained

@@ -133,7 +133,7 @@ def _parts(width: int) -> list[int]:
     return sorted({width // part for part in KEPT if width // part}, reverse=True)
 
 
-def living_channels(scores: Tensor) -> Tensor:
+def _order(scores: Tensor) -> Tensor:
     """Channels with a score, the most important first; of ties the lower index."""
     order = torch.argsort(scores, descending=True, stable=True)
     return order[scores[order] > 0]
@@ -141,7 +141,7 @@ def living_channels(scores: Tensor) -> Tensor:
 
 def _silent(scores: Tensor) -> list[Tensor]:
     """The channels (indices) that are silenced in each trial of a group, ever more of them."""
-    living = living_channels(scores)
+    living = _order(scores)
     return [living[kept:] for kept in _parts(len(living))]
 
 
@@ -150,7 +150,7 @@ def _in_loss(scores: Tensor, added: Sequence[float], least: float) -> Tensor:
 
     The channels that every trial kept go on at the rate of the last ones that were tried.
     """
-    living = living_channels(scores)
+    living = _order(scores)
     if not len(living):
         return torch.zeros_like(scores)
     ends = [*_parts(len(living)), 0]

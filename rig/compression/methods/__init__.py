@@ -24,7 +24,7 @@ METHODS = {
 }
 USUAL = "morphnet"
 # Of the search's epochs, at most: for the trials of one choice together; for the race of the blocks that go first.
-TRIAL_SHARE, RACE_SHARE, WIDTHS_SHARE = 0.15, 0.3, 0.2
+TRIAL_SHARE, RACE_SHARE = 0.15, 0.3
 SCORES = ("taylor", "bn-taylor", "magnitude")  # of channels, for ``allocate``: the names in ``importance.IMPORTANCES``
 WITHOUT_NORM = ("filters", "gates")  # what ``morphnet`` shrinks where there is no batch-norm, the usual first
 

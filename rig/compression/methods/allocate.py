@@ -1,8 +1,7 @@
 """Allocation: widths and residual blocks chosen exactly under the device's measured cost, in several steps.
 
     trained ──► first blocks ──► scores in units of the loss ──► least loss at a budget ──► cut for real, trained ──► …
-                                 (importance, steering), or      (allocation, milp)         budgets fall in equal ratios
-                                 by ratio (even_widths)
+                                 (importance, steering)          (allocation, milp)         budgets fall in equal ratios
 
 Shen et al., NeurIPS 2022 (HALP: latency-constrained pruning as a knapsack, the budget lowered in exponential steps);
 He et al. 2018 (AMC), Yang et al. 2018 (NetAdapt) and Yang et al. 2019 (ECC) as peers. Differences from HALP:
@@ -13,8 +12,6 @@ He et al. 2018 (AMC), Yang et al. 2018 (NetAdapt) and Yang et al. 2019 (ECC) as 
 - Whole residual blocks may go, in the same problem: their kernels vanish, and what they are worth is measured on the
   same scale as the channels (``steering``). Those that the whole budget has no room for go first (``blocks_first``),
   later ones only where widths alone cannot hold a budget.
-- Before the first step several kinds of worth are raced, as measured and by ratio (``even_widths``): what single groups
-  lose in a network that is else whole says too little where most of every group goes.
 - Several limits hold at once: power at a frame rate or flat out, energy, latency, FLOPs, parameters; a frame rate that
   a power limit names is kept too.
 - What is cut is cut for real between the steps, so that their training gets cheaper. The last choice is left to
@@ -45,7 +42,6 @@ from rig.compression.methods.allocating import (
 )
 from rig.compression.methods.base import RESOURCES, Choice, Found, Workplace
 from rig.compression.methods.blocks_first import Begun, without_blocks_first
-from rig.compression.methods.even_widths import HEATS, Heats, choices, heats, in_ratio
 from rig.compression.survey import Survey
 from rig.compression.training import TrainingPlan
 from rig.errors import InfeasibleTargetError
@@ -95,13 +91,9 @@ class Allocate:
         steps = max(1, min(MOST_STEPS, int(left / (LEAST_EPOCHS + LATER_SHARE * epochs))))
         for number in range(1, steps + 1):
             part = Part(number, steps, left / steps)
-            stage = _step(workplace, stage, survey, budget, _loosened(budget, survey, begun, part), part)
+            stage = _step(workplace, stage, survey, _loosened(budget, survey, begun, part), part)
         with workplace.timed("importance of the last choice"):
             scores, trials, _ = scored(workplace, *stage, steps + 1, LATER_SHARE)
-        power = _heats(workplace).power
-        if power is not None:
-            worth = Worth(stage.template, stage.removed, scores, {})
-            scores = dict(in_ratio(worth, survey, power).channels)
         for trial in trials:
             trial["removed"] = False
         first = {trial["block"]: trial for trial in begun.trials}
@@ -119,27 +111,16 @@ class Allocate:
 METHOD = Allocate
 
 
-def _step(workplace: Workplace, stage: Stage, survey: Survey, whole: Budget, budget: Budget, part: Part) -> Stage:
-    """Score, choose, cut, train: one step to its ``budget``; ``whole``: the run's."""
+def _step(workplace: Workplace, stage: Stage, survey: Survey, budget: Budget, part: Part) -> Stage:
+    """Score, choose, cut, train: one step."""
     number, steps, _ = part
     name = f"allocate {number} of {steps}"
     workplace.progress.stage(f"{name}: importance of channels and blocks")
     with workplace.timed(f"importance {number} of {steps}"):
         scores, trials, tried_epochs = scored(workplace, *stage, number, LATER_SHARE)
-    worth = Worth(stage.template, stage.removed, scores, block_losses(trials))
     decisions = workplace.state.setdefault("allocate", {})
-    if HEATS not in decisions:
-        workplace.progress.stage(f"{name}: are channels worth what was measured, or by ratio?")
-        with workplace.timed(HEATS):
-            entries = choices(stage.network, worth, survey, lambda own: _whole(own, survey, whole))
-            decisions[HEATS] = heats(workplace, entries)._asdict()
-        workplace.save_state()
-    elif number == 1:
-        workplace.recall(HEATS)
-    raced = _heats(workplace)
-    if raced.power is not None:
-        worth = in_ratio(worth, survey, raced.power)
     if str(number) not in decisions:
+        worth = Worth(stage.template, stage.removed, scores, block_losses(trials))
         allocation = allocated_in_blocks(worth, survey, budget)
         choice = _choice(allocation, stage.removed)
         decisions[str(number)] = {
@@ -159,13 +140,13 @@ def _step(workplace: Workplace, stage: Stage, survey: Survey, whole: Budget, bud
             f"{name}: nothing found within the step's budget; the nearest uses {decided['used']:.1%}"
         )
     choice = Choice({group: int(width) for group, width in decided["widths"].items()}, list(decided["removed"]))
-    built = realized_checked(stage.network, stage.template, worth.channels, choice, workplace.task)
+    built = realized_checked(stage.network, stage.template, scores, choice, workplace.task)
     for layer, why in built.refused.items():
         workplace.progress.stage(f"{name}: {layer} stays as it is: {why}")
     network, choice = built.network, built.choice
     settings = workplace.settings
     plan = TrainingPlan(
-        part.epochs - tried_epochs - (raced.epochs if number == 1 else 0.0),
+        part.epochs - tried_epochs,
         RATE,
         warmup_share=0.1,
         final_share=0.1,
@@ -173,21 +154,9 @@ def _step(workplace: Workplace, stage: Stage, survey: Survey, whole: Budget, bud
     )
     workplace.train(name, network, plan, workplace.checkpoint(f"allocate-{number}"))
     facts = {key: decided[key] for key in ("loss", "bound", "used", "exact")}
-    if number == 1:
-        facts |= {HEATS: decisions[HEATS]}
     workplace.note(name, network, removed=choice.removed, **facts)
     refused = (*stage.refused, *(b.name for b in stage.template.blocks if b.name in built.refused))
     return Stage(network, template_of(stage.template, network, workplace.example), choice.removed, refused)
-
-
-def _heats(workplace: Workplace) -> Heats:
-    """What the first step found out about the worth of channels."""
-    return Heats.from_json(workplace.state["allocate"][HEATS])
-
-
-def _whole(worth: Worth, survey: Survey, budget: Budget) -> Choice:
-    """The choice at the whole budget, from what is there."""
-    return _choice(allocated_in_blocks(worth, survey, budget), worth.removed)
 
 
 def _loosened(budget: Budget, survey: Survey, begun: Begun, part: Part) -> Budget:

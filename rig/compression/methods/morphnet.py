@@ -12,8 +12,6 @@ Gordon et al., CVPR 2018 (arXiv 1711.06798). Differences:
   that the function stays; what was dead before makes room for it.
 - Whole residual blocks go before shrinking (``blocks_first``). After it more may go where that costs next to nothing
   (``rig.compression.choosing.blocks``).
-- At last what shrinking found is raced against widths of the network as it was before, by worths that know of ratios
-  (``even_widths``): where most of every group goes, shrinking leaves the dearest ones a channel or two.
 - The paper carries dead channels to the end; with ``prune_every`` they leave the network while it is trained
   (PruneTrain, Lym et al., SC 2019), so that later epochs cost less (``rig.compression.training.removing``).
 - The paper needs batch-norms; its code has group lasso for layers without, which is done here too, or, where that is
@@ -26,7 +24,6 @@ import copy
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from power_models.regularizer import CostRegularizer, Gradient
@@ -39,11 +36,10 @@ from rig.compression.cutting.groups import find_groups
 from rig.compression.cutting.realize import kept_channels
 from rig.compression.cutting.surgery import Narrowing, bare_network, narrow
 from rig.compression.cutting.template import Template
-from rig.compression.methods.allocating import Worth, nothing, template_of, there
+from rig.compression.methods.allocating import nothing, template_of, there
 from rig.compression.methods.base import RESOURCES, Choice, Found, Workplace
 from rig.compression.methods.blocks_first import without_blocks_first
 from rig.compression.methods.controller import StrengthController
-from rig.compression.methods.even_widths import HEATS, POWERS, SEED, Entry, Heats, epochs_of, heats, in_ratio
 from rig.compression.methods.shrinker import Shrinker
 from rig.compression.survey import Survey
 from rig.compression.training import TrainingPlan
@@ -88,7 +84,6 @@ class MorphNet:
         """Shrink a copy of the baseline, less some blocks, until its predicted cost is at the budget."""
         self.expand = workplace.settings.ablation.expand
         start = _start(workplace, copy.deepcopy(baseline), survey, budget)
-        begun = _copied(workplace, start)
         history: list[dict[str, Any]] = []
         rounds = workplace.settings.morph_rounds
         for number in range(1, rounds + 1):
@@ -106,43 +101,7 @@ class MorphNet:
         whole = survey.template.with_groups(template.groups)
         alive = whole.seed_widths() | {name: int(width) for name, width in state["alive"].items()}
         importance |= nothing(whole, importance)
-        found = Found(network, whole, importance, alive, list(state["removed"]), history, list(state["trials"]), scales)
-        return self._raced(workplace, found, begun, survey, budget)
-
-    def _raced(self, workplace: Workplace, found: Found, begun: Start, survey: Survey, budget: Budget) -> Found:
-        """What shrinking found, or the network as it was before with a worth by ratio; decided once in a run."""
-        if not epochs_of(workplace):
-            return found
-        whole = survey.template.with_groups(begun.template.groups)
-        torch.manual_seed(workplace.settings.seed + SEED)  # a resumed run drew less before it came here
-        scores = taylor(begun.network, workplace.task, begun.template.groups)
-        measured = Worth(whole, begun.removed, {**scores, **nothing(whole, scores)}, {})
-        others = {power: in_ratio(measured, survey, power) for power in POWERS}
-        even = {
-            power: found._replace(
-                network=begun.network,
-                template=whole,
-                importance=dict(worth.channels),
-                alive=whole.seed_widths(),
-                removed=list(begun.removed),
-            )
-            for power, worth in others.items()
-        }
-        if HEATS not in workplace.state:
-            workplace.progress.stage("widths: what shrinking found, or by ratio?")
-            shrunk = Worth(found.template, found.removed, found.importance, {})
-            entries = [Entry(None, found.network, shrunk, self.choose(found, survey, budget))]
-            for power, one in even.items():
-                entries.append(Entry(power, one.network, others[power], self.choose(one, survey, budget)))
-            with workplace.timed(HEATS):
-                workplace.state[HEATS] = heats(workplace, entries)._asdict()
-            workplace.save_state()
-        else:
-            workplace.recall(HEATS)
-        decided = Heats.from_json(workplace.state[HEATS])
-        chosen = found if decided.power is None else even[decided.power]
-        workplace.note(HEATS, chosen.network, heats=decided._asdict())
-        return chosen
+        return Found(network, whole, importance, alive, list(state["removed"]), history, list(state["trials"]), scales)
 
     def choose(self, found: Found, survey: Survey, budget: Budget) -> Choice:
         """The alive widths rounded to what pays, cut where they are over the budget, expanded to what is left of it."""
@@ -165,12 +124,6 @@ def _start(workplace: Workplace, network: nn.Module, survey: Survey, budget: Bud
     return Start(begun.network, template, begun.removed, begun.trials, begun.epochs)
 
 
-def _copied(workplace: Workplace, start: Start) -> Start:
-    """The same with a network of its own, which shrinking leaves as it is."""
-    network = copy.deepcopy(start.network)
-    return start._replace(network=network, template=template_of(start.template, network, workplace.example))
-
-
 def _shrink(workplace: Workplace, begun: Start, survey: Survey, budget: Budget, number: int) -> Shrunk:
     """One round of shrinking."""
     settings = workplace.settings
@@ -182,7 +135,7 @@ def _shrink(workplace: Workplace, begun: Start, survey: Survey, budget: Budget, 
     grace = GRACE if number > 1 else 0.0
     shrinker = Shrinker(regularizer, budget, StrengthController(start, 1.0), settings.ablation.gradient_on, grace)
     plan = TrainingPlan(
-        (settings.epochs_shrink - begun.epochs - epochs_of(workplace)) / settings.morph_rounds,
+        (settings.epochs_shrink - begun.epochs) / settings.morph_rounds,
         SHRINK_RATE,
         warmup_share=0.1,
         final_share=0.1,
