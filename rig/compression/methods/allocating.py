@@ -133,11 +133,12 @@ def allocator_of(worth: Worth, survey: Survey, budget: Budget) -> Allocator:
     return Allocator(survey.tables, widths, seed, left, without, Scores(channels, worth.blocks), rows)
 
 
-def allocated(worth: Worth, survey: Survey, budget: Budget) -> Allocation:
-    """The best allocation within the budget; the nearest to it, where it is proven that there is none."""
+def allocated(worth: Worth, survey: Survey, budget: Budget, *, refine: bool = False) -> Allocation:
+    """The best allocation within the budget, refined on demand; the nearest to it, where it is proven that none is."""
     allocator = allocator_of(worth, survey, budget)
     try:
-        return allocator.refined(allocator.choose())
+        found = allocator.choose()
+        return allocator.refined(found) if refine else found
     except NoChoiceError as error:
         if not error.proven:
             raise _undecided() from error
@@ -145,17 +146,17 @@ def allocated(worth: Worth, survey: Survey, budget: Budget) -> Allocation:
 
 
 def allocated_in_blocks(worth: Worth, survey: Survey, budget: Budget) -> Allocation:
-    """The best widths with every block that is left; blocks too only where widths alone cannot hold the budget.
+    """The best widths, refined, with every block that is left; blocks too only where widths alone cannot hold it.
 
     A block that goes late leaves room that groups which were cut already cannot take.
     """
     if not worth.blocks:
-        return allocated(worth, survey, budget)
+        return allocated(worth, survey, budget, refine=True)
     with contextlib.suppress(NoAllocationError):  # undecided: then blocks may make it easier
-        found = allocated(worth._replace(blocks={}), survey, budget)
+        found = allocated(worth._replace(blocks={}), survey, budget, refine=True)
         if (found.used <= 1.0).all():
             return found
-    return allocated(worth, survey, budget)
+    return allocated(worth, survey, budget, refine=True)
 
 
 def least(allocator: Allocator) -> Allocation:
