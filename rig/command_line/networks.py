@@ -76,7 +76,10 @@ def optimize(
     epochs_finetune: Annotated[
         int | None, typer.Option("--epochs-finetune", min=0, help="To recover accuracy.")
     ] = None,
-    rounds: Annotated[int | None, typer.Option("--rounds", min=1, help="Measure and correct at most so often.")] = None,
+    rounds: Annotated[
+        int | None,
+        typer.Option("--rounds", min=1, help="Measure and correct at most so often, and once if not confirmed."),
+    ] = None,
     method: Annotated[str, typer.Option("--method", help=f"How to choose what goes: {', '.join(METHODS)}.")] = USUAL,
     morph_rounds: Annotated[
         int, typer.Option("--morph-rounds", min=1, help="Of morphnet: shrink, expand and shrink again so often.")

@@ -41,3 +41,13 @@ def ratio(readings: Sequence[Reading]) -> float:
         weights.append(1.0 / (max(reading.measured.relative or 0.0, LEAST) ** 2 + away**2))
         logs.append(math.log(reading.predicted / float(reading.measured.value or 0.0)))
     return math.exp(float(np.average(logs, weights=weights)))
+
+
+def next_ratio(readings: Sequence[Reading], met: bool) -> float:
+    """``ratio`` for the choice after the last reading; no more than what that one alone says where it was not ``met``.
+
+    The intervals of absolute power are mostly the meter's gain, the same in all rounds, so that older readings weigh as
+    much as the last: what was over by them all would be chosen over again.
+    """
+    found = ratio(readings)
+    return found if met else min(found, ratio(readings[-1:]))

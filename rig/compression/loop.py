@@ -25,7 +25,7 @@ from rig.compression import export
 from rig.compression.baseline import trained_baseline
 from rig.compression.bench import Bench
 from rig.compression.budget import Budget
-from rig.compression.corrections import Reading, ratio
+from rig.compression.corrections import Reading, next_ratio
 from rig.compression.cutting.channel_group import has_norms
 from rig.compression.cutting.realize import Realized, realized_checked
 from rig.compression.cutting.surgery import built
@@ -52,7 +52,7 @@ FIRST_MARGIN = 0.012  # of the active budget, left free for what prediction and 
 LAST_MARGIN = 0.02  # where no round is left to correct in
 PATIENCE_S = 1800.0  # for a device that somebody else holds, once training has been invested
 FROM_SCRATCH = "from scratch"
-STATE_VERSION = 10  # of state.json and checkpoints; 1: no methods, 2: no trials that train, 3 to 6: other fine-tunings
+STATE_VERSION = 11  # of state.json and checkpoints; 1: no methods, 2: no trials that train, 3 to 6: other fine-tunings
 
 
 class Candidate(NamedTuple):
@@ -205,7 +205,7 @@ class Loop:
                 ]
                 half_width = readings[-1].measured.half_width or 0.0
                 margin = max(LAST_MARGIN if last else 0.008, 1.2 * half_width + 0.002)
-                factors[bound.name] = (1.0 - margin) * ratio(readings)
+                factors[bound.name] = (1.0 - margin) * next_ratio(readings, met)
 
     @property
     def _most_rounds(self) -> int:
@@ -288,6 +288,29 @@ class Loop:
             trial = Trial.measure(bench, networks, tag, rates, CONFIRM_ROUNDS_MOST, enough)
         return judge(trial, budget, "result", counts)
 
+    def confirmed(
+        self,
+        found: Found,
+        survey: Survey,
+        budget: Budget,
+        factors: dict[str, float],
+        baseline: tuple[nn.Module, Path],
+    ) -> tuple[Candidate, tuple[Path, Path], Trial]:
+        """The best candidate, fine-tuned and confirmed, with the files of both networks and the confirmation.
+
+        What is not confirmed is corrected, and fine-tuned again: while rounds are left, and once if there are none.
+        """
+        while True:
+            candidate, path = self.finetune(self.candidates(found, survey, budget, factors), found, baseline[0])
+            trial = self.confirm(survey, budget, candidate, (baseline[1], path))
+            given = self.settings.widths is not None
+            if trial.verdict == "met" or given or len(self.rounds) > self._most_rounds:
+                return candidate, (baseline[1], path), trial
+            chosen_by = self.state["rounds"][str(candidate.round)]["factors"]
+            for bound in budget.bounds:
+                over = max(trial.usages[bound.name].hi or 1.0, 1.0)  # what was met is not loosened
+                factors[bound.name] = chosen_by[bound.name] * (1.0 - FIRST_MARGIN) / over
+
     # --- the whole line ---------------------------------------------------------------------------------------------
 
     def go(self, finish: Callable[[Loop, Outcome], dict[str, Any]]) -> dict[str, Any]:
@@ -310,14 +333,7 @@ class Loop:
         export.save_checked(baseline, self.task.input_shape, baseline_path)
         factors = self._corrections(survey, budget, FIRST_MARGIN)
         found = self.method.search(self.workplace, baseline, survey, budget.scaled(dict(factors)))
-        while True:
-            candidate, path = self.finetune(self.candidates(found, survey, budget, factors), found, baseline)
-            paths = (baseline_path, path)
-            trial = self.confirm(survey, budget, candidate, paths)
-            if trial.verdict == "met" or len(self.rounds) >= self._most_rounds:
-                break
-            for bound in budget.bounds:
-                factors[bound.name] *= (1.0 - FIRST_MARGIN) / max(trial.usages[bound.name].hi or 1.0, 1e-9)
+        candidate, paths, trial = self.confirmed(found, survey, budget, factors, (baseline, baseline_path))
         again = self.retrained(candidate, found)
         return finish(self, Outcome(survey, budget, baseline, found, candidate, trial, paths, *again))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rig.compression.corrections import Reading, ratio
+from rig.compression.corrections import Reading, next_ratio, ratio
 from rig.units import Quantity
 
 
@@ -38,3 +38,12 @@ def test_what_is_far_in_cost_counts_less() -> None:
 def test_what_is_not_positive_has_no_say() -> None:
     assert ratio([reading(1.0, -0.1), reading(1.0, 0.95)]) == pytest.approx(1 / 0.95)
     assert ratio([reading(1.0, 0.9), reading(0.5, 0.0)]) > 1e6  # as before: nothing measured, nothing known
+
+
+def test_what_was_not_met_is_corrected_by_no_less_than_its_own_reading() -> None:
+    """Two rounds of a target in watts (virtual-pi4-202): by both readings 0.95 is asked for, and 0.961 comes out."""
+    readings = [reading(1.032, 1.0142, 0.040), reading(0.9664, 0.9708, 0.040)]
+    assert ratio(readings) > 1.0 > next_ratio(readings, met=False) == pytest.approx(0.9664 / 0.9708)
+    assert next_ratio(readings, met=True) == ratio(readings)
+    under = [reading(0.9, 0.95), reading(0.9, 0.9)]
+    assert next_ratio(under, met=False) == ratio(under) < 1.0

@@ -187,6 +187,63 @@ def test_a_block_that_was_put_back_is_left_out_of_later_rounds(small, found, tem
     }
 
 
+# --- what is not confirmed ------------------------------------------------------------------------------------------
+
+
+def confirmed(loop, found, template, verdicts):
+    """The factors of each round, of a loop whose confirmations say these verdicts, the first about round 2 of 3."""
+    budget = case.budget_of(case.survey_of(template), "latency")
+    asked = []
+
+    def candidates(found, survey, budget, factors):
+        while True:
+            number = len(loop.rounds) + 1
+            asked.append(dict(factors))
+            loop.rounds.append(SimpleNamespace(round=number))
+            loop.state.setdefault("rounds", {})[str(number)] = {"factors": dict(factors)}
+            factors["latency"] -= 0.01
+            if number >= loop.settings.rounds:
+                break
+        return loop.rounds[1] if len(loop.rounds) == loop.settings.rounds else loop.rounds[-1]
+
+    def confirm(survey, budget, candidate, paths):
+        return SimpleNamespace(verdict=verdicts.pop(0), usages={"latency": SimpleNamespace(hi=1.02)})
+
+    loop.candidates, loop.confirm = candidates, confirm
+    loop.finetune = lambda candidate, found, baseline: (candidate, Path("result.onnx"))
+    first = (None, Path("baseline.onnx"))
+    candidate, paths, trial = loop.confirmed(found, None, budget, {"latency": 0.9}, first)
+    assert paths == (Path("baseline.onnx"), Path("result.onnx"))
+    return candidate.round, trial.verdict, [factors["latency"] for factors in asked]
+
+
+def test_what_is_not_confirmed_is_corrected_by_its_own_round_though_none_is_left(small, found, template, tmp_path):
+    number, verdict, factors = confirmed(loop_in(tmp_path, small), found, template, ["undecided", "met"])
+    assert (number, verdict) == (4, "met")
+    assert factors == pytest.approx([0.9, 0.89, 0.88, 0.89 * (1 - loops.FIRST_MARGIN) / 1.02])
+
+
+def test_a_second_confirmation_is_the_last(small, found, template, tmp_path):
+    number, verdict, factors = confirmed(loop_in(tmp_path, small), found, template, ["undecided", "missed"])
+    assert (number, verdict, len(factors)) == (4, "missed", 4)
+
+
+def test_what_is_confirmed_costs_no_round_more(small, found, template, tmp_path):
+    number, verdict, factors = confirmed(loop_in(tmp_path, small), found, template, ["met"])
+    assert (number, verdict, len(factors)) == (2, "met", 3)
+
+
+def test_widths_that_were_given_are_not_corrected(small, found, template, tmp_path):
+    loop = loop_in(tmp_path, small, widths={"stem": 4})
+    assert loop._most_rounds == 1
+    loop.candidates = lambda *_: loop.rounds.append(SimpleNamespace(round=1)) or loop.rounds[0]
+    loop.finetune = lambda candidate, *_: (candidate, Path("result.onnx"))
+    loop.confirm = lambda *_: SimpleNamespace(verdict="missed", usages={})
+    budget = case.budget_of(case.survey_of(template), "latency")
+    candidate, _, trial = loop.confirmed(found, None, budget, {}, (None, Path("baseline.onnx")))
+    assert (candidate.round, trial.verdict, len(loop.rounds)) == (1, "missed", 1)
+
+
 # --- the record of stages -------------------------------------------------------------------------------------------
 
 
