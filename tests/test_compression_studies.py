@@ -315,6 +315,15 @@ def test_the_whole_network_trained_as_long_is_in_the_table_of_each_budget(parts,
     assert "at 100 %" not in text
 
 
+def test_a_network_by_hand_has_the_name_of_its_own_family(parts, tmp_path):
+    results = parts.peer_pieces.results_in(tmp_path, "full")
+    for network in ("resnet20", "mobilenetv2-0.5"):
+        results.keep(row(parts, "hand-1", 0, 0.25, network=network))
+    residual, depthwise = parts.peer_table.all_tables(tmp_path).split("### mobilenetv2-0.5")
+    assert "| by hand, a block fewer a stage (ResNet-14) |" in residual
+    assert "| by hand, a block fewer a stage |" in depthwise
+
+
 @pytest.mark.parametrize(
     ("fields", "redo", "wanted"),
     [

@@ -19,9 +19,9 @@ MARK = "<!-- tables: python experiments/peers/peers.py table -->"
 NAMES = {
     WHOLE: "the whole network, from scratch",
     "uniform": "uniform width, from scratch",
-    "hand-0": "by hand, full depth (ResNet-20)",
-    "hand-1": "by hand, a block fewer a stage (ResNet-14)",
-    "hand-2": "by hand, two blocks fewer a stage (ResNet-8)",
+    "hand-0": "by hand, full depth",
+    "hand-1": "by hand, a block fewer a stage",
+    "hand-2": "by hand, two blocks fewer a stage",
     "hand": "best by hand (validation)",
     "hand-0-taught": "… full depth, with a teacher that is not counted",
     "hand-1-taught": "… a block fewer a stage, likewise",
@@ -33,6 +33,7 @@ NAMES = {
     "morphnet": "ours, morphnet",
     "allocate": "ours, allocate",
 }
+KNOWN_AS = {"resnet20": {"hand-0": "ResNet-20", "hand-1": "ResNet-14", "hand-2": "ResNet-8"}}  # by network
 
 
 def change(row: Row) -> float:
@@ -130,7 +131,8 @@ def markdown(rows: Sequence[Row], device: str, network: str, budget: int) -> str
     head += [f"{us} less it, points" for us in OURS] + ["epochs", "training, s"]
     lines, notes = [], []
     for line in summary(rows):
-        name = NAMES[line["peer"]]
+        known_as = KNOWN_AS.get(network, {}).get(line["peer"])
+        name = NAMES[line["peer"]] + (f" ({known_as})" if known_as else "")
         cells = [name, str(line["seeds"]), with_interval(line["share"], 1, 100.0)]
         cells += [with_interval(line["change"], 2, sign=True), with_interval(line["macs"], 0, 100.0).split(" ")[0]]
         cells += [with_interval(line["ahead"].get(us), 2, sign=True) for us in OURS]

@@ -11,7 +11,7 @@ trial counts beside a group's cannot be told beforehand, nor what several blocks
 sum. So several exact choices are made, blocks counting WEIGHTS of what their trials say, once with all blocks to choose
 from and once with those alone that keep the resolution, and the device's budget is the same for all; then training
 tells. What it tells in so few steps is what does not come back, such as a stage left with its bare shortcut; neither it
-nor the multiplications that are left rank the others as thousands of steps do (experiments/peers, "So far").
+nor the multiplications that are left rank the others as thousands of steps do (experiments/peers/tried.md).
 
 Channels alone cannot save a kernel's fixed cost: to 45 % of the joules of ResNet-20 on a simulated board they left one
 channel in a whole stage. And blocks decided one after the other, each where the last ones are gone and little was

@@ -11,7 +11,7 @@ from rig.compression.training.plan import TrainingPlan
 from rig.compression.training.teacher import Teacher
 from rig.errors import ModelError
 
-TEMPERATURE, TAUGHT_SHARE = 3.0, 0.3  # of distillation: experiments/peers/README.md, "So far"
+TEMPERATURE, TAUGHT_SHARE = 3.0, 0.3  # of distillation: experiments/peers/tried.md
 
 
 def distilled(outputs: Tensor, taught: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ class Teacher:
     """A network whose answers, logits (N, classes), are learned on the batches that it answers better than its student.
 
     One that was trained less than its student is going to be holds it down where it is listened to always
-    (experiments/peers/README.md, "So far").
+    (experiments/peers/tried.md).
 
     dtype: what it answers in; heard: batches on which it was listened to; unheard: the last ones on which it was not.
     """
