@@ -262,7 +262,10 @@ def test_what_was_found_in_two_rounds_is_trained_from_scratch_beside_and_from_it
     found = json.loads(done.stdout)
     assert (found["method"], found["weights"]) == ("morphnet", "continued")
     names = [stage["name"] for stage in found["stages"] if stage["name"] != "blocks"]
-    assert names == ["baseline", "shrink", "expand 1", "shrink 2", "removal", "fine-tune", "from scratch"]
+    # The one round and, where its confirmation was unclear, the one more: the board's noise decides.
+    tuned = ["fine-tune"] * len(found["rounds"])
+    assert 1 <= len(tuned) <= 2
+    assert names == ["baseline", "shrink", "expand 1", "shrink 2", "removal", *tuned, "from scratch"]
     again = found["retrained"]
     assert again["epochs"] == 7
     gained = again["accuracy_test"]["value"] - found["result"]["accuracy_test"]["value"]
