@@ -78,7 +78,7 @@ def optimize(
     ] = None,
     rounds: Annotated[
         int | None,
-        typer.Option("--rounds", min=1, help="Measure and correct at most so often, and once if not confirmed."),
+        typer.Option("--rounds", min=1, help="Measure and correct at most so often, once more if not confirmed."),
     ] = None,
     method: Annotated[str, typer.Option("--method", help=f"How to choose what goes: {', '.join(METHODS)}.")] = USUAL,
     morph_rounds: Annotated[

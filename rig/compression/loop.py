@@ -300,11 +300,11 @@ class Loop:
 
         What is not confirmed is corrected, and fine-tuned again: while rounds are left, and once if there are none.
         """
+        most = self._most_rounds + (0 if self.settings.widths is not None else 1)
         while True:
             candidate, path = self.finetune(self.candidates(found, survey, budget, factors), found, baseline[0])
             trial = self.confirm(survey, budget, candidate, (baseline[1], path))
-            given = self.settings.widths is not None
-            if trial.verdict == "met" or given or len(self.rounds) > self._most_rounds:
+            if trial.verdict == "met" or len(self.rounds) >= most:
                 return candidate, (baseline[1], path), trial
             chosen_by = self.state["rounds"][str(candidate.round)]["factors"]
             for bound in budget.bounds:

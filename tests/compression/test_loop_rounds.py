@@ -196,14 +196,11 @@ def confirmed(loop, found, template, verdicts):
     asked = []
 
     def candidates(found, survey, budget, factors):
-        while True:
-            number = len(loop.rounds) + 1
+        for number in range(len(loop.rounds) + 1, max(loop.settings.rounds, len(loop.rounds) + 1) + 1):
             asked.append(dict(factors))
             loop.rounds.append(SimpleNamespace(round=number))
             loop.state.setdefault("rounds", {})[str(number)] = {"factors": dict(factors)}
             factors["latency"] -= 0.01
-            if number >= loop.settings.rounds:
-                break
         return loop.rounds[1] if len(loop.rounds) == loop.settings.rounds else loop.rounds[-1]
 
     def confirm(survey, budget, candidate, paths):
