@@ -22,7 +22,8 @@ a frame rate, joules or seconds), summed over all kernels that see the group. Di
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -56,13 +57,21 @@ class CostRegularizer:
     """Penalty and true cost of a network's channel groups under a device's tables.
 
     groups: the channel groups (their batch-norms are the parameters that shrink); tables: the device's costs of this
-    network; gradient: derivative of the resource by the four totals.
+    network; gradient: derivative of the resource by the four totals; floors: channels that a group keeps (one, where
+    it is not named).
     """
 
-    def __init__(self, groups: Sequence[ScaledGroup], tables: NetworkTables | TablesLeft, gradient: Gradient) -> None:
+    def __init__(
+        self,
+        groups: Sequence[ScaledGroup],
+        tables: NetworkTables | TablesLeft,
+        gradient: Gradient,
+        floors: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
         self.groups = [g for g in groups if g.name in tables.largest]
         self.tables = tables
         self.gradient = gradient
+        self.floors = floors
         shrinking = [g for g in self.groups if g.prunable]
         self._channels = max(sum(g.width for g in shrinking), 1)  # of the network as it was, cut or not
         self.resistance = {g.name: torch.zeros(g.width) for g in shrinking}
@@ -210,7 +219,8 @@ class CostRegularizer:
                 continue
             push = strength * prices[group.name] / self._unit * mean
             held = torch.where(alive[group.name], self.resistance[group.name], torch.inf)
-            weakest = torch.argsort(held)[: max(0, min(self.tables.block, int(alive[group.name].sum()) - 1))]
+            spare = int(alive[group.name].sum()) - self.floors.get(group.name, 1)
+            weakest = torch.argsort(held)[: max(0, min(self.tables.block, spare))]
             ratio = torch.zeros(group.width)
             ratio[weakest] = push / held[weakest].clamp_min(1e-12)
             found.append((group, ratio))

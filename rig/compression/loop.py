@@ -52,7 +52,7 @@ FIRST_MARGIN = 0.012  # of the active budget, left free for what prediction and 
 LAST_MARGIN = 0.02  # where no round is left to correct in
 PATIENCE_S = 1800.0  # for a device that somebody else holds, once training has been invested
 FROM_SCRATCH = "from scratch"
-STATE_VERSION = 11  # of state.json and checkpoints; 1: no methods, 2: no trials that train, 3 to 6: other fine-tunings
+STATE_VERSION = 12  # of state.json and checkpoints; 1: no methods, 2: no trials that train, 3 to 6: other fine-tunings
 
 
 class Candidate(NamedTuple):

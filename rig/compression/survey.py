@@ -17,6 +17,7 @@ from power_models.tables import Array, NetworkTables
 from rig.compression import export
 from rig.compression.bench import Bench
 from rig.compression.budget import Budget, check_feasible, resolve
+from rig.compression.choosing.floors import bottlenecks
 from rig.compression.cutting.groups import find_groups, require_prunable
 from rig.compression.cutting.template import Template, make_template
 from rig.compression.cutting.verified_surgery import rehearsed
@@ -117,6 +118,7 @@ def take_survey(bench: Bench, task: Task, cost_model: KernelCostModel, settings:
         store = Store(bench.run.path.parent.parent)
         listed = executed_kernels(bench.profile, cost_model, store, path, session=bench.session)
         template = rehearsed(network, task.model, make_template(listed.nodes, groups), example)
+        template = template._replace(bottlenecks=bottlenecks(network, template.groups, example))
         require_prunable(template.groups, template.blocks)
         tables = _tables(template, cost_model, path)
         predicted = tables.totals(template.seed_widths())

@@ -9,6 +9,7 @@ from stairs import INPUT, build, stairs
 
 from power_models.kernels import kernel_graph
 from power_models.tables import NetworkTables
+from rig.compression.choosing.floors import bottlenecks
 from rig.compression.cutting.groups import find_groups
 from rig.compression.cutting.template import Template, make_template
 from rig.compression.export import to_onnx
@@ -31,7 +32,9 @@ def network() -> ResNet:
 
 @pytest.fixture(scope="session")
 def template(network: ResNet) -> Template:
-    return make_template(kernel_graph(to_onnx(network, INPUT), "virtual"), find_groups(network, torch.zeros(1, *INPUT)))
+    example = torch.zeros(1, *INPUT)
+    made = make_template(kernel_graph(to_onnx(network, INPUT), "virtual"), find_groups(network, example))
+    return made._replace(bottlenecks=bottlenecks(network, made.groups, example))
 
 
 @pytest.fixture(scope="session")

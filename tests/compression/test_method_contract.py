@@ -8,6 +8,7 @@ import compression_case as case
 import pytest
 import torch
 
+from rig.compression.choosing.floors import floors_of
 from rig.compression.cutting.realize import realized
 from rig.compression.methods import METHODS, make_method, require_served
 from rig.compression.methods.base import RESOURCES
@@ -67,6 +68,19 @@ def test_what_it_chooses_can_be_built_and_holds_the_budget(variant, limit, task,
     assert torch.isfinite(built(torch.randn(2, *task.input_shape))).all()
     rebuilt = task.model(found.template.layer_widths(choice.widths, choice.removed))
     assert [p.shape for p in rebuilt.parameters()] == [p.shape for p in built.parameters()]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_what_everything_passes_through_keeps_its_floor(variant, task, survey, network, tmp_path):
+    budget = case.budget_of(survey, "latency")
+    name, settings = VARIANTS[variant]
+    method = make_method(name)
+    found = method.search(case.workplace_in(tmp_path, task, **settings), network, survey, budget)
+    choice = method.choose(found, survey, budget)
+    floors = floors_of(survey.template, survey.tables, budget, choice.removed)
+    assert set(floors) == survey.template.bottlenecks
+    assert min(floors.values()) > 1
+    assert all(choice.widths[name] >= least for name, least in floors.items())
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

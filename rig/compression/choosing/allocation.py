@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -98,7 +99,7 @@ class Allocator:
 
     tables: the device's costs; widths: of every group that is there (the most that may be kept); seed: of every group;
     blocks: residual blocks that are still there (those without a score stay); without: kernels that are gone; scores:
-    of the groups to be chosen.
+    of the groups to be chosen; floors: widths that groups keep where they stay (one, where they are not named).
     """
 
     def __init__(
@@ -110,12 +111,14 @@ class Allocator:
         without: frozenset[int],
         scores: Scores,
         rows: LimitRows,
+        floors: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         self.tables = tables
         self.widths = {**seed, **widths}
         self.without = without
         self.scores = scores
         self.rows = rows
+        self.floors = floors
         self.blocks = _apart([b for b in blocks if b.name in scores.blocks], without)
         self._block_of = {g: b for b in self.blocks for g in sorted(b.inner)}
         self.parts = [g for g in self.widths if g in widths and (g in scores.channels or g in self._block_of)]
@@ -133,7 +136,8 @@ class Allocator:
     def widths_that_pay(self, group: str) -> list[int]:
         """The ends of plateaus, widest first, at most MOST_WIDTHS: no wider width costs as little, on any limit."""
         most = self.widths[group]
-        return self._paying(group, self.widths, _probed(1, most), MOST_WIDTHS)
+        least = min(most, self.floors.get(group, 1))
+        return self._paying(group, self.widths, _probed(least, most), MOST_WIDTHS)
 
     def _paying(self, group: str, others: Mapping[str, int], tried: Sequence[int], most: int) -> list[int]:
         """The ends of plateaus among the widths ``tried`` (falling), at most so many, at widths of the other groups."""

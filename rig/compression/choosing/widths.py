@@ -8,7 +8,9 @@ channel block by channel block to where importance per cost is greatest, and wha
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import groupby
+from types import MappingProxyType
 
 import numpy as np
 from torch import Tensor
@@ -23,7 +25,8 @@ class WidthChooser:
     """Widths under a budget, by the device's tables.
 
     importance: per group the channels' scores, shape (seed width,); alive: channels alive of each prunable group;
-    without: kernels that went with removed blocks; frozen: groups that are not chosen (they vanished with a block).
+    without: kernels that went with removed blocks; frozen: groups that are not chosen (they vanished with a block);
+    floors: widths that groups are not cut below while anything else can be cut.
     """
 
     def __init__(
@@ -34,11 +37,13 @@ class WidthChooser:
         seed: Mapping[str, int],
         without: frozenset[int] = frozenset(),
         frozen: frozenset[str] = frozenset(),
+        floors: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         self.tables = tables
         self.budget = budget
         self.seed = dict(seed)
         self.without = without
+        self.floors = floors
         self.free_groups = [g for g in importance if g not in frozen]
         self._worth = {g: _cumulative(importance[g], tables.largest[g]) for g in self.free_groups}
 
@@ -79,11 +84,13 @@ class WidthChooser:
     def cut(self, widths: Mapping[str, int]) -> dict[str, int]:
         """Remove channel blocks, least importance per cost saved first, until the budget holds or nothing is left."""
         found = dict(widths)
-        while (usage := self.usage(found)) > 1.0:
-            best = self._best_move(found, usage, self._step_down, lambda lost, saved: -lost / saved)
-            if best is None:
-                return found
-            found[best[0]] = best[1]
+        for floors in (self.floors, {}):
+            step_down = partial(self._step_down, floors=floors)
+            while (usage := self.usage(found)) > 1.0:
+                best = self._best_move(found, usage, step_down, lambda lost, saved: -lost / saved)
+                if best is None:
+                    break
+                found[best[0]] = best[1]
         return found
 
     def filled(self, widths: Mapping[str, int]) -> dict[str, int]:
@@ -148,10 +155,10 @@ class WidthChooser:
                 best, best_score = (group, width), value
         return best
 
-    def _step_down(self, widths: dict[str, int], group: str) -> int:
+    def _step_down(self, widths: dict[str, int], group: str, floors: Mapping[str, int]) -> int:
         """The next width below that is cheaper: the end of the plateau below."""
         here = self.usage(widths)
-        for width in range(widths[group] - 1, 0, -1):
+        for width in range(widths[group] - 1, floors.get(group, 1) - 1, -1):
             if self.usage({**widths, group: width}) < here - FREE:
                 return width
         return widths[group]

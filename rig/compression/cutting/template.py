@@ -28,13 +28,15 @@ class ResidualBlock(NamedTuple):
 class Template(NamedTuple):
     """A network's kernels with symbolic channels, its groups and its removable blocks.
 
-    refused: residual blocks that cannot be taken out after all, (name, why).
+    refused: residual blocks that cannot be taken out after all, (name, why); bottlenecks: names of the groups that
+    everything passes through (``choosing.floors``).
     """
 
     kernels: list[SizedKernel]
     groups: list[ChannelGroup]
     blocks: list[ResidualBlock]
     refused: tuple[tuple[str, str], ...] = ()
+    bottlenecks: frozenset[str] = frozenset()
 
     def with_groups(self, groups: Sequence[ChannelGroup]) -> Template:
         """The template with ``groups`` in place of its own of those names; others, gone with their blocks, stay."""

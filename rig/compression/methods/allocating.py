@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from rig.compression.budget import Budget
 from rig.compression.choosing.allocation import Allocation, Allocator, Scores, limit_rows
+from rig.compression.choosing.floors import floors_of
 from rig.compression.choosing.importance import BATCHES, IMPORTANCES
 from rig.compression.choosing.milp import TIME_LIMIT_S, NoChoiceError
 from rig.compression.choosing.recovery import STEPS as RECOVERY_STEPS
@@ -111,8 +113,10 @@ def block_losses(trials: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return {trial["block"]: float(trial["loss_added"]) for trial in trials if "loss_added" in trial}
 
 
-def allocator_of(worth: Worth, survey: Survey, budget: Budget) -> Allocator:
-    """The problem: the groups and blocks that are left, at their worth, under the budget."""
+def allocator_of(
+    worth: Worth, survey: Survey, budget: Budget, floors: Mapping[str, int] = MappingProxyType({})
+) -> Allocator:
+    """The problem: the groups and blocks that are left, at their worth, under the budget, no group below its floor."""
     template, removed = worth.template, worth.removed
     frame_s = None
     rates = [b.fps for b in budget.bounds if b.quantity == "power" and b.fps]
@@ -130,19 +134,33 @@ def allocator_of(worth: Worth, survey: Survey, budget: Budget) -> Allocator:
     left = [b for b in template.blocks if b.name not in removed]
     rows = limit_rows(budget, survey.predicted, frame_s)
     without = template.removed_kernels(removed)
-    return Allocator(survey.tables, widths, seed, left, without, Scores(channels, worth.blocks), rows)
+    return Allocator(survey.tables, widths, seed, left, without, Scores(channels, worth.blocks), rows, floors)
 
 
 def allocated(worth: Worth, survey: Survey, budget: Budget, *, refine: bool = False) -> Allocation:
-    """The best allocation within the budget, refined on demand; the nearest to it, where it is proven that none is."""
+    """The best allocation within the budget, refined on demand; the nearest to it, where it is proven that none is.
+
+    Bottlenecks are not narrowed below their floors where anything else holds the budget.
+    """
+    with contextlib.suppress(NoAllocationError):  # undecided: then lower widths may make it easier
+        floored = allocator_of(worth, survey, budget, floors_of(survey.template, survey.tables, budget, worth.removed))
+        found = _best(floored, refine=refine)
+        if found is not None and (found.used <= 1.0).all():
+            return found
     allocator = allocator_of(worth, survey, budget)
+    found = _best(allocator, refine=refine)
+    return least(allocator) if found is None else found
+
+
+def _best(allocator: Allocator, *, refine: bool) -> Allocation | None:
+    """What the solver chooses, refined on demand; None where it is proven that nothing holds the budget."""
     try:
         found = allocator.choose()
-        return allocator.refined(found) if refine else found
     except NoChoiceError as error:
         if not error.proven:
             raise _undecided() from error
-    return least(allocator)
+        return None
+    return allocator.refined(found) if refine else found
 
 
 def allocated_in_blocks(worth: Worth, survey: Survey, budget: Budget) -> Allocation:

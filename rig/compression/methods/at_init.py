@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from rig.compression.budget import Budget
+from rig.compression.choosing.floors import floors_of
 from rig.compression.choosing.starting_widths import saliency
 from rig.compression.choosing.widths import WidthChooser
 from rig.compression.cutting.groups import find_groups
@@ -44,7 +45,9 @@ class AtInit:
     def choose(self, found: Found, survey: Survey, budget: Budget) -> Choice:
         """The seed network's widths, cut where the loss hangs least on them for their cost, rounded to what pays."""
         frozen = frozenset(g.name for g in found.template.groups if g.put_back)
-        chooser = WidthChooser(survey.tables, budget, found.importance, found.template.seed_widths(), frozen=frozen)
+        floors = floors_of(survey.template, survey.tables, budget)
+        seed = found.template.seed_widths()
+        chooser = WidthChooser(survey.tables, budget, found.importance, seed, frozen=frozen, floors=floors)
         return Choice(chooser.choose(found.alive), list(found.removed))
 
 

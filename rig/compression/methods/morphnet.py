@@ -12,6 +12,8 @@ Gordon et al., CVPR 2018 (arXiv 1711.06798). Differences:
   that the function stays; what was dead before makes room for it.
 - Whole residual blocks go before shrinking (``blocks_first``). After it more may go where that costs next to nothing
   (``rig.compression.choosing.blocks``).
+- A group that everything passes through keeps a part of the width that the same ratio everywhere would leave it
+  (``rig.compression.choosing.floors``).
 - The paper carries dead channels to the end; with ``prune_every`` they leave the network while it is trained
   (PruneTrain, Lym et al., SC 2019), so that later epochs cost less (``rig.compression.training.removing``).
 - The paper needs batch-norms; its code has group lasso for layers without, which is done here too, or, where that is
@@ -29,6 +31,7 @@ from torch import Tensor, nn
 from power_models.regularizer import CostRegularizer, Gradient
 from rig.compression.budget import Budget
 from rig.compression.choosing import blocks
+from rig.compression.choosing.floors import floors_of
 from rig.compression.choosing.importance import taylor
 from rig.compression.choosing.widths import WidthChooser
 from rig.compression.cutting.gates import with_gates
@@ -130,7 +133,8 @@ def _shrink(workplace: Workplace, begun: Start, survey: Survey, budget: Budget, 
     network, template = _scaled(workplace, begun.network, begun.template)
     gradient = _flops_gradient(budget, survey) if settings.ablation.steer_by_flops else budget.gradient
     tables = survey.tables.left(survey.template.removed_kernels(begun.removed), survey.template.seed_widths())
-    regularizer = CostRegularizer(template.groups, tables, gradient)
+    floors = floors_of(survey.template, survey.tables, budget, begun.removed)
+    regularizer = CostRegularizer(template.groups, tables, gradient, floors)
     start = budget.usage(tables.totals(template.seed_widths()))
     grace = GRACE if number > 1 else 0.0
     shrinker = Shrinker(regularizer, budget, StrengthController(start, 1.0), settings.ablation.gradient_on, grace)
@@ -214,6 +218,7 @@ def _chooser(
         template.seed_widths(),
         template.removed_kernels(removed),
         frozen,
+        floors_of(survey.template, survey.tables, budget, removed),
     )
 
 
