@@ -22,6 +22,7 @@ a frame rate, joules or seconds), summed over all kernels that see the group. Di
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -74,6 +75,7 @@ class CostRegularizer:
         self.floors = floors
         shrinking = [g for g in self.groups if g.prunable]
         self._channels = max(sum(g.width for g in shrinking), 1)  # of the network as it was, cut or not
+        self._at_once = {g.name: max(tables.block, math.ceil(AT_ONCE * g.width)) for g in shrinking}
         self.resistance = {g.name: torch.zeros(g.width) for g in shrinking}
         self.condemned = {g.name: torch.zeros(g.width, dtype=torch.bool) for g in shrinking}
         self.dead = {g.name: torch.zeros(g.width, dtype=torch.bool) for g in shrinking}
@@ -207,9 +209,10 @@ class CostRegularizer:
         return {name: int((kept & ~self.condemned.get(name, ~kept)).sum()) for name, kept in alive.items()}
 
     def _ratios(self, strength: float) -> list[tuple[ScaledGroup, Tensor]]:
-        """Per group price over resistance, (width,), of the weakest channels, one hardware block of them; 0 elsewhere.
+        """Per group price over resistance, (width,), of the weakest channels; 0 elsewhere.
 
-        A price is the secant over one block, so it says nothing about the channels beyond.
+        A price is the secant over one hardware block, so it says little about the channels beyond. Of a wide group more
+        are looked at: block by block it would take longer to shrink than the training, and narrow ones pay for that.
         """
         prices, alive = self.prices(), self.alive()
         mean = float(torch.cat(list(self.resistance.values())).sum()) / self._channels  # the dead resist nothing
@@ -220,7 +223,7 @@ class CostRegularizer:
             push = strength * prices[group.name] / self._unit * mean
             held = torch.where(alive[group.name], self.resistance[group.name], torch.inf)
             spare = int(alive[group.name].sum()) - self.floors.get(group.name, 1)
-            weakest = torch.argsort(held)[: max(0, min(self.tables.block, spare))]
+            weakest = torch.argsort(held)[: max(0, min(self._at_once[group.name], spare))]
             ratio = torch.zeros(group.width)
             ratio[weakest] = push / held[weakest].clamp_min(1e-12)
             found.append((group, ratio))
@@ -228,6 +231,7 @@ class CostRegularizer:
 
 
 PARDON = 0.5  # of the condition that condemns: watched gradients are noisy, and a channel half gone is worth little
+AT_ONCE = 0.25  # of a group's channels may go at once, or one hardware block of them where that is more
 MAX_STEP = 0.05  # of the norm when condemned, in one step
 MEMORY = 100  # steps over which resistance is averaged
 

@@ -8,14 +8,22 @@ import compression_case as case
 import numpy as np
 import pytest
 import torch
+from stairs import stairs
 
+from power_models.kernels import kernel_graph
 from power_models.regularizer import CostRegularizer
+from power_models.tables import NetworkTables
+from rig.compression.budget import resolve
 from rig.compression.cutting.groups import find_groups
 from rig.compression.cutting.surgery import function_difference
+from rig.compression.cutting.template import make_template
+from rig.compression.export import to_onnx
 from rig.compression.methods import morphnet
 from rig.compression.methods.controller import StrengthController
 from rig.compression.methods.shrinker import Shrinker
+from rig.compression.networks import ResNet
 from rig.compression.survey import Ablation
+from rig.units import parse_limit
 
 pytestmark = pytest.mark.usefixtures("one_precision")
 
@@ -182,3 +190,28 @@ def test_steering_by_flops_prices_channels_by_flops_alone(survey):
     slope = gradient(survey.predicted)
     assert np.flatnonzero(slope).tolist() == [2]
     assert float(slope @ survey.predicted) == pytest.approx(2.0)  # as dear as the budget says the network is
+
+
+def test_a_wide_group_is_gone_within_the_training():
+    """Block by hardware block it would take longer: 256 channels of which 10 % of the cost leave less than a third."""
+
+    def build(widths=None):
+        return ResNet((1,), (256,), widths=widths)
+
+    torch.manual_seed(0)
+    net = build().eval()
+    example = torch.zeros(1, 1, 8, 8)
+    groups = find_groups(net, example, build)
+    template = make_template(kernel_graph(to_onnx(net, example.shape[1:]), "virtual"), groups)
+    tables = NetworkTables(template.kernels, stairs, template.seed_widths())
+    budget = resolve([parse_limit("latency", "10%")], None, 0.0, tables.totals(template.seed_widths()))
+    regularizer = CostRegularizer(groups, tables, budget.gradient)
+    assert regularizer.tables.block < 256 / 10
+    shrinker = Shrinker(regularizer, budget, StrengthController(10.0, 1.0))
+    random = torch.Generator().manual_seed(0)
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.weight.grad = torch.randn(module.num_features, generator=random).exp()
+    for step in range(1, 401):
+        shrinker.after_step(step, 400, 0.1, 1.0)
+    assert 0.95 < (10.0 - budget.usage(regularizer.cost())) / 9.0 < 1.02
