@@ -8,8 +8,9 @@ a part the harsher they are:
     floor = r·(1 − r/2) of its width        r: the largest even ratio that holds the budget
 
 At r = 1 a bottleneck may be halved, at r = 0.5 it keeps three quarters of the even width, at r = 0.1 all but all of it.
-Even widths hold the budget and no floor is above them, so that floors never stand in its way. Groups that a shortcut or
-a concatenation leads around may shrink to one channel: those the rest of the network replaces.
+Even widths hold the budget and no floor is above them; costs are not monotone, and where nothing but narrower ones
+hold it, floors are left. Groups that a shortcut or a concatenation leads around may shrink to one channel: those the
+rest of the network replaces.
 """
 
 from __future__ import annotations
