@@ -104,7 +104,8 @@ def test_a_network_is_compressed_by_the_meters_watts(isolated: Path, monkeypatch
     assert result["device"]["meter"] == "meter-acme"
     assert result["kind"] == "measured"
     before, after = result["baseline"], result["result"]
-    assert IDLE_W < before["idle_power_w"]["value"] < before["power_w"]["value"] < IDLE_W + 1.5 * BUSY_W
+    quiet_w, busy_w = before["idle_power_w"]["value"], before["power_w"]["value"]
+    assert 0.99 * IDLE_W < quiet_w < busy_w < IDLE_W + 1.5 * BUSY_W  # the instrument's own noise is on both
     assert after["energy_j"]["value"] < before["energy_j"]["value"]
     # Without a block a change of layout may come in that this small calibration never had: named, and not priced.
     known = {kernel["kind"] for kernel in result["kernels"]["before"]}
