@@ -15,7 +15,6 @@ rest of the network replaces.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 import torch
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 
 from power_models.tables import NetworkTables
 from rig.compression.budget import Budget
+from rig.compression.choosing.steering import silenced
 from rig.compression.cutting.channel_group import ChannelGroup
 from rig.compression.cutting.template import Template
 from rig.compression.cutting.tracing import in_inference
@@ -42,8 +42,7 @@ def bottlenecks(network: nn.Module, groups: Sequence[ChannelGroup], example: Ten
     found = set()
     for group in groups:
         if group.prunable:
-            without = copy.deepcopy(network)
-            group.on(without).silence(torch.arange(group.width))
+            without, _ = silenced(network, group, torch.arange(group.width))
             if _difference(without, pair) <= SAME * whole:
                 found.add(group.name)
     return frozenset(found) if whole > 0 else frozenset()
@@ -55,10 +54,10 @@ def floors_of(template: Template, tables: NetworkTables, budget: Budget, removed
     removed: blocks that the network has no longer.
     """
     ratio = even_ratio(template, tables, budget, removed)
+    if not ratio:
+        return {}
     part = ratio * (1.0 - ratio / 2.0)
-    return {
-        g.name: max(1, int(part * g.width + 0.5)) for g in template.groups if g.name in template.bottlenecks and part
-    }
+    return {g.name: _part_of(g.width, part) for g in template.groups if g.name in template.bottlenecks}
 
 
 def even_ratio(template: Template, tables: NetworkTables, budget: Budget, removed: Sequence[str] = ()) -> float:
@@ -67,10 +66,14 @@ def even_ratio(template: Template, tables: NetworkTables, budget: Budget, remove
     seed = template.seed_widths()
     free = [g.name for g in template.groups if g.prunable and not g.put_back]
     for step in range(RATIOS, 0, -1):  # costs are not monotone
-        widths = {**seed, **{name: max(1, int(step / RATIOS * seed[name] + 0.5)) for name in free}}
+        widths = {**seed, **{name: _part_of(seed[name], step / RATIOS) for name in free}}
         if budget.usage(tables.totals(widths, without)) <= 1.0:
             return step / RATIOS
     return 0.0
+
+
+def _part_of(width: int, part: float) -> int:
+    return max(1, int(part * width + 0.5))
 
 
 def _difference(network: nn.Module, pair: Tensor) -> float:

@@ -142,11 +142,12 @@ def allocated(worth: Worth, survey: Survey, budget: Budget, *, refine: bool = Fa
 
     Bottlenecks are not narrowed below their floors where anything else holds the budget.
     """
-    with contextlib.suppress(NoAllocationError):  # undecided: then lower widths may make it easier
-        floored = allocator_of(worth, survey, budget, floors_of(survey.template, survey.tables, budget, worth.removed))
-        found = _best(floored, refine=refine)
-        if found is not None and (found.used <= 1.0).all():
-            return found
+    floors = floors_of(survey.template, survey.tables, budget, worth.removed)
+    if floors:  # else it is the same problem as below
+        with contextlib.suppress(NoAllocationError):  # undecided: then lower widths may make it easier
+            found = _best(allocator_of(worth, survey, budget, floors), refine=refine)
+            if found is not None and (found.used <= 1.0).all():
+                return found
     allocator = allocator_of(worth, survey, budget)
     found = _best(allocator, refine=refine)
     return least(allocator) if found is None else found
